@@ -1,0 +1,9 @@
+"""k-means on any Array API library, under scikit-learn estimators."""
+
+from importlib.metadata import version
+
+from kmeans_xp.estimators import KMeans, kmeans_plusplus
+from kmeans_xp.versions import show_versions
+
+__version__ = version("kmeans_xp")
+__all__ = ["KMeans", "__version__", "kmeans_plusplus", "show_versions"]

@@ -1,0 +1,179 @@
+"""Questions about arrays: which library, which device, which dtype, how to move.
+
+The only file that knows array-api-compat, and the only one besides `backends` that names array libraries.
+"""
+
+import contextlib
+import importlib.util
+import re
+import sys
+
+import array_api_compat as compat
+import numpy as np
+
+namespace = compat.array_namespace
+device = compat.device
+
+_DLPACK_CPU = 1
+_HOST_TILE_BYTES = 16 * 2**20  # fastest on the machines measured: large enough for matmul, small enough for caches
+_DEVICE_TILE_BYTES = 256 * 2**20  # enough rows to keep an accelerator busy
+
+
+def is_foreign(x):
+    """Whether `x` is an array of a library other than NumPy."""
+    return compat.is_array_api_obj(x) and not compat.is_numpy_array(x)
+
+
+def is_sparse(x):
+    """Whether `x` is a sparse array of any library (SciPy, CuPy, torch, pydata/sparse)."""
+    torch_sparse = compat.is_torch_array(x) and "strided" not in str(x.layout)
+    return torch_sparse or compat.is_pydata_sparse_array(x) or hasattr(x, "tocsr")
+
+
+def is_dask(x):
+    """Whether `x` is a lazy dask array."""
+    return compat.is_dask_array(x)
+
+
+def is_host(x):
+    """Whether the memory of `x` is the CPU's."""
+    return compat.is_numpy_array(x) or x.__dlpack_device__()[0] == _DLPACK_CPU
+
+
+def is_float(x):
+    """Whether `x` has one of the dtypes that are computed with as they are: float32 and float64."""
+    xp = namespace(x)
+    return x.dtype == xp.float32 or x.dtype == xp.float64
+
+
+def accumulator(x):
+    """The dtype for sums: float64, or float32 where the library or device has nothing wider."""
+    xp = namespace(x)
+    if compat.is_numpy_namespace(xp) or compat.is_cupy_namespace(xp):
+        return xp.float64
+    # A method in some libraries, a function of array-api-compat for others
+    dtypes = xp.__array_namespace_info__().dtypes(device=device(x), kind="real floating")
+    return dtypes.get("float64", xp.float32)
+
+
+def tile_bytes(x, working_memory):
+    """Bytes that the temporaries of one tile of rows may take, within `working_memory`."""
+    return min(working_memory, _HOST_TILE_BYTES if is_host(x) else _DEVICE_TILE_BYTES)
+
+
+def to_numpy(x):
+    """`x` as a NumPy array: a copy from a device, a view of host memory where that is possible."""
+    if compat.is_numpy_array(x) or compat.is_jax_array(x):
+        return np.asarray(x)
+    if compat.is_cupy_array(x):
+        return x.get()
+    if compat.is_torch_array(x):
+        return x.detach().cpu().numpy()
+    return np.from_dlpack(x, device="cpu")
+
+
+def to_floats(*scalars):
+    """0-d arrays as Python floats, in one transfer from the device."""
+    xp = namespace(*scalars)
+    dtype = accumulator(scalars[0])
+    return to_numpy(xp.stack([xp.astype(scalar, dtype) for scalar in scalars])).tolist()
+
+
+def asarray_like(x, like, dtype=None):
+    """`x` (a NumPy array, or an array of any library) in the library and on the device of `like`."""
+    xp = namespace(like)
+    if is_foreign(x) and namespace(x) is xp:
+        x = compat.to_device(x, device(like))
+        return x if dtype is None else xp.astype(x, dtype, copy=False)
+    return xp.asarray(to_numpy(x), dtype=dtype, device=device(like))
+
+
+def collect(blocks, n_rows):
+    """Join `blocks`, pairs of a slice of rows and the array that belongs there, along the rows.
+
+    Writes into one result where arrays can be written to, so that the peak is not twice its size.
+    """
+    rows, block = next(blocks)
+    xp = namespace(block)
+    if block.shape[0] == n_rows:
+        return block
+    if not compat.is_writeable_array(block):
+        return xp.concat([block, *(block for _, block in blocks)])
+    out = xp.empty((n_rows, *block.shape[1:]), dtype=block.dtype, device=device(block))
+    out[rows, ...] = block
+    for rows, block in blocks:
+        out[rows, ...] = block
+    return out
+
+
+def on_device(x):
+    """Context in which new arrays and kernels belong to the device of `x` (CuPy has a current device)."""
+    return x.device if compat.is_cupy_array(x) else contextlib.nullcontext()
+
+
+def parse_device(name):
+    """Split 'cpu', 'cuda' or 'cuda:i' into kind and index."""
+    match = re.fullmatch(r"(cpu)|(cuda)(?::(\d+))?", name)
+    if match is None:
+        raise ValueError(f"device={name!r} is not known: use None, 'auto', 'cpu', 'cuda' or 'cuda:i'.")
+    return ("cpu", 0) if match[1] else ("cuda", int(match[3] or 0))
+
+
+def cuda_problem():
+    """Why CuPy cannot be used here, or None. Imports CuPy where it is installed."""
+    if importlib.util.find_spec("cupy") is None:
+        return "CuPy is not installed (pip install 'kmeans_xp[cuda12]' or 'kmeans_xp[cuda13]')"
+    try:
+        import cupy
+    except (ImportError, OSError) as error:
+        return f"CuPy cannot be imported ({error})"
+    if cupy.cuda.is_available():
+        return None
+    try:
+        cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        return str(error)
+    return "no CUDA device is visible"
+
+
+def cuda_devices():
+    """Names of the CUDA devices that CuPy sees."""
+    runtime = sys.modules["cupy"].cuda.runtime
+    return [runtime.getDeviceProperties(i)["name"].decode() for i in range(runtime.getDeviceCount())]
+
+
+def to_device(x, name):
+    """`x` on the device called `name`: NumPy arrays become CuPy's and back, other libraries keep their arrays."""
+    kind, index = parse_device(name)
+    if kind == "cpu":
+        if is_host(x):
+            return x
+        if compat.is_cupy_array(x):
+            return to_numpy(x)
+        return compat.to_device(x, sys.modules["jax"].devices("cpu")[0] if compat.is_jax_array(x) else "cpu")
+    if compat.is_torch_array(x):
+        count = sys.modules["torch"].cuda.device_count()
+        _require_cuda(name, index, count, None if count else "torch sees no CUDA device")
+        return compat.to_device(x, f"cuda:{index}")
+    if compat.is_jax_array(x):
+        try:
+            devices = sys.modules["jax"].devices("cuda")
+        except RuntimeError as error:
+            _require_cuda(name, index, 0, str(error))
+        _require_cuda(name, index, len(devices), None)
+        return compat.to_device(x, devices[index])
+    if not (compat.is_numpy_array(x) or compat.is_cupy_array(x)):
+        raise ValueError(f"device={name!r} is not possible for arrays of {namespace(x).__name__}.")
+    problem = cuda_problem()
+    _require_cuda(name, index, 0 if problem else sys.modules["cupy"].cuda.runtime.getDeviceCount(), problem)
+    cupy = sys.modules["cupy"]
+    with cupy.cuda.Device(index):
+        return cupy.asarray(x)
+
+
+def _require_cuda(name, index, count, problem):
+    """Raise unless CUDA device `index` is one of `count`."""
+    if problem is not None:
+        raise RuntimeError(f"device={name!r} needs a CUDA GPU: {problem}. Use device='cpu' or device='auto'.")
+    if index >= count:
+        raise RuntimeError(f"device={name!r} does not exist: the CUDA devices here are 0 to {count - 1}.")

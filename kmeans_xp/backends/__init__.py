@@ -1,0 +1,38 @@
+"""How a library's own version takes over a step.
+
+`backends/<library>.py` may define a function with the name and signature of a replaceable step, and the same result up
+to rounding and ties. It is called for arrays of that library, and returns NotImplemented to decline. A backend is a
+leaf (it imports its library and nothing of ours) and an optimisation: without the file, results are the same.
+"""
+
+import functools
+import importlib
+import importlib.util
+import pkgutil
+
+
+@functools.lru_cache
+def backend_for(library):
+    """The module of steps for `library` (such as 'numpy'), or None. An import error inside it is not hidden."""
+    name = f"{__name__}.{library}"
+    return importlib.import_module(name) if importlib.util.find_spec(name) else None
+
+
+def replaceable(portable):
+    """Let backends replace the step `portable`, whose first argument is an array; `step.portable` stays reachable."""
+
+    @functools.wraps(portable)
+    def step(X, *args):
+        # The array's type names a library that the caller has already imported.
+        backend = backend_for(type(X).__module__.partition(".")[0])
+        fast = getattr(backend, portable.__name__, None)
+        result = NotImplemented if fast is None else fast(X, *args)
+        return portable(X, *args) if result is NotImplemented else result
+
+    step.portable = portable
+    return step
+
+
+def backend_names():
+    """The libraries that have a file here."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))

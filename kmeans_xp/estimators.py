@@ -1,0 +1,520 @@
+"""scikit-learn estimators: parameters, dispatch on the input, fitted attributes."""
+
+import warnings
+from numbers import Integral, Real
+
+import numpy as np
+from sklearn import cluster, get_config
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, ClusterMixin, TransformerMixin, _fit_context
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, StrOptions, validate_params
+from sklearn.utils.validation import check_is_fitted
+
+from kmeans_xp import arrays, seeding
+from kmeans_xp.lloyd import lloyd
+from kmeans_xp.steps import assign, count_distinct, distances, frame_at, moments, sq_distances_to_own
+from kmeans_xp.validation import (
+    check_centers,
+    check_n_samples,
+    check_rows,
+    check_same_library,
+    check_sample_weight,
+)
+
+# Multiplications of one pass from which on device="auto" sends NumPy arrays to a GPU. An estimate that no GPU has seen
+# yet: importing CuPy, copying X and compiling take longer than a small fit on the CPU.
+AUTO_GPU_WORK = 10**9
+
+
+class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):
+    """K-means clustering of arrays of any Array API library, where they are.
+
+    Same as :class:`sklearn.cluster.KMeans`, except that
+
+    - results live in the library, dtype and device of the input (NumPy, CuPy, torch, JAX, dpnp, array-api-strict);
+      a model fitted on one predicts on any other: the centers move, the data stays;
+    - a seed picks the same starting points on every library, whatever the order of the rows, and a weight of 2 is the
+      same as the row standing there twice;
+    - reaching `max_iter` gives a warning; `history_` and `converged_` say what happened;
+    - negative weights are refused, sparse data is not supported.
+
+    Parameters
+    ----------
+    n_clusters : int, default=8
+        Number of clusters.
+
+    init : {'k-means++', 'k-means||', 'random'}, array-like of shape (n_clusters, n_features) or callable, \
+default='k-means++'
+        How to choose the first centers.
+
+        'k-means++' : one after the other among the rows, with probability proportional to weight times squared
+        distance from the nearest so far, the best of `2 + log(n_clusters)` draws each time [1]_.
+
+        'k-means||' : many at a time in 5 passes, then k-means++ on those candidates [2]_. For large `n_clusters`.
+
+        'random' : distinct rows, with probability proportional to weight.
+
+        array-like : the centers themselves, of any library.
+
+        callable : `init(X, n_clusters, random_state=random_state)` returns the centers. It is given X as it is
+        (scikit-learn passes it centered data).
+
+    n_init : 'auto' or int, default='auto'
+        Number of runs with different seeds, of which the one with the lowest inertia is kept. 'auto' is 10 for
+        'random' and callables, otherwise 1.
+
+    max_iter : int, default=300
+        Most iterations of one run.
+
+    tol : float, default=1e-4
+        A run has converged when the squared distances that the centers moved sum to at most `tol` times the mean
+        variance of the columns (weighted), or when no label changed.
+
+    verbose : int, default=0
+        Print a line an iteration.
+
+    random_state : int, RandomState instance or None, default=None
+        Source of the random numbers for `init`. They are drawn on the host.
+
+    algorithm : {'auto', 'lloyd', 'elkan'}, default='auto'
+        All three compute every distance for now; pruning by the triangle inequality will come with 'elkan'. The
+        results are the same.
+
+    device : None, 'auto', 'cpu', 'cuda' or 'cuda:i', default=None
+        Where to compute. None: where the array is. 'cpu' and 'cuda' move it (NumPy arrays to CuPy, CuPy arrays to
+        NumPy, arrays of torch and JAX within their library), and the results back. 'auto' sends NumPy arrays to
+        CuPy if there is a GPU and n_samples * n_features * n_clusters is at least 1e9.
+
+    Attributes
+    ----------
+    cluster_centers_ : array of shape (n_clusters, n_features)
+        Centers, in the dtype of X: float32 or float64.
+
+    labels_ : array of shape (n_samples,), int32
+        Cluster of each row: its nearest center in `cluster_centers_`, the same as `predict(X)`.
+
+    inertia_ : float
+        Weighted sum of the squared distances of the rows from their centers, summed in float64.
+
+    n_iter_ : int
+        Number of iterations.
+
+    converged_ : bool
+        False if `max_iter` ended the run.
+
+    history_ : dict of lists
+        For each iteration 'inertia' (of the centers that it started from), 'center_shift' (sum of the squared
+        distances that the centers moved), 'n_changed' (rows whose label changed) and 'seconds'.
+
+    n_features_in_ : int
+        Number of features.
+
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, if X had names that are all strings.
+
+    See Also
+    --------
+    kmeans_plusplus : The first centers alone.
+
+    Notes
+    -----
+    Lloyd's algorithm [3]_. Rows are compared with the centers relative to the mean of the data, so that data far from
+    zero clusters as well as centered data. A cluster that loses all its rows moves to the row farthest from its
+    center. X is never written to nor copied; temporaries stay within `working_memory` of scikit-learn's configuration.
+
+    References
+    ----------
+    .. [1] D. Arthur, S. Vassilvitskii, "k-means++: the advantages of careful seeding", 2007
+    .. [2] B. Bahmani et al., "Scalable k-means++", 2012
+    .. [3] S. Lloyd, "Least squares quantization in PCM", 1982
+
+    Examples
+    --------
+    >>> from kmeans_xp import KMeans
+    >>> import numpy as np
+    >>> X = np.array([[1, 2], [1, 4], [1, 0], [10, 2], [10, 4], [10, 0]])
+    >>> kmeans = KMeans(n_clusters=2, random_state=0).fit(X)
+    >>> kmeans.cluster_centers_
+    array([[10.,  2.],
+           [ 1.,  2.]])
+    >>> kmeans.predict([[0, 0], [12, 3]])
+    array([1, 0], dtype=int32)
+    >>> kmeans.inertia_
+    16.0
+    """
+
+    _parameter_constraints = {
+        "n_clusters": [Interval(Integral, 1, None, closed="left")],
+        "init": [StrOptions({"k-means++", "k-means||", "random"}), callable, "array-like"],
+        "n_init": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "verbose": ["verbose"],
+        "random_state": ["random_state"],
+        "algorithm": [StrOptions({"auto", "lloyd", "elkan"})],
+        "device": [None, str],
+    }
+
+    def __init__(
+        self,
+        n_clusters=8,
+        *,
+        init="k-means++",
+        n_init="auto",
+        max_iter=300,
+        tol=1e-4,
+        verbose=0,
+        random_state=None,
+        algorithm="auto",
+        device=None,
+    ):
+        self.n_clusters = n_clusters
+        self.init = init
+        self.n_init = n_init
+        self.max_iter = max_iter
+        self.tol = tol
+        self.verbose = verbose
+        self.random_state = random_state
+        self.algorithm = algorithm
+        self.device = device
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None, sample_weight=None):
+        """Find the cluster centers of X.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows to cluster. float32 and float64 are kept, float16 and bfloat16 of a device become float32, and other
+            real dtypes float64.
+
+        y : Ignored
+            Not used, present here for API consistency by convention.
+
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows, not negative; 1 each if None. They follow X to its library and device.
+
+        Returns
+        -------
+        self : object
+            Fitted estimator.
+        """
+        X_in = check_rows(X, self)
+        check_n_samples(X_in, self.n_clusters)
+        X = self._place(X_in)
+        with arrays.on_device(X):
+            sample_weight = check_sample_weight(sample_weight, X)
+            frame = moments(X, sample_weight, arrays.tile_bytes(X, _working_memory()))
+            result = self._best_run(X, sample_weight, frame)
+
+        self.cluster_centers_ = arrays.asarray_like(result.centers, X_in)
+        self.labels_ = arrays.asarray_like(result.labels, X_in)
+        self.inertia_ = result.inertia
+        self.n_iter_ = result.n_iter
+        self.converged_ = result.converged
+        self.history_ = result.history
+        self._n_features_out = self.n_clusters
+        # For predict to see rows just as fit did
+        self._origin = arrays.asarray_like(frame.origin, X_in)
+        self._spread = frame.spread
+        return self
+
+    def _best_run(self, X, sample_weight, frame):
+        """Result of lowest inertia among `n_init` runs."""
+        random_state = check_random_state(self.random_state)
+        tol = self.tol * frame.spread / X.shape[1]
+        best = None
+        for _ in range(self._n_runs()):
+            centers = frame.enter(self._initial_centers(X, sample_weight, frame, random_state))
+            if self.verbose:
+                print("Initialization complete")
+            result = lloyd(X, sample_weight, centers, frame, max_iter=self.max_iter, tol=tol, verbose=self.verbose)
+            # Better by more than rounding: runs that found the same clusters must not compete by their last bits,
+            # which differ from library to library.
+            if best is None or result.inertia < best.inertia * (1 - 1e-9):
+                best = result
+        n_distinct = count_distinct(best.labels)
+        if n_distinct < self.n_clusters:
+            warnings.warn(
+                f"Number of distinct clusters ({n_distinct}) found smaller than n_clusters ({self.n_clusters}). "
+                "Possibly due to duplicate points in X.",
+                ConvergenceWarning,
+                stacklevel=4,
+            )
+        elif not best.converged:
+            warnings.warn(
+                f"KMeans did not converge in max_iter={self.max_iter} iterations: in the last one "
+                f"{best.history['n_changed'][-1]} rows changed cluster. Increase max_iter or tol.",
+                ConvergenceWarning,
+                stacklevel=4,
+            )
+        return best
+
+    def _n_runs(self):
+        """Number of runs that `n_init` asks for."""
+        given = not isinstance(self.init, str) and not callable(self.init)
+        if self.n_init == "auto":
+            return 1 if given or self.init in ("k-means++", "k-means||") else 10
+        if given and self.n_init != 1:
+            warnings.warn(
+                "Explicit initial center position passed: performing only one init in KMeans instead of "
+                f"n_init={self.n_init}.",
+                RuntimeWarning,
+                stacklevel=5,
+            )
+            return 1
+        return self.n_init
+
+    def _initial_centers(self, X, sample_weight, frame, random_state):
+        """Centers to start a run from, in the coordinates of X."""
+        if isinstance(self.init, str):
+            rows = seeding.METHODS[self.init](X, sample_weight, self.n_clusters, frame, random_state)
+            return arrays.namespace(X).take(X, rows, axis=0)
+        init = self.init(X, self.n_clusters, random_state=random_state) if callable(self.init) else self.init
+        return check_centers(init, X, self.n_clusters)
+
+    def predict(self, X):
+        """Index of the nearest center of each row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows, of any library: the centers move to them.
+
+        Returns
+        -------
+        labels : array of shape (n_samples,), int32
+            In the library and on the device of X. Of equally near centers the first.
+        """
+        return self._pass_over(X, assign, "predict")
+
+    def fit_predict(self, X, y=None, sample_weight=None):
+        """Fit and return `labels_`.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows to cluster.
+
+        y : Ignored
+            Not used, present here for API consistency by convention.
+
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows; 1 each if None.
+
+        Returns
+        -------
+        labels : array of shape (n_samples,), int32
+            Cluster of each row.
+        """
+        return self.fit(X, sample_weight=sample_weight).labels_
+
+    def transform(self, X):
+        """Euclidean distances of the rows from the centers.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows, of any library: the centers move to them.
+
+        Returns
+        -------
+        X_new : array of shape (n_samples, n_clusters)
+            In the library, dtype and on the device of X, computed in float64.
+        """
+        return self._pass_over(X, distances, "transform")
+
+    def fit_transform(self, X, y=None, sample_weight=None):
+        """Fit and return the distances of the rows from the centers.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows to cluster.
+
+        y : Ignored
+            Not used, present here for API consistency by convention.
+
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows; 1 each if None.
+
+        Returns
+        -------
+        X_new : array of shape (n_samples, n_clusters)
+            Euclidean distances.
+        """
+        return self.fit(X, sample_weight=sample_weight).transform(X)
+
+    def score(self, X, y=None, sample_weight=None):
+        """Minus the inertia of X, so that higher is better.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        y : Ignored
+            Not used, present here for API consistency by convention.
+
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows; 1 each if None.
+
+        Returns
+        -------
+        score : float
+            Minus the weighted sum of squared distances from the nearest centers, summed in float64.
+        """
+
+        def inertia(X, centers, frame):
+            weights = check_sample_weight(sample_weight, X)
+            squares = sq_distances_to_own(X, assign(X, centers, frame), centers, frame)
+            return arrays.to_floats(arrays.namespace(X).sum(weights * squares))[0]
+
+        return -self._pass_over(X, inertia, "score")
+
+    def _pass_over(self, X, function, method):
+        """`function(X, centers, frame)` where it is to be computed, the result in the library of X."""
+        check_is_fitted(self)
+        check_same_library(X, self, method)
+        X_in = check_rows(X, self, reset=False)
+        X = self._place(X_in)
+        with arrays.on_device(X):
+            origin = arrays.asarray_like(self._origin, X)
+            frame = frame_at(origin, self._spread, X, arrays.tile_bytes(X, _working_memory()))
+            result = function(X, frame.enter(arrays.asarray_like(self.cluster_centers_, X)), frame)
+        return result if isinstance(result, float) else arrays.asarray_like(result, X_in)
+
+    def _place(self, X):
+        """X where `device` wants the work to be done."""
+        if self.device == "auto":
+            work = X.shape[0] * X.shape[1] * self.n_clusters
+            if arrays.is_foreign(X) or work < AUTO_GPU_WORK or arrays.cuda_problem() is not None:
+                return X
+            return arrays.to_device(X, "cuda")
+        return X if self.device is None else arrays.to_device(X, self.device)
+
+    def to_sklearn(self):
+        """A fitted :class:`sklearn.cluster.KMeans` with these centers, on NumPy.
+
+        Returns
+        -------
+        model : sklearn.cluster.KMeans
+            'k-means||' becomes 'k-means++' and 'auto' becomes 'lloyd' among its parameters.
+        """
+        check_is_fitted(self)
+        centers = arrays.to_numpy(self.cluster_centers_)
+        params = {name: value for name, value in self.get_params().items() if name != "device"}
+        params["init"] = "k-means++" if isinstance(self.init, str) and self.init == "k-means||" else self.init
+        params["algorithm"] = "lloyd" if self.algorithm == "auto" else self.algorithm
+        # A fit to the centers themselves sets what scikit-learn keeps privately
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            model = cluster.KMeans(len(centers), init=centers, n_init=1, max_iter=1).fit(centers)
+        model.set_params(**params)
+        model.cluster_centers_ = centers
+        model.labels_ = arrays.to_numpy(self.labels_)
+        for name in ("inertia_", "n_iter_", "feature_names_in_"):
+            if hasattr(self, name):
+                setattr(model, name, getattr(self, name))
+        return model
+
+    @classmethod
+    def from_sklearn(cls, model):
+        """A fitted estimator with the centers of a fitted `sklearn.cluster.KMeans` or `MiniBatchKMeans`.
+
+        Parameters
+        ----------
+        model : sklearn.cluster.KMeans or sklearn.cluster.MiniBatchKMeans
+            Its parameters are taken over where they exist here. It has no `converged_` and `history_` to take.
+
+        Returns
+        -------
+        model : KMeans
+            Predicts for arrays of any library.
+        """
+        check_is_fitted(model, "cluster_centers_")
+        ours = cls()
+        known = ours.get_params()
+        ours.set_params(**{name: value for name, value in model.get_params().items() if name in known})
+        for name in ("cluster_centers_", "labels_", "inertia_", "n_iter_", "n_features_in_", "feature_names_in_"):
+            if hasattr(model, name):
+                setattr(ours, name, getattr(model, name))
+        centers = np.asarray(model.cluster_centers_, dtype=np.float64)
+        ours._n_features_out = len(centers)
+        ours._origin = centers.mean(axis=0)
+        ours._spread = float(((centers - ours._origin) ** 2).sum(axis=1).mean())
+        return ours
+
+    def __getstate__(self):
+        """State with all arrays on the host, so that a model opens where its library doesn't exist."""
+        state = super().__getstate__()
+        return {key: arrays.to_numpy(value) if arrays.is_foreign(value) else value for key, value in state.items()}
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.array_api_support = True
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+
+@validate_params(
+    {
+        "n_clusters": [Interval(Integral, 1, None, closed="left")],
+        "random_state": ["random_state"],
+    },
+    prefer_skip_nested_validation=True,
+)
+def kmeans_plusplus(X, n_clusters, *, sample_weight=None, random_state=None):
+    """Choose first centers by greedy k-means++.
+
+    Same as :func:`sklearn.cluster.kmeans_plusplus`, on arrays of any library. A seed picks the same points on each, and
+    whatever the order of the rows.
+
+    Parameters
+    ----------
+    X : array-like of shape (n_samples, n_features)
+        Rows to choose from.
+
+    n_clusters : int
+        Number of centers.
+
+    sample_weight : array-like of shape (n_samples,), default=None
+        Weights of the rows, not negative; 1 each if None.
+
+    random_state : int, RandomState instance or None, default=None
+        Source of the random numbers, which are drawn on the host.
+
+    Returns
+    -------
+    centers : array of shape (n_clusters, n_features)
+        Rows of X, in its dtype (float32 or float64), library and device.
+
+    indices : array of shape (n_clusters,), int64
+        Their row numbers.
+
+    Examples
+    --------
+    >>> from kmeans_xp import kmeans_plusplus
+    >>> import numpy as np
+    >>> X = np.array([[1, 2], [1, 4], [1, 0], [10, 2], [10, 4], [10, 0]])
+    >>> centers, indices = kmeans_plusplus(X, n_clusters=2, random_state=0)
+    >>> centers
+    array([[10.,  0.],
+           [ 1.,  4.]])
+    >>> indices
+    array([5, 1])
+    """
+    X = check_rows(X)
+    check_n_samples(X, n_clusters)
+    with arrays.on_device(X):
+        sample_weight = check_sample_weight(sample_weight, X)
+        frame = moments(X, sample_weight, arrays.tile_bytes(X, _working_memory()))
+        random_state = check_random_state(random_state)
+        indices = seeding.k_means_plus_plus(X, sample_weight, n_clusters, frame, random_state)
+        return arrays.namespace(X).take(X, indices, axis=0), indices
+
+
+def _working_memory():
+    """Bytes that temporaries may take, by scikit-learn's configuration."""
+    return int(get_config()["working_memory"] * 2**20)

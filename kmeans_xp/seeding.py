@@ -1,0 +1,113 @@
+"""Choosing the first centers. The only file that draws random numbers, and it draws them on the host.
+
+Every method returns row numbers, so a seed picks the same rows on every library. Random choices run through the rows in
+an order that depends on their values alone (`canonical_order`), and distances are float64. So k-means++ and k-means||
+pick the same points whatever the order of the rows, and whether a row stands there twice or has weight 2.
+"""
+
+import math
+
+import numpy as np
+
+from kmeans_xp.arrays import asarray_like, collect, namespace, to_numpy
+from kmeans_xp.steps import lloyd_step, sq_distances
+
+N_ROUNDS = 5  # of k-means||, and its candidates per round for each cluster, as in the experiments of the paper
+OVERSAMPLING = 2
+
+
+def k_means_plus_plus(X, sample_weight, n_clusters, frame, rng):
+    """Rows chosen one after the other with probability proportional to weight times squared distance to the nearest.
+
+    Greedy: of 2 + log(n_clusters) candidates, the one that lowers the sum of squared distances most (Arthur and
+    Vassilvitskii, "k-means++: the advantages of careful seeding", 2007, as in scikit-learn). -> (n_clusters,) int64
+    """
+    xp = namespace(X)
+    n_trials = 2 + int(math.log(n_clusters))
+    order = canonical_order(X, frame)
+    rows = [draw(sample_weight, order, rng.uniform(size=1))]
+    closest = nearer(X, xp.take(X, rows[0], axis=0), xp.full_like(sample_weight, xp.inf), frame)
+    for _ in range(n_clusters - 1):
+        candidates = draw(_mass(sample_weight, closest), order, rng.uniform(size=n_trials))
+        potentials = _potentials(X, sample_weight, xp.take(X, candidates, axis=0), closest, frame)
+        best = xp.reshape(xp.argmin(potentials), (1,))
+        rows.append(xp.take(candidates, best))
+        closest = nearer(X, xp.take(X, rows[-1], axis=0), closest, frame)
+    return xp.concat(rows)
+
+
+def k_means_parallel(X, sample_weight, n_clusters, frame, rng):
+    """k-means||: a few rounds of many draws at once, then k-means++ on those candidates, weighted by their clusters.
+
+    Bahmani et al., "Scalable k-means++", 2012, with exactly 2 * n_clusters draws in each of 5 rounds.
+    -> (n_clusters,) int64
+    """
+    xp = namespace(X)
+    order = canonical_order(X, frame)
+    rows = [draw(sample_weight, order, rng.uniform(size=1))]
+    closest = xp.full_like(sample_weight, xp.inf)
+    for _ in range(N_ROUNDS):
+        closest = nearer(X, xp.take(X, rows[-1], axis=0), closest, frame)
+        rows.append(draw(_mass(sample_weight, closest), order, rng.uniform(size=OVERSAMPLING * n_clusters)))
+    candidates = xp.concat(rows)
+    points = xp.take(X, candidates, axis=0)
+    weights = lloyd_step(X, sample_weight, frame.enter(points), frame)[2]
+    return xp.take(candidates, k_means_plus_plus(points, weights, n_clusters, frame, rng))
+
+
+def random_rows(X, sample_weight, n_clusters, frame, rng):
+    """Distinct rows, with probability proportional to their weights. -> (n_clusters,) int64"""
+    weights = to_numpy(sample_weight)
+    n_distinct = min(n_clusters, np.count_nonzero(weights))
+    rows = rng.choice(weights.shape[0], size=n_distinct, replace=False, p=weights / weights.sum())
+    return asarray_like(np.resize(rows, n_clusters), X, namespace(X).int64)
+
+
+METHODS = {"k-means++": k_means_plus_plus, "k-means||": k_means_parallel, "random": random_rows}
+
+
+def canonical_order(X, frame):
+    """Row numbers sorted by the rows' projections on a fixed direction: the same points in any order of the rows."""
+    xp = namespace(X)
+    direction = asarray_like(np.random.RandomState(0).standard_normal(X.shape[1]), frame.origin, frame.origin.dtype)
+    # Not a matrix product: its rounding depends on where a row stands, and equal rows must get equal keys.
+    tiles = frame.tiles(X, 1, direction.dtype)
+    return xp.argsort(xp.concat([xp.sum(tile * direction, axis=1) for _, tile in tiles]))
+
+
+def draw(mass, order, uniforms):
+    """Rows drawn with replacement with probability proportional to `mass`, for random numbers in [0, 1)."""
+    xp = namespace(mass)
+    cumulative = xp.cumulative_sum(xp.take(mass, order))
+    targets = asarray_like(uniforms, mass, mass.dtype) * cumulative[-1]
+    # side="right" passes over rows without mass; rounding may carry a target up to the total itself
+    positions = xp.searchsorted(cumulative, targets, side="right")
+    return xp.take(order, xp.minimum(positions, xp.full_like(positions, mass.shape[0] - 1)))
+
+
+def nearer(X, points, closest, frame):
+    """`closest` (n_samples,) lowered to the squared distance from the nearest of `points`, where that is less."""
+    xp = namespace(X)
+    points = frame.enter(points)
+    tiles = frame.tiles(X, points.shape[0], closest.dtype)
+    blocks = ((rows, xp.minimum(closest[rows], xp.min(sq_distances(tile, points), axis=1))) for rows, tile in tiles)
+    return collect(blocks, X.shape[0])
+
+
+def _potentials(X, sample_weight, candidates, closest, frame):
+    """Inertia if a candidate were added, for each of them. -> (n_candidates,)"""
+    xp = namespace(X)
+    candidates = frame.enter(candidates)
+    potentials = 0
+    for rows, tile in frame.tiles(X, candidates.shape[0], closest.dtype):
+        potentials = potentials + sample_weight[rows] @ xp.minimum(
+            closest[rows][:, None], sq_distances(tile, candidates)
+        )
+    return potentials
+
+
+def _mass(sample_weight, closest):
+    """Probability of a row, not normalised: its share of the inertia, or its weight once every row is a center."""
+    xp = namespace(closest)
+    mass = sample_weight * closest
+    return xp.where(xp.sum(mass) > 0, mass, sample_weight)

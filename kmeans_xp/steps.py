@@ -1,0 +1,181 @@
+"""The steps of Lloyd's iteration in the pure Array API: the specification that every backend is held to.
+
+All of them look at the rows through a `Frame`, and take and return centers relative to its origin.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from kmeans_xp.arrays import accumulator, collect, device, namespace
+from kmeans_xp.backends import replaceable
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The frame of reference in which a pass sees the rows.
+
+    Distances are computed as ||x||² - 2 x·c + ||c||², which loses digits where the rows lie far from zero. So
+    everything is relative to an origin amid the rows, and the difference is taken tile by tile: X is never copied.
+    """
+
+    origin: Any  # (n_features,) float64, representable in `dtype`
+    spread: float  # weighted mean of the squared distance of a row from the origin
+    dtype: Any  # of the rows, and of the centers that are returned
+    distance_dtype: Any  # in which rows and centers are compared
+    tile_bytes: int
+
+    def tiles(self, X, n_clusters, dtype=None):
+        """Yield slices of rows and those rows relative to the origin, such that temporaries fit in `tile_bytes`.
+
+        The tiles depend on nothing but the shapes, so that the same rows give the same bits in every pass.
+        """
+        xp = namespace(X)
+        dtype = dtype or self.distance_dtype
+        origin = xp.astype(self.origin, dtype)
+        n_samples, n_features = X.shape
+        bytes_per_row = 8 * (4 * n_clusters + 3 * n_features)  # of lloyd_step, the hungriest, in float64
+        n_rows = max(1, self.tile_bytes // bytes_per_row)
+        for start in range(0, n_samples, n_rows):
+            rows = slice(start, min(start + n_rows, n_samples))
+            yield rows, xp.astype(X[rows, :], dtype, copy=False) - origin
+
+    def enter(self, centers):
+        """Centers relative to the origin, (n_clusters, n_features) float64."""
+        xp = namespace(centers)
+        return xp.astype(centers, self.origin.dtype) - self.origin
+
+    def leave(self, centers):
+        """Centers relative to zero, in the dtype of the rows."""
+        xp = namespace(centers)
+        return xp.astype(centers + self.origin, self.dtype)
+
+
+def frame_at(origin, spread, X, tile_bytes):
+    """The frame around `origin` for rows like those of X."""
+    xp = namespace(X)
+    origin = xp.astype(xp.astype(origin, X.dtype), accumulator(X))
+    # Squares of float32 numbers leave its range beyond about 1e±19.
+    ordinary = spread == 0 or 1e-18 < spread < 1e18
+    return Frame(origin, spread, X.dtype, X.dtype if ordinary else origin.dtype, tile_bytes)
+
+
+def moments(X, sample_weight, tile_bytes):
+    """Weighted mean of each column (n_features,), and the frame around it.
+
+    `frame.spread` is the total variance of the columns.
+    """
+    xp = namespace(X)
+    total = xp.sum(sample_weight)
+    zero = xp.zeros(X.shape[1], dtype=sample_weight.dtype, device=device(X))
+    frame = frame_at(zero, 0.0, X, tile_bytes)
+    mean = zero
+    for rows, tile in frame.tiles(X, 1, zero.dtype):
+        mean = mean + sample_weight[rows] @ tile / total
+    frame = frame_at(mean, 0.0, X, tile_bytes)
+    spread = xp.sum(zero)
+    for rows, tile in frame.tiles(X, 1):
+        tile = xp.astype(tile, zero.dtype)
+        spread = spread + sample_weight[rows] @ xp.vecdot(tile, tile) / total
+    return frame_at(mean, float(spread), X, tile_bytes)
+
+
+def nearest(centers, dtype):
+    """A function from a tile to the index of the nearest center of each row, ties to the lowest index."""
+    xp = namespace(centers)
+    minus_2_centers = xp.astype(-2 * centers.T, dtype)  # (n_features, n_clusters)
+    sq_norms = xp.astype(xp.vecdot(centers, centers), dtype)  # (n_clusters,)
+
+    def labels_of(tile):
+        scores = tile @ minus_2_centers + sq_norms  # (n_rows, n_clusters): squared distance less ||x||²
+        return xp.astype(xp.argmin(scores, axis=1), xp.int32)
+
+    return labels_of
+
+
+def assign(X, centers, frame):
+    """Index of the nearest center of each row, (n_samples,) int32."""
+    labels_of = nearest(centers, frame.distance_dtype)
+    tiles = frame.tiles(X, centers.shape[0])
+    return collect(((rows, labels_of(tile)) for rows, tile in tiles), X.shape[0])
+
+
+@replaceable
+def cluster_sums(X, labels, sample_weight, n_clusters):
+    """Weighted sum of the rows of each cluster, and its weight.
+
+    X (n_samples, n_features), labels (n_samples,) int32, sample_weight (n_samples,) float64
+    -> sums (n_clusters, n_features), weights (n_clusters,), both float64
+    """
+    xp = namespace(X)
+    clusters = xp.arange(n_clusters, dtype=labels.dtype, device=device(X))
+    dtype = sample_weight.dtype
+    membership = xp.astype(clusters[:, None] == labels[None, :], dtype) * sample_weight[None, :]
+    return membership @ xp.astype(X, dtype), xp.sum(membership, axis=1)
+
+
+def lloyd_step(X, sample_weight, centers, frame):
+    """Assign the rows to `centers` and sum them per cluster, in one pass: labels, sums, weights."""
+    labels_of = nearest(centers, frame.distance_dtype)
+    return _sum_clusters(X, sample_weight, lambda rows, tile: labels_of(tile), centers.shape[0], frame)
+
+
+def update(X, sample_weight, labels, n_clusters, frame):
+    """Sums and weights of given clusters: the second half of `lloyd_step`."""
+    return _sum_clusters(X, sample_weight, lambda rows, tile: labels[rows], n_clusters, frame)[1:]
+
+
+def _sum_clusters(X, sample_weight, labels_of, n_clusters, frame):
+    """Label each tile by `labels_of(rows, tile)` and sum its clusters: labels, sums, weights."""
+    labels, sums, weights = [], 0, 0
+    for rows, tile in frame.tiles(X, n_clusters):
+        labels.append(labels_of(rows, tile))
+        tile_sums, tile_weights = cluster_sums(tile, labels[-1], sample_weight[rows], n_clusters)
+        sums = sums + tile_sums
+        weights = weights + tile_weights
+    return namespace(X).concat(labels), sums, weights
+
+
+def sq_distances_to_own(X, labels, centers, frame):
+    """Squared distance of each row from the center of its cluster, (n_samples,) float64, summed directly."""
+    xp = namespace(X)
+
+    def blocks():
+        for rows, tile in frame.tiles(X, 1, centers.dtype):
+            difference = tile - xp.take(centers, labels[rows], axis=0)
+            yield rows, xp.vecdot(difference, difference)
+
+    return collect(blocks(), X.shape[0])
+
+
+def sq_distances(tile, centers):
+    """Squared distances between rows and centers, (n_rows, n_clusters), never negative."""
+    xp = namespace(tile)
+    squares = xp.vecdot(tile, tile)[:, None] - 2 * (tile @ centers.T) + xp.vecdot(centers, centers)[None, :]
+    return xp.maximum(squares, xp.zeros_like(squares[0, 0]))
+
+
+def distances(X, centers, frame):
+    """Euclidean distances between rows and centers, (n_samples, n_clusters), in the dtype of the rows.
+
+    That from the nearest center is summed directly, so that a row on its center is at distance 0.
+    """
+    xp = namespace(X)
+    clusters = xp.arange(centers.shape[0], device=device(X))
+
+    def blocks():
+        for rows, tile in frame.tiles(X, centers.shape[0], centers.dtype):
+            squares = sq_distances(tile, centers)
+            closest = xp.argmin(squares, axis=1)
+            difference = tile - xp.take(centers, closest, axis=0)
+            own = xp.vecdot(difference, difference)[:, None]
+            squares = xp.where(clusters[None, :] == closest[:, None], own, squares)
+            yield rows, xp.astype(xp.sqrt(squares), X.dtype)
+
+    return collect(blocks(), X.shape[0])
+
+
+def count_distinct(labels):
+    """How many different labels there are."""
+    xp = namespace(labels)
+    labels = xp.sort(labels)
+    return 1 + int(xp.count_nonzero(labels[1:] != labels[:-1]))

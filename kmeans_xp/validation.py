@@ -1,0 +1,151 @@
+"""What the estimators accept, and what they say about anything else.
+
+NumPy arrays, lists and data frames go through scikit-learn. It would pull an array of another library to the host, so
+those are checked where they are, in scikit-learn's words.
+"""
+
+import numbers
+
+import numpy as np
+from sklearn import get_config
+from sklearn.utils import check_array
+from sklearn.utils.validation import validate_data
+
+from kmeans_xp.arrays import (
+    accumulator,
+    asarray_like,
+    device,
+    is_dask,
+    is_float,
+    is_foreign,
+    is_sparse,
+    namespace,
+    to_floats,
+)
+
+
+def check_rows(X, estimator=None, *, reset=True):
+    """X as a finite array of float32 or float64 in its own library, (n_samples, n_features), neither being 0.
+
+    With `reset`, the estimator learns the number and names of the features, else they must be those it knows.
+    """
+    if is_sparse(X):
+        how = ".to_dense()" if hasattr(X, "to_dense") else ".toarray()"
+        raise TypeError(
+            f"Sparse data was passed for X, but dense data is required. Use '{how}' to convert to a dense array."
+        )
+    if is_dask(X):
+        raise TypeError("A dask array was passed for X, but data in memory is required. Use '.compute()' first.")
+    if not is_foreign(X):
+        options = {"dtype": [np.float64, np.float32]}
+        if estimator is None:
+            return check_array(X, input_name="X", **options)
+        return validate_data(estimator, X, reset=reset, **options)
+    X = _check_foreign(X, "X")
+    required_by = "" if estimator is None else f" by {type(estimator).__name__}"
+    if X.ndim < 2:
+        raise ValueError(
+            f"Expected 2D array, got {X.ndim}D array instead:\narray={X}.\n"
+            "Reshape your data either using array.reshape(-1, 1) if your data has a single feature "
+            "or array.reshape(1, -1) if it contains a single sample."
+        )
+    if X.ndim > 2:
+        raise ValueError(f"Found array with dim {X.ndim}, while dim <= 2 is required{required_by}.")
+    for count, noun in zip(X.shape, ("sample", "feature"), strict=True):
+        if count == 0:
+            raise ValueError(
+                f"Found array with 0 {noun}(s) (shape={tuple(X.shape)}) while a minimum of 1 is required{required_by}."
+            )
+    return X if estimator is None else validate_data(estimator, X, skip_check_array=True, reset=reset)
+
+
+def check_sample_weight(sample_weight, X):
+    """Weights as a float64 array (n_samples,) next to X: finite, none negative, not all zero. None means ones."""
+    xp = namespace(X)
+    dtype = accumulator(X)
+    n_samples = X.shape[0]
+    if sample_weight is None or isinstance(sample_weight, numbers.Number):
+        weight = 1.0 if sample_weight is None else float(sample_weight)
+        sample_weight = xp.full(n_samples, weight, dtype=dtype, device=device(X))
+    elif is_foreign(sample_weight):
+        sample_weight = _check_foreign(sample_weight, "sample_weight")
+    else:
+        sample_weight = check_array(sample_weight, dtype=np.float64, ensure_2d=False, input_name="sample_weight")
+    if sample_weight.ndim != 1:
+        raise ValueError(
+            f"Sample weights must be 1D array or scalar, got {sample_weight.ndim}D array. "
+            f"Expected either a scalar value or a 1D array of length {n_samples}."
+        )
+    if sample_weight.shape != (n_samples,):
+        raise ValueError(f"sample_weight.shape == {tuple(sample_weight.shape)}, expected {(n_samples,)}!")
+    sample_weight = asarray_like(sample_weight, X, dtype)
+    least, most = to_floats(xp.min(sample_weight), xp.max(sample_weight))
+    if least < 0:
+        raise ValueError("Negative values in data passed to `sample_weight`.")
+    if most == 0:
+        raise ValueError("Sample weights must contain at least one non-zero number.")
+    return sample_weight
+
+
+def check_centers(centers, X, n_clusters):
+    """Initial centers as an array (n_clusters, n_features) next to X."""
+    if is_foreign(centers):
+        centers = _check_foreign(centers, "init")
+    else:
+        centers = check_array(centers, dtype=[np.float64, np.float32], input_name="init")
+    if centers.ndim != 2 or centers.shape[0] != n_clusters:
+        raise ValueError(
+            f"The shape of the initial centers {tuple(centers.shape)} does not match "
+            f"the number of clusters {n_clusters}."
+        )
+    if centers.shape[1] != X.shape[1]:
+        raise ValueError(
+            f"The shape of the initial centers {tuple(centers.shape)} does not match "
+            f"the number of features of the data {X.shape[1]}."
+        )
+    return asarray_like(centers, X)
+
+
+def check_n_samples(X, n_clusters):
+    """At least as many rows as clusters."""
+    if X.shape[0] < n_clusters:
+        raise ValueError(f"n_samples={X.shape[0]} should be >= n_clusters={n_clusters}.")
+
+
+def check_same_library(X, estimator, method):
+    """Refuse X of another library or device than fit's, if scikit-learn's `array_api_dispatch` is on.
+
+    Its common checks demand that. Without the switch the centers move to X.
+    """
+    if not get_config()["array_api_dispatch"]:
+        return
+    fitted = _library_and_device(estimator.cluster_centers_)
+    given = _library_and_device(X)
+    if fitted != given:
+        name = type(estimator).__name__
+        raise ValueError(
+            f"Inputs passed to {name}.{method}() must use the same namespace and the same device as those passed to "
+            f"fit(). fit() was given {fitted[0]} on {fitted[1]}, {method}() {given[0]} on {given[1]}. Convert X, or "
+            "turn array_api_dispatch off to let the centers follow X."
+        )
+
+
+def _library_and_device(x):
+    """Name of the library (lists and data frames count as NumPy) and device."""
+    return (namespace(x).__name__, device(x)) if is_foreign(x) else ("numpy", "cpu")
+
+
+def _check_foreign(x, name):
+    """A finite array of another library than NumPy, as float32 or float64 where it is."""
+    xp = namespace(x)
+    if xp.isdtype(x.dtype, "complex floating"):
+        raise ValueError(f"Complex data not supported\n{x}\n")
+    if not is_float(x):
+        half = xp.isdtype(x.dtype, "real floating")
+        x = xp.astype(x, xp.float32 if half else accumulator(x))
+    # A sum without an extreme is finite: one reduction and no temporary, unless something is wrong.
+    (total,) = to_floats(xp.sum(x))
+    if not np.isfinite(total) and not bool(xp.all(xp.isfinite(x))):
+        what = "NaN" if bool(xp.any(xp.isnan(x))) else f"infinity or a value too large for {x.dtype}"
+        raise ValueError(f"Input {name} contains {what}.")
+    return x

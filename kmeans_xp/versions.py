@@ -1,0 +1,39 @@
+"""What is installed, for a bug report."""
+
+import platform
+from importlib import metadata
+
+from threadpoolctl import threadpool_info
+
+from kmeans_xp.arrays import cuda_devices, cuda_problem
+from kmeans_xp.backends import backend_names
+
+LIBRARIES = (
+    *("kmeans_xp", "numpy", "scipy", "scikit-learn", "array-api-compat"),
+    *("cupy", "cupy-cuda12x", "cupy-cuda13x", "torch", "jax", "dpnp", "array-api-strict"),
+)
+
+
+def show_versions():
+    """Print the versions of the libraries, the BLAS in use, the CUDA devices and the steps that are replaced.
+
+    Imports CuPy where it is installed, to ask it for its devices.
+
+    Examples
+    --------
+    >>> import kmeans_xp
+    >>> kmeans_xp.show_versions()  # doctest: +ELLIPSIS
+    Python: ...
+    """
+    print(f"Python: {platform.python_version()} on {platform.platform()}")
+    for library in LIBRARIES:
+        try:
+            print(f"{library}: {metadata.version(library)}")
+        except metadata.PackageNotFoundError:
+            continue
+    for pool in threadpool_info():
+        kernel = pool.get("architecture", "")
+        print(f"threads: {pool['internal_api']} {pool['version']} {kernel} with {pool['num_threads']}")
+    problem = cuda_problem()
+    print(f"CUDA: {problem}" if problem else f"CUDA: {', '.join(cuda_devices())}")
+    print(f"fast steps for: {', '.join(backend_names()) or 'no library'}; the portable ones run everywhere else")

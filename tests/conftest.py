@@ -1,0 +1,101 @@
+import importlib
+import os
+from dataclasses import dataclass
+from typing import Any
+
+# Before SciPy is imported: scikit-learn's array_api_dispatch=True demands it
+os.environ.setdefault("SCIPY_ARRAY_API", "1")
+# Before CuPy multiplies: the tests compare float32 with float64
+os.environ["CUPY_TF32"] = "0"
+
+import numpy as np
+import pytest
+import sklearn
+
+from kmeans_xp.arrays import device, namespace, to_numpy
+
+SKLEARN_VERSION = tuple(int(part) for part in sklearn.__version__.split(".")[:2])
+REQUIRED = {name for name in os.environ.get("KMEANS_XP_REQUIRE", "").split(",") if name}
+
+
+@dataclass(frozen=True)
+class Library:
+    """An array library on a device, as a test sees it."""
+
+    name: str
+    xp: Any
+    device: Any
+
+    def asarray(self, values, dtype=None):
+        values = np.asarray(values, dtype=dtype)
+        return self.xp.asarray(values, device=self.device)
+
+    def assert_owns(self, array, dtype):
+        """The array is of this library, on this device, and has this dtype."""
+        assert namespace(array) is namespace(self.asarray([0.0]))
+        assert device(array) == device(self.asarray([0.0]))
+        assert array.dtype == getattr(self.xp, dtype)
+
+
+def load(name):
+    """The library called `name`; skips where it is missing and nobody required it."""
+    module, _, where = name.partition("-")
+    try:
+        xp = importlib.import_module({"strict": "array_api_strict", "jax": "jax.numpy"}.get(module, module))
+    except ImportError:
+        if module in REQUIRED:
+            raise
+        pytest.skip(f"{module} is not installed")
+    if module == "cupy":
+        if not xp.cuda.is_available():
+            assert "cupy" not in REQUIRED, "CuPy is required, but there is no usable GPU"
+            pytest.skip("CuPy sees no GPU")
+        return Library(name, xp, None)
+    if module == "jax":
+        importlib.import_module("jax").config.update("jax_enable_x64", True)
+    if module == "strict":
+        return Library(name, xp, xp.Device(where or "CPU_DEVICE"))
+    return Library(name, xp, "cpu" if module == "torch" else None)
+
+
+LIBRARIES = [
+    "numpy",
+    "strict",
+    "strict-device1",
+    "torch",
+    "jax",
+    pytest.param("cupy", marks=pytest.mark.gpu),
+]
+
+
+@pytest.fixture(params=LIBRARIES)
+def lib(request):
+    return load(request.param)
+
+
+@pytest.fixture(params=[name for name in LIBRARIES if name != "numpy"])
+def foreign(request):
+    """A library other than NumPy."""
+    return load(request.param)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(20231)
+
+
+def blobs(rng, n_samples=500, n_features=4, n_clusters=5, spread=6.0, dtype="float64"):
+    """Rows around random centers."""
+    centers = rng.normal(scale=spread, size=(n_clusters, n_features))
+    X = centers[rng.integers(n_clusters, size=n_samples)] + rng.normal(size=(n_samples, n_features))
+    return X.astype(dtype)
+
+
+def brute_force(X, centers):
+    """All squared distances, summed directly in float64."""
+    return ((X[:, None, :].astype("float64") - np.asarray(centers, dtype="float64")[None]) ** 2).sum(axis=2)
+
+
+def inertia(X, centers, sample_weight=1.0):
+    """Weighted sum of the squared distances to the nearest centers."""
+    return float((brute_force(to_numpy(X), to_numpy(centers)).min(axis=1) * sample_weight).sum())

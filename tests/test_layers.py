@@ -1,0 +1,50 @@
+"""Who may import whom: down only, and each outside library in its place."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import kmeans_xp
+
+PACKAGE = Path(kmeans_xp.__file__).parent
+
+# What each file may import of ours, and of others
+ALLOWED = {
+    "__init__": ({"estimators", "versions"}, set()),
+    "estimators": ({"arrays", "seeding", "lloyd", "steps", "validation"}, {"numpy", "sklearn"}),
+    "validation": ({"arrays"}, {"numpy", "sklearn"}),
+    "lloyd": ({"arrays", "steps"}, set()),
+    "seeding": ({"arrays", "steps"}, {"numpy"}),
+    "steps": ({"arrays", "backends"}, set()),
+    "versions": ({"arrays", "backends"}, {"threadpoolctl"}),
+    "arrays": (set(), {"numpy", "array_api_compat", "cupy"}),
+    "backends/__init__": (set(), set()),
+    "backends/numpy": (set(), {"numpy", "scipy"}),
+}
+STANDARD = {"ast", "contextlib", "dataclasses", "functools", "importlib", "math", "numbers", "pkgutil", "platform"}
+STANDARD |= {"re", "sys", "time", "typing", "warnings"}
+
+
+def imports(path):
+    """Full names of the modules that a file imports."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "no relative imports"
+            if node.module == "kmeans_xp":
+                yield from (f"kmeans_xp.{alias.name}" for alias in node.names)
+            else:
+                yield node.module
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_down(path):
+    ours, others = ALLOWED[path.relative_to(PACKAGE).with_suffix("").as_posix()]
+    for name in imports(path):
+        top, _, rest = name.partition(".")
+        if top == "kmeans_xp":
+            assert rest.partition(".")[0] in ours, f"{path.name} imports {name}"
+        else:
+            assert top in others | STANDARD, f"{path.name} imports {name}"

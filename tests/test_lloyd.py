@@ -1,0 +1,197 @@
+"""The iteration: agreement with scikit-learn from the same start, and what must hold on any data."""
+
+import itertools
+import warnings
+
+import numpy as np
+import pytest
+from conftest import blobs, inertia
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import cluster, config_context
+from sklearn.exceptions import ConvergenceWarning
+
+from kmeans_xp import KMeans, lloyd, steps
+from kmeans_xp.arrays import to_numpy
+
+SHAPES = [(100, 2, 3), (1000, 10, 8), (333, 1, 5), (2000, 3, 40), (50, 30, 50), (500, 64, 1)]
+
+
+def pair(X, init, sample_weight=None, **params):
+    """The fits of this library and of scikit-learn from the same centers."""
+    k = len(init)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        ours = KMeans(k, init=init, **params).fit(X, sample_weight=sample_weight)
+        theirs = cluster.KMeans(k, init=init, n_init=1, **params).fit(X, sample_weight=sample_weight)
+    return ours, theirs
+
+
+def assert_agrees(ours, theirs):
+    np.testing.assert_array_equal(ours.labels_, theirs.labels_)
+    np.testing.assert_allclose(ours.inertia_, theirs.inertia_, rtol=1e-6, atol=1e-20)
+    np.testing.assert_allclose(ours.cluster_centers_, theirs.cluster_centers_, rtol=1e-6, atol=1e-9)
+    assert ours.n_iter_ == theirs.n_iter_
+
+
+@pytest.mark.parametrize("max_iter", [1, 2, 300])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_equals_scikit_learn_from_the_same_start(rng, shape, weighted, max_iter):
+    n, d, k = shape
+    X = blobs(rng, n, d, n_clusters=k)
+    weights = rng.uniform(0.1, 3, size=n) if weighted else None
+    assert_agrees(*pair(X, X[:k], weights, max_iter=max_iter, tol=0))
+
+
+@pytest.mark.parametrize("start", range(20))
+def test_equals_scikit_learn_from_bad_starts(start):
+    """Most starts here leave clusters empty, which move to the farthest rows."""
+    rng = np.random.default_rng(start)
+    X = blobs(rng, 300, 2, n_clusters=3)
+    init = np.concatenate([X[:4], rng.normal(scale=100, size=(3, 2))])
+    ours, theirs = pair(X, init, tol=0)
+    assert ours.n_iter_ == theirs.n_iter_
+    np.testing.assert_allclose(ours.inertia_, theirs.inertia_, rtol=1e-6, atol=1e-20)
+    # Which of several empty clusters gets which row is scikit-learn's accident
+    both = np.unique(np.stack([ours.labels_, theirs.labels_]), axis=1)
+    assert both.shape[1] == len(np.unique(ours.labels_)) == 7
+
+
+def test_equals_scikit_learn_with_its_tolerance(rng):
+    X = rng.normal(size=(3000, 5))
+    assert_agrees(*pair(X, X[:12], tol=1e-3))
+
+
+@pytest.mark.parametrize("layout", ["F", "strided", "reversed", "big-endian", "read-only", "integer"])
+def test_equals_scikit_learn_in_any_layout(rng, layout):
+    base = blobs(rng, 400, 6)
+    X = {
+        "F": np.asfortranarray(base),
+        "strided": np.repeat(np.repeat(base, 2, axis=0), 3, axis=1)[::2, ::3],
+        "reversed": base[::-1, ::-1],
+        "big-endian": base.astype(">f8"),
+        "read-only": base,
+        "integer": (base * 10).astype("int16"),
+    }[layout]
+    X.flags.writeable = layout != "read-only"
+    before = X.copy()
+    ours, theirs = pair(X, np.asarray(X[:5], dtype="float64"), tol=0)
+    assert_agrees(ours, theirs)
+    np.testing.assert_array_equal(X, before)
+
+
+@settings(max_examples=60, deadline=None)
+@given(n=st.integers(1, 60), d=st.integers(1, 5), k=st.integers(1, 12), seed=st.integers(0, 2**32), grid=st.booleans())
+def test_invariants(n, d, k, seed, grid):
+    """On a grid there are ties, duplicates and empty clusters."""
+    k = min(n, k)
+    rng = np.random.default_rng(seed)
+    X = rng.integers(-2, 3, size=(n, d)).astype("float64") if grid else rng.normal(size=(n, d))
+    weights = rng.integers(0, 4, size=n).astype("float64")
+    weights[0] += 1
+    frame = steps.moments(X, weights, 1_000)
+    result = lloyd.lloyd(X, weights, frame.enter(X[:k]), frame, max_iter=50, tol=0)
+
+    history = result.history["inertia"]
+    scale = weights.sum() * (frame.spread + 1)
+    assert all(later <= earlier + 1e-12 * scale for earlier, later in itertools.pairwise(history))
+    assert np.isfinite(result.centers).all()
+    assert result.inertia <= history[-1] + 1e-12 * scale
+    np.testing.assert_allclose(result.inertia, inertia(X, result.centers, weights), rtol=1e-9, atol=1e-12)
+    assert result.converged, "50 iterations are plenty for 60 rows"
+    np.testing.assert_array_equal(
+        result.labels, steps.assign(X, frame.enter(result.centers), frame), "labels are those of the returned centers"
+    )
+    for j in range(k):  # Lloyd's fixed point: each center is the mean of its rows
+        mine = weights * (result.labels == j)
+        if mine.sum() > 0:
+            np.testing.assert_allclose(result.centers[j], np.average(X, axis=0, weights=mine), atol=1e-9)
+
+
+@pytest.mark.parametrize("max_iter", [1, 3, 300])
+def test_weights_are_repetitions(lib, rng, max_iter):
+    """Weight 2 is the row twice and weight 0 no row, also where clusters run empty."""
+    X = np.round(blobs(rng, 120, 2, n_clusters=3), 1)
+    weights = rng.integers(0, 4, size=120)
+    init = np.concatenate([X[weights > 0][:3], rng.normal(scale=50, size=(4, 2))])
+    fits = []
+    for rows, w in [(X, weights), (X.repeat(weights, axis=0), None), (X[weights > 0], weights[weights > 0])]:
+        model = KMeans(7, init=init, max_iter=max_iter, tol=0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            fits.append(model.fit(lib.asarray(rows), sample_weight=w))
+    for other in fits[1:]:
+        assert other.n_iter_ == fits[0].n_iter_
+        np.testing.assert_allclose(other.inertia_, fits[0].inertia_, rtol=1e-9)
+        np.testing.assert_allclose(
+            to_numpy(other.cluster_centers_), to_numpy(fits[0].cluster_centers_), rtol=1e-9, atol=1e-9
+        )
+
+
+def test_permuted_rows_permute_the_labels(lib, rng):
+    X = blobs(rng, 300, 3)
+    order = rng.permutation(300)
+    straight = KMeans(6, random_state=1).fit(lib.asarray(X))
+    permuted = KMeans(6, random_state=1).fit(lib.asarray(X[order]))
+    np.testing.assert_array_equal(to_numpy(straight.labels_)[order], to_numpy(permuted.labels_))
+
+
+def test_same_bits_again(lib, rng):
+    X = lib.asarray(blobs(rng, 500, 7, dtype="float32"))
+    first, second = (KMeans(9, random_state=4).fit(X) for _ in range(2))
+    assert first.inertia_ == second.inertia_
+    np.testing.assert_array_equal(to_numpy(first.cluster_centers_), to_numpy(second.cluster_centers_))
+
+
+def test_float32_agrees_with_float64(lib, rng):
+    X = blobs(rng, 1000, 5, dtype="float32")
+    single = KMeans(5, random_state=0).fit(lib.asarray(X))
+    double = KMeans(5, random_state=0).fit(lib.asarray(X.astype("float64")))
+    np.testing.assert_array_equal(to_numpy(single.labels_), to_numpy(double.labels_))
+    np.testing.assert_allclose(single.inertia_, double.inertia_, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "offset"), [("float64", 1e8), ("float32", 1e4)], ids=["float64 at 1e8", "float32 at 1e4"]
+)
+def test_data_far_from_zero_clusters_as_well_as_centered_data(lib, rng, dtype, offset):
+    X = (blobs(rng, 800, 4, n_clusters=6, spread=2) + offset).astype(dtype)
+    centered = X.astype("float64") - offset
+    far = KMeans(6, init=X[:6], tol=0).fit(lib.asarray(X))
+    near = KMeans(6, init=centered[:6], tol=0).fit(centered)
+    assert (to_numpy(far.labels_) == near.labels_).mean() > 0.995
+    np.testing.assert_allclose(far.inertia_, near.inertia_, rtol=1e-4)
+    np.testing.assert_allclose(far.inertia_, inertia(X, far.cluster_centers_), rtol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("scale", [1e30, 1e-30])
+def test_huge_and_tiny_numbers(lib, rng, dtype, scale):
+    X = blobs(rng, 300, 3, dtype=dtype)
+    scaled = X * np.asarray(scale, dtype=dtype)
+    plain = KMeans(5, init=X[:5], tol=0).fit(X)
+    model = KMeans(5, init=scaled[:5], tol=0).fit(lib.asarray(scaled))
+    np.testing.assert_array_equal(to_numpy(model.labels_), plain.labels_)
+    np.testing.assert_allclose(model.inertia_, plain.inertia_ * scale**2, rtol=1e-5)
+    np.testing.assert_array_equal(to_numpy(model.predict(lib.asarray(scaled))), plain.labels_)
+    transformed = to_numpy(model.transform(lib.asarray(scaled)))
+    np.testing.assert_allclose(transformed, plain.transform(X) * scale, rtol=1e-3)
+
+
+def test_results_do_not_depend_on_working_memory(rng):
+    X = blobs(rng, 2000, 3)
+    with config_context(working_memory=0.01):
+        small = KMeans(10, random_state=0).fit(X)
+    large = KMeans(10, random_state=0).fit(X)
+    np.testing.assert_array_equal(small.labels_, large.labels_)
+    np.testing.assert_allclose(small.inertia_, large.inertia_, rtol=1e-12)
+
+
+def test_one_synchronisation_per_iteration(monkeypatch, rng):
+    X = blobs(rng, 500, 3)
+    transfers = []
+    monkeypatch.setattr(lloyd, "to_floats", lambda *s: transfers.append(s) or [float(x) for x in s])
+    frame = steps.moments(X, np.ones(500), 2**20)
+    result = lloyd.lloyd(X, np.ones(500), frame.enter(X[:4]), frame, max_iter=100, tol=0)
+    assert len(transfers) == result.n_iter + 1, "one an iteration, and the inertia at the end"

@@ -1,0 +1,123 @@
+"""Seeding: the law it follows, the same points on every library, and the quality of what it starts."""
+
+import numpy as np
+import pytest
+from conftest import blobs, inertia, load
+from sklearn import cluster
+from sklearn.utils import check_random_state
+
+from kmeans_xp import KMeans, kmeans_plusplus, seeding, steps
+from kmeans_xp.arrays import to_numpy
+
+METHODS = sorted(seeding.METHODS)
+
+
+def seeds(method, X, k, seed, sample_weight=None, lib=None):
+    lib = lib or load("numpy")
+    weights = lib.asarray(np.ones(len(X)) if sample_weight is None else sample_weight, dtype="float64")
+    X = lib.asarray(X)
+    frame = steps.moments(X, weights, 2**16)
+    return to_numpy(seeding.METHODS[method](X, weights, k, frame, check_random_state(seed)))
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_seed_picks_the_same_rows_on_every_library(foreign, rng, method, dtype):
+    X = blobs(rng, 2000, 5, dtype=dtype)
+    X[1000:1200] = X[:200]
+    weights = rng.uniform(size=2000)
+    for seed in range(3):
+        expected = seeds(method, X, 15, seed, weights)
+        np.testing.assert_array_equal(seeds(method, X, 15, seed, weights, foreign), expected)
+
+
+@pytest.mark.parametrize("method", ["k-means++", "k-means||"])
+def test_points_depend_neither_on_the_order_of_rows_nor_on_how_weight_is_written(rng, method):
+    X = blobs(rng, 300, 4)
+    weights = rng.integers(0, 4, size=300)
+    order = rng.permutation(300)
+    repeated = X.repeat(weights, axis=0)
+    for seed in range(5):
+        points = X[seeds(method, X, 12, seed, weights)]
+        np.testing.assert_array_equal(X[order][seeds(method, X[order], 12, seed, weights[order])], points)
+        np.testing.assert_array_equal(repeated[seeds(method, repeated, 12, seed)], points)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_rows_are_distinct_and_carry_weight(rng, method):
+    X = blobs(rng, 200, 3)
+    weights = rng.uniform(size=200) * (rng.uniform(size=200) < 0.3)
+    for k in (1, 2, 20, np.count_nonzero(weights)):
+        rows = seeds(method, X, k, 0, weights)
+        assert rows.shape == (k,)
+        assert len(set(rows.tolist())) == k
+        assert (weights[rows] > 0).all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_fewer_points_than_clusters(method):
+    X = np.array([[0.0], [1.0], [1.0], [2.0]])
+    weights = np.array([1.0, 1, 1, 0])
+    rows = seeds(method, X, 4, 0, weights)
+    assert rows.shape == (4,)
+    assert (weights[rows] > 0).all()
+    if method != "random":
+        assert set(X[rows, 0]) == {0.0, 1.0}
+
+
+def test_the_first_draws_follow_their_law():
+    """First row by weight; a second one, if not greedy, by weight times squared distance."""
+    X = np.array([[0.0], [1.0], [3.0], [3.0]])
+    weights = np.array([4.0, 2.0, 1.0, 0.0])
+    frame = steps.moments(X, weights, 2**16)
+    order = seeding.canonical_order(X, frame)
+    uniforms = np.random.default_rng(0).uniform(size=200_000)
+
+    first = np.bincount(seeding.draw(weights, order, uniforms), minlength=4) / 200_000
+    np.testing.assert_allclose(first, weights / 7, atol=0.005)
+    closest = seeding.nearer(X, X[:1], np.full(4, np.inf), frame)
+    np.testing.assert_allclose(closest, [0, 1, 9, 9], atol=1e-12)
+    second = np.bincount(seeding.draw(weights * closest, order, uniforms), minlength=4) / 200_000
+    np.testing.assert_allclose(second, [0, 2 / 11, 9 / 11, 0], atol=0.005)
+
+
+def test_random_follows_the_weights():
+    X, weights = np.arange(3.0)[:, None], np.array([6.0, 3.0, 1.0])
+    first = [seeds("random", X, 2, seed, weights)[0] for seed in range(3000)]
+    np.testing.assert_allclose(np.bincount(first) / 3000, weights / 10, atol=0.03)
+
+
+@pytest.mark.parametrize("method", ["k-means++", "k-means||"])
+@pytest.mark.parametrize("shape", ["blobs", "heavy tail", "tiny far clusters", "uneven weights"])
+def test_final_inertia_is_as_good_as_scikit_learns(method, shape):
+    """Mean over seeds; the margin is what the mean of 12 runs scatters."""
+    rng = np.random.default_rng(8)
+    X, weights, k = blobs(rng, 2000, 4, n_clusters=20, spread=4), np.ones(2000), 20
+    if shape == "heavy tail":
+        X = rng.standard_t(2, size=(2000, 3))
+    elif shape == "tiny far clusters":
+        X[:8] += rng.normal(scale=1e3, size=(4, 4)).repeat(2, axis=0)
+    elif shape == "uneven weights":
+        weights = np.exp(rng.normal(scale=3, size=2000))
+    params = {"n_clusters": k, "tol": 0}
+    ours, theirs = [], []
+    for seed in range(12):
+        model = KMeans(init=method, random_state=seed, **params).fit(X, sample_weight=weights)
+        ours.append(inertia(X, model.cluster_centers_, weights))
+        model = cluster.KMeans(random_state=seed, **params).fit(X, sample_weight=weights)
+        theirs.append(inertia(X, model.cluster_centers_, weights))
+    assert np.mean(ours) < np.mean(theirs) * 1.06
+
+
+def test_kmeans_plusplus(lib, rng):
+    host = blobs(rng, 100, 3, dtype="float32")
+    centers, indices = kmeans_plusplus(lib.asarray(host), 7, random_state=2)
+    lib.assert_owns(centers, "float32")
+    lib.assert_owns(indices, "int64")
+    np.testing.assert_array_equal(to_numpy(centers), host[to_numpy(indices)])
+    weighted, _ = kmeans_plusplus(host, 1, sample_weight=np.arange(100) == 42, random_state=0)
+    np.testing.assert_array_equal(weighted, host[42:43])
+    with pytest.raises(ValueError, match="n_samples=100 should be >= n_clusters=101"):
+        kmeans_plusplus(host, 101)
+    with pytest.raises(ValueError, match="The 'n_clusters' parameter"):
+        kmeans_plusplus(host, 0)

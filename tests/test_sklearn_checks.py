@@ -1,0 +1,58 @@
+"""scikit-learn's own checks. None is expected to fail; those that skip name hardware or a library that is not here."""
+
+import pytest
+from conftest import SKLEARN_VERSION
+from sklearn.utils import estimator_checks
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from kmeans_xp import KMeans
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
+    # The checks of set_output fit a data frame and transform an array, on purpose
+    pytest.mark.filterwarnings("ignore:X (has|does not have valid) feature names:UserWarning"),
+]
+
+
+# scikit-learn takes the names of its devices since 1.9
+STRICT = [("array_api_strict", "CPU_DEVICE", "float64"), ("array_api_strict", "device1", "float32")]
+if SKLEARN_VERSION < (1, 9):
+    STRICT = [("array_api_strict", None, "float64")]
+
+
+@parametrize_with_checks([KMeans(), KMeans(n_clusters=2, init="k-means||")])
+def test_common_checks(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        "check_param_validation",
+        "check_get_feature_names_out_error",
+        "check_transformer_get_feature_names_out",
+        "check_transformer_get_feature_names_out_pandas",
+        "check_set_output_transform",
+        "check_set_output_transform_pandas",
+        "check_global_output_transform_pandas",
+        "check_set_output_transform_polars",
+        "check_global_set_output_transform_polars",
+        "check_dataframe_column_names_consistency",
+        "check_inplace_ensure_writeable",
+        "check_n_features_in_after_fitting",
+    ],
+)
+def test_public_checks_that_check_estimator_leaves_out(check):
+    getattr(estimator_checks, check)("KMeans", KMeans(n_clusters=2, random_state=0))
+
+
+@pytest.mark.parametrize("sample_weight", [False, True])
+@pytest.mark.parametrize(
+    ("namespace", "device", "dtype"),
+    [("numpy", None, "float64"), ("torch", "cpu", "float64"), ("torch", "cpu", "float32"), *STRICT],
+)
+def test_array_api_values(namespace, device, dtype, sample_weight):
+    model = KMeans(n_clusters=3, random_state=0)
+    estimator_checks.check_array_api_input_and_values(
+        "KMeans", model, namespace, device, dtype, check_sample_weight=sample_weight
+    )

@@ -1,0 +1,157 @@
+"""Each step against brute force in float64, on every library, and each replacement against its portable twin."""
+
+import numpy as np
+import pytest
+from conftest import blobs, brute_force, load
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kmeans_xp import steps
+from kmeans_xp.arrays import to_numpy
+from kmeans_xp.backends import backend_for, backend_names
+
+SHAPES = [(1, 1, 1), (7, 3, 2), (300, 5, 11), (257, 1, 3), (64, 40, 64)]
+TILES = [1, 5_000, 2**24]
+
+
+def frame_and_centers(lib, X, k, tile_bytes=2**20):
+    X = lib.asarray(X)
+    weights = lib.asarray(np.linspace(0.5, 2, X.shape[0]))
+    frame = steps.moments(X, weights, tile_bytes)
+    return X, weights, frame, frame.enter(X[:k, :])
+
+
+@pytest.mark.parametrize("tile_bytes", TILES)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_lloyd_step(lib, rng, shape, tile_bytes, dtype):
+    n, d, k = shape
+    host = blobs(rng, n, d, dtype=dtype)
+    X, weights, frame, centers = frame_and_centers(lib, host, k, tile_bytes)
+
+    labels, sums, cluster_weights = steps.lloyd_step(X, weights, centers, frame)
+
+    lib.assert_owns(labels, "int32")
+    lib.assert_owns(sums, "float64")
+    lib.assert_owns(cluster_weights, "float64")
+    squares = brute_force(host, host[:k])
+    chosen = squares[np.arange(n), to_numpy(labels)]
+    np.testing.assert_allclose(chosen, squares.min(axis=1), atol=1e-4 if dtype == "float32" else 1e-12)
+    w, origin = to_numpy(weights), to_numpy(frame.origin)
+    for j in range(k):
+        mine = to_numpy(labels) == j
+        expected = (w[mine, None] * (host[mine].astype("float64") - origin)).sum(axis=0)
+        np.testing.assert_allclose(to_numpy(sums)[j], expected, atol=1e-4 if dtype == "float32" else 1e-10)
+        np.testing.assert_allclose(to_numpy(cluster_weights)[j], w[mine].sum(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("tile_bytes", TILES)
+def test_assign_and_update_are_the_halves_of_lloyd_step(lib, rng, tile_bytes):
+    X, weights, frame, centers = frame_and_centers(lib, blobs(rng, 200, 3), 9, tile_bytes)
+    labels, sums, cluster_weights = steps.lloyd_step(X, weights, centers, frame)
+    np.testing.assert_array_equal(to_numpy(steps.assign(X, centers, frame)), to_numpy(labels))
+    again = steps.update(X, weights, labels, 9, frame)
+    np.testing.assert_array_equal(to_numpy(again[0]), to_numpy(sums))
+    np.testing.assert_array_equal(to_numpy(again[1]), to_numpy(cluster_weights))
+
+
+@pytest.mark.parametrize("tile_bytes", TILES)
+def test_distances(lib, rng, tile_bytes):
+    host = blobs(rng, 150, 6)
+    X, _, frame, centers = frame_and_centers(lib, host, 10, tile_bytes)
+    labels = steps.assign(X, centers, frame)
+    squares = brute_force(host, host[:10])
+
+    own = steps.sq_distances_to_own(X, labels, centers, frame)
+    np.testing.assert_allclose(to_numpy(own), squares.min(axis=1), rtol=1e-10, atol=1e-28)
+    all_distances = to_numpy(steps.distances(X, centers, frame))
+    np.testing.assert_allclose(all_distances, np.sqrt(squares), rtol=1e-7)
+    assert (all_distances[np.arange(10), np.arange(10)] == 0).all(), "a row on its center is at distance 0"
+
+
+@pytest.mark.parametrize("offset", [0, 1e8])
+def test_moments(lib, rng, offset):
+    host = blobs(rng, 300, 4) + offset
+    weights = rng.uniform(size=300)
+    frame = steps.moments(lib.asarray(host), lib.asarray(weights), 2_000)
+    mean = np.average(host - offset, axis=0, weights=weights)
+    np.testing.assert_allclose(to_numpy(frame.origin) - offset, mean, atol=1e-7 if offset else 1e-12)
+    variance = np.average((host - offset - mean) ** 2, axis=0, weights=weights).sum()
+    np.testing.assert_allclose(frame.spread, variance, rtol=1e-6)
+
+
+def test_ties_go_to_the_first_center(lib):
+    X = lib.asarray([[0.0], [1.0], [2.0]])
+    frame = steps.frame_at(lib.asarray([1.0]), 1.0, X, 2**20)
+    labels = steps.assign(X, frame.enter(lib.asarray([[2.0], [0.0], [0.0], [2.0]])), frame)
+    assert to_numpy(labels).tolist() == [1, 0, 0]
+
+
+def test_count_distinct(lib):
+    assert steps.count_distinct(lib.asarray([3, 1, 3, 3], dtype="int32")) == 2
+    assert steps.count_distinct(lib.asarray([5], dtype="int32")) == 1
+
+
+@pytest.mark.parametrize("name", backend_names())
+@settings(max_examples=30, deadline=None)
+@given(data=st.data())
+def test_replaced_steps_equal_the_portable_ones(name, data):
+    lib = load(name)
+    n, d, k = (data.draw(st.integers(1, top)) for top in (200, 8, 40))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    X = lib.asarray(rng.normal(size=(n, d)) * data.draw(st.sampled_from([1, 1e-30, 1e15])))
+    labels = lib.asarray(rng.integers(k, size=n), dtype="int32")
+    weights = lib.asarray(rng.uniform(size=n) * rng.integers(2, size=n))
+
+    fast = backend_for(name).cluster_sums(X, labels, weights, k)
+    portable = steps.cluster_sums.portable(X, labels, weights, k)
+    for ours, theirs in zip(fast, portable, strict=True):
+        ours, theirs = to_numpy(ours), to_numpy(theirs)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-13 * np.abs(theirs).max())
+        assert ours.dtype == theirs.dtype
+        assert ours.shape == theirs.shape
+
+
+def test_a_backend_may_decline(monkeypatch, rng):
+    X, weights = blobs(rng, 50, 2), np.ones(50)
+    labels = np.zeros(50, dtype="int32")
+    expected = steps.cluster_sums.portable(X, labels, weights, 2)
+    calls = []
+
+    class Declining:
+        @staticmethod
+        def cluster_sums(*args):
+            calls.append(args)
+            return NotImplemented
+
+    monkeypatch.setattr("kmeans_xp.backends.backend_for", lambda library: Declining)
+    np.testing.assert_array_equal(steps.cluster_sums(X, labels, weights, 2)[0], expected[0])
+    assert len(calls) == 1
+
+
+def test_the_dense_pass_never_reads_a_value(rng):
+    """torch's meta device has shapes and no values: whatever asks for one raises."""
+    torch = pytest.importorskip("torch")
+    from kmeans_xp import lloyd
+
+    X = torch.empty((100, 3), device="meta", dtype=torch.float64)
+    weights = torch.empty(100, device="meta", dtype=torch.float64)
+    centers = torch.empty((5, 3), device="meta", dtype=torch.float64)
+    frame = steps.Frame(centers[0, :], 1.0, torch.float64, torch.float64, 2_000)
+    labels, sums, cluster_weights = steps.lloyd_step(X, weights, centers, frame)
+    assert labels.shape == (100,)
+    assert lloyd.means(sums, cluster_weights, centers, frame).shape == (5, 3)
+    assert lloyd.inertia_of(centers, sums, cluster_weights, frame).shape == ()
+    assert steps.distances(X, centers, frame).shape == (100, 5)
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        float(sums[0, 0])
+
+
+def test_the_dense_pass_needs_no_data_dependent_shapes(rng):
+    xp = pytest.importorskip("array_api_strict")
+    lib = load("strict-device1")
+    with xp.ArrayAPIStrictFlags(boolean_indexing=False, data_dependent_shapes=False):
+        X, weights, frame, centers = frame_and_centers(lib, blobs(rng, 60, 3), 4)
+        labels, _, _ = steps.lloyd_step(X, weights, centers, frame)
+        steps.sq_distances_to_own(X, labels, centers, frame)
+        steps.distances(X, centers, frame)
