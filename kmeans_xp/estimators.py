@@ -20,6 +20,7 @@ from kmeans_xp.validation import (
     check_rows,
     check_same_library,
     check_sample_weight,
+    check_spread,
 )
 
 # Multiplications of one pass from which on device="auto" sends NumPy arrays to a GPU. An estimate that no GPU has seen
@@ -206,6 +207,7 @@ default='k-means++'
         with arrays.on_device(X):
             sample_weight = check_sample_weight(sample_weight, X)
             frame = moments(X, sample_weight, arrays.tile_bytes(X, _working_memory()))
+            check_spread(frame.spread)
             result = self._best_run(X, sample_weight, frame)
 
         self.cluster_centers_ = arrays.asarray_like(result.centers, X_in)
@@ -510,6 +512,7 @@ def kmeans_plusplus(X, n_clusters, *, sample_weight=None, random_state=None):
     with arrays.on_device(X):
         sample_weight = check_sample_weight(sample_weight, X)
         frame = moments(X, sample_weight, arrays.tile_bytes(X, _working_memory()))
+        check_spread(frame.spread)
         random_state = check_random_state(random_state)
         indices = seeding.k_means_plus_plus(X, sample_weight, n_clusters, frame, random_state)
         return arrays.namespace(X).take(X, indices, axis=0), indices

@@ -4,6 +4,7 @@ NumPy arrays, lists and data frames go through scikit-learn. It would pull an ar
 those are checked where they are, in scikit-learn's words.
 """
 
+import math
 import numbers
 
 import numpy as np
@@ -79,10 +80,12 @@ def check_sample_weight(sample_weight, X):
     if sample_weight.shape != (n_samples,):
         raise ValueError(f"sample_weight.shape == {tuple(sample_weight.shape)}, expected {(n_samples,)}!")
     sample_weight = asarray_like(sample_weight, X, dtype)
-    least, most = to_floats(xp.min(sample_weight), xp.max(sample_weight))
+    least, total = to_floats(xp.min(sample_weight), xp.sum(sample_weight))
+    if not math.isfinite(total):
+        raise ValueError("Input sample_weight contains NaN or infinity, or its sum is too large.")
     if least < 0:
         raise ValueError("Negative values in data passed to `sample_weight`.")
-    if most == 0:
+    if total == 0:
         raise ValueError("Sample weights must contain at least one non-zero number.")
     return sample_weight
 
@@ -110,6 +113,12 @@ def check_n_samples(X, n_clusters):
     """At least as many rows as clusters."""
     if X.shape[0] < n_clusters:
         raise ValueError(f"n_samples={X.shape[0]} should be >= n_clusters={n_clusters}.")
+
+
+def check_spread(spread):
+    """Finite squared distances, given their mean."""
+    if not math.isfinite(spread):
+        raise ValueError("X spans values whose squared distances are too large for float64. Divide it by a constant.")
 
 
 def check_same_library(X, estimator, method):
@@ -145,7 +154,7 @@ def _check_foreign(x, name):
         x = xp.astype(x, xp.float32 if half else accumulator(x))
     # A sum without an extreme is finite: one reduction and no temporary, unless something is wrong.
     (total,) = to_floats(xp.sum(x))
-    if not np.isfinite(total) and not bool(xp.all(xp.isfinite(x))):
+    if not math.isfinite(total) and not bool(xp.all(xp.isfinite(x))):
         what = "NaN" if bool(xp.any(xp.isnan(x))) else f"infinity or a value too large for {x.dtype}"
         raise ValueError(f"Input {name} contains {what}.")
     return x

@@ -28,7 +28,7 @@ class Library:
 
     def asarray(self, values, dtype=None):
         values = np.asarray(values, dtype=dtype)
-        return self.xp.asarray(values, device=self.device)
+        return self.xp.asarray(values, **({} if self.device is None else {"device": self.device}))
 
     def assert_owns(self, array, dtype):
         """The array is of this library, on this device, and has this dtype."""

@@ -8,7 +8,7 @@ from conftest import blobs
 from sklearn import cluster
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 
-from kmeans_xp import KMeans
+from kmeans_xp import KMeans, kmeans_plusplus
 from kmeans_xp.arrays import to_numpy
 
 GOOD = np.arange(12.0).reshape(6, 2)
@@ -80,6 +80,23 @@ def test_bad_weights(lib, weights, message):
             KMeans(2).fit(X, sample_weight=given)
         with pytest.raises(ValueError, match=message):
             KMeans(2, random_state=0).fit(X).score(X, sample_weight=given)
+
+
+@pytest.mark.parametrize("weight", [np.nan, np.inf, -1, 0])
+def test_bad_scalar_weights(weight):
+    with pytest.raises(ValueError, match=r"[Ss]ample.weight"):
+        KMeans(2).fit(GOOD, sample_weight=weight)
+
+
+def test_weights_whose_sum_overflows():
+    with pytest.raises(ValueError, match="its sum is too large"), np.errstate(over="ignore"):
+        KMeans(2).fit(GOOD, sample_weight=np.full(6, 1e308))
+
+
+def test_squares_that_overflow():
+    for fit in (KMeans(2).fit, lambda X: kmeans_plusplus(X, 2)):
+        with pytest.raises(ValueError, match="squared distances are too large"), np.errstate(over="ignore"):
+            fit(GOOD * 1e200)
 
 
 def test_good_weights(lib):
