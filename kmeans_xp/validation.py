@@ -21,6 +21,7 @@ from kmeans_xp.arrays import (
     is_foreign,
     is_sparse,
     namespace,
+    on_device,
     to_floats,
 )
 
@@ -146,6 +147,12 @@ def _library_and_device(x):
 
 def _check_foreign(x, name):
     """A finite array of another library than NumPy, as float32 or float64 where it is."""
+    with on_device(x):
+        return _check_dtype_and_values(x, name)
+
+
+def _check_dtype_and_values(x, name):
+    """As float32 or float64, without NaN and infinity."""
     xp = namespace(x)
     if xp.isdtype(x.dtype, "complex floating"):
         raise ValueError(f"Complex data not supported\n{x}\n")
