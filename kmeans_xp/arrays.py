@@ -5,6 +5,7 @@ The only file that knows array-api-compat, and the only one besides `backends` t
 
 import contextlib
 import importlib.util
+import os
 import re
 import sys
 
@@ -15,7 +16,7 @@ namespace = compat.array_namespace
 device = compat.device
 
 _DLPACK_CPU = 1
-_HOST_TILE_BYTES = 16 * 2**20  # fastest on the machines measured: large enough for matmul, small enough for caches
+_HOST_TILE_BYTES = 64 * 2**20  # few enough tiles that Python's share of the time is small
 _DEVICE_TILE_BYTES = 256 * 2**20  # enough rows to keep an accelerator busy
 
 
@@ -57,8 +58,10 @@ def accumulator(x):
 
 
 def tile_bytes(x, working_memory):
-    """Bytes that the temporaries of one tile of rows may take, within `working_memory`."""
-    return min(working_memory, _HOST_TILE_BYTES if is_host(x) else _DEVICE_TILE_BYTES)
+    """Bytes that the temporaries of one tile of rows may take. On the host each core may work on one."""
+    if is_host(x):
+        return min(working_memory // os.cpu_count(), _HOST_TILE_BYTES)
+    return min(working_memory, _DEVICE_TILE_BYTES)
 
 
 def to_numpy(x):

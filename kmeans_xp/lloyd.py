@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from kmeans_xp.arrays import device, namespace, to_floats, to_numpy
+from kmeans_xp.arrays import collect, device, namespace, to_floats, to_numpy
 from kmeans_xp.steps import assign, lloyd_step, sq_distances_to_own, update
 
 
@@ -109,7 +109,8 @@ def _equal_rows(X, row, frame):
     """Mask of the rows of X equal to `row`, (n_samples,) bool."""
     xp = namespace(X)
     row = frame.enter(row)
-    return xp.concat([xp.all(tile == row, axis=1) for _, tile in frame.tiles(X, 1, row.dtype)])
+    equal = frame.map_tiles(lambda rows, tile: xp.all(tile == row, axis=1), X, 1, row.dtype)
+    return collect(equal, X.shape[0])
 
 
 def _print_progress(history, unchanged, converged, tol):

@@ -71,8 +71,8 @@ def canonical_order(X, frame):
     xp = namespace(X)
     direction = asarray_like(np.random.RandomState(0).standard_normal(X.shape[1]), frame.origin, frame.origin.dtype)
     # Not a matrix product: its rounding depends on where a row stands, and equal rows must get equal keys.
-    tiles = frame.tiles(X, 1, direction.dtype)
-    return xp.argsort(xp.concat([xp.sum(tile * direction, axis=1) for _, tile in tiles]))
+    keys = frame.map_tiles(lambda rows, tile: xp.sum(tile * direction, axis=1), X, 1, direction.dtype)
+    return xp.argsort(collect(keys, X.shape[0]))
 
 
 def draw(mass, order, uniforms):
@@ -89,20 +89,24 @@ def nearer(X, points, closest, frame):
     """`closest` (n_samples,) lowered to the squared distance from the nearest of `points`, where that is less."""
     xp = namespace(X)
     points = frame.enter(points)
-    tiles = frame.tiles(X, points.shape[0], closest.dtype)
-    blocks = ((rows, xp.minimum(closest[rows], xp.min(sq_distances(tile, points), axis=1))) for rows, tile in tiles)
-    return collect(blocks, X.shape[0])
+
+    def lowered(rows, tile):
+        return xp.minimum(closest[rows], xp.min(sq_distances(tile, points), axis=1))
+
+    return collect(frame.map_tiles(lowered, X, points.shape[0], closest.dtype), X.shape[0])
 
 
 def _potentials(X, sample_weight, candidates, closest, frame):
     """Inertia if a candidate were added, for each of them. -> (n_candidates,)"""
     xp = namespace(X)
     candidates = frame.enter(candidates)
+
+    def of_tile(rows, tile):
+        return sample_weight[rows] @ xp.minimum(closest[rows][:, None], sq_distances(tile, candidates))
+
     potentials = 0
-    for rows, tile in frame.tiles(X, candidates.shape[0], closest.dtype):
-        potentials = potentials + sample_weight[rows] @ xp.minimum(
-            closest[rows][:, None], sq_distances(tile, candidates)
-        )
+    for _, part in frame.map_tiles(of_tile, X, candidates.shape[0], closest.dtype):
+        potentials = potentials + part
     return potentials
 
 

@@ -10,6 +10,12 @@ from kmeans_xp.arrays import accumulator, collect, device, namespace
 from kmeans_xp.backends import replaceable
 
 
+@replaceable
+def map_slices(X, function, slices):
+    """Yield `function(rows)` for each of the slices of the rows of X, in order."""
+    return map(function, slices)
+
+
 @dataclass(frozen=True)
 class Frame:
     """The frame of reference in which a pass sees the rows.
@@ -24,10 +30,11 @@ class Frame:
     distance_dtype: Any  # in which rows and centers are compared
     tile_bytes: int
 
-    def tiles(self, X, n_clusters, dtype=None):
-        """Yield slices of rows and those rows relative to the origin, such that temporaries fit in `tile_bytes`.
+    def map_tiles(self, function, X, n_clusters, dtype=None):
+        """A pass: yield slices of rows and `function(rows, tile)` for them, in the order of the rows.
 
-        The tiles depend on nothing but the shapes, so that the same rows give the same bits in every pass.
+        A tile is those rows relative to the origin, few enough that temporaries fit in `tile_bytes`. The tiles depend
+        on nothing but the shapes, so that the same rows give the same bits in every pass.
         """
         xp = namespace(X)
         dtype = dtype or self.distance_dtype
@@ -35,9 +42,12 @@ class Frame:
         n_samples, n_features = X.shape
         bytes_per_row = 8 * (4 * n_clusters + 3 * n_features)  # of lloyd_step, the hungriest, in float64
         n_rows = max(1, self.tile_bytes // bytes_per_row)
-        for start in range(0, n_samples, n_rows):
-            rows = slice(start, min(start + n_rows, n_samples))
-            yield rows, xp.astype(X[rows, :], dtype, copy=False) - origin
+        slices = [slice(start, min(start + n_rows, n_samples)) for start in range(0, n_samples, n_rows)]
+
+        def on_tile(rows):
+            return rows, function(rows, xp.astype(X[rows, :], dtype, copy=False) - origin)
+
+        return map_slices(X, on_tile, slices)
 
     def enter(self, centers):
         """Centers relative to the origin, (n_clusters, n_features) float64."""
@@ -69,34 +79,40 @@ def moments(X, sample_weight, tile_bytes):
     zero = xp.zeros(X.shape[1], dtype=sample_weight.dtype, device=device(X))
     frame = frame_at(zero, 0.0, X, tile_bytes)
     mean = zero
-    for rows, tile in frame.tiles(X, 1, zero.dtype):
-        mean = mean + sample_weight[rows] @ tile / total
+    for _, part in frame.map_tiles(lambda rows, tile: sample_weight[rows] @ tile / total, X, 1, zero.dtype):
+        mean = mean + part
     frame = frame_at(mean, 0.0, X, tile_bytes)
     spread = xp.sum(zero)
-    for rows, tile in frame.tiles(X, 1):
+
+    def spread_of(rows, tile):
         tile = xp.astype(tile, zero.dtype)
-        spread = spread + sample_weight[rows] @ xp.vecdot(tile, tile) / total
+        return sample_weight[rows] @ xp.vecdot(tile, tile) / total
+
+    for _, part in frame.map_tiles(spread_of, X, 1):
+        spread = spread + part
     return frame_at(mean, float(spread), X, tile_bytes)
 
 
 def nearest(centers, dtype):
-    """A function from a tile to the index of the nearest center of each row, ties to the lowest index."""
+    """A function of rows and their tile: the index of the nearest center of each, ties to the lowest index."""
     xp = namespace(centers)
     minus_2_centers = xp.astype(-2 * centers.T, dtype)  # (n_features, n_clusters)
     sq_norms = xp.astype(xp.vecdot(centers, centers), dtype)  # (n_clusters,)
 
-    def labels_of(tile):
-        scores = tile @ minus_2_centers + sq_norms  # (n_rows, n_clusters): squared distance less ||x||²
-        return xp.astype(xp.argmin(scores, axis=1), xp.int32)
+    return lambda rows, tile: lowest_score(tile, minus_2_centers, sq_norms)
 
-    return labels_of
+
+@replaceable
+def lowest_score(X, minus_2_centers, sq_norms):
+    """Index of the least -2 x·c + ||c||², the squared distance less ||x||², for each row: (n_samples,) int32."""
+    xp = namespace(X)
+    return xp.astype(xp.argmin(X @ minus_2_centers + sq_norms, axis=1), xp.int32)
 
 
 def assign(X, centers, frame):
     """Index of the nearest center of each row, (n_samples,) int32."""
     labels_of = nearest(centers, frame.distance_dtype)
-    tiles = frame.tiles(X, centers.shape[0])
-    return collect(((rows, labels_of(tile)) for rows, tile in tiles), X.shape[0])
+    return collect(frame.map_tiles(labels_of, X, centers.shape[0]), X.shape[0])
 
 
 @replaceable
@@ -115,8 +131,7 @@ def cluster_sums(X, labels, sample_weight, n_clusters):
 
 def lloyd_step(X, sample_weight, centers, frame):
     """Assign the rows to `centers` and sum them per cluster, in one pass: labels, sums, weights."""
-    labels_of = nearest(centers, frame.distance_dtype)
-    return _sum_clusters(X, sample_weight, lambda rows, tile: labels_of(tile), centers.shape[0], frame)
+    return _sum_clusters(X, sample_weight, nearest(centers, frame.distance_dtype), centers.shape[0], frame)
 
 
 def update(X, sample_weight, labels, n_clusters, frame):
@@ -126,10 +141,14 @@ def update(X, sample_weight, labels, n_clusters, frame):
 
 def _sum_clusters(X, sample_weight, labels_of, n_clusters, frame):
     """Label each tile by `labels_of(rows, tile)` and sum its clusters: labels, sums, weights."""
+
+    def sum_tile(rows, tile):
+        labels = labels_of(rows, tile)
+        return labels, *cluster_sums(tile, labels, sample_weight[rows], n_clusters)
+
     labels, sums, weights = [], 0, 0
-    for rows, tile in frame.tiles(X, n_clusters):
-        labels.append(labels_of(rows, tile))
-        tile_sums, tile_weights = cluster_sums(tile, labels[-1], sample_weight[rows], n_clusters)
+    for _, (tile_labels, tile_sums, tile_weights) in frame.map_tiles(sum_tile, X, n_clusters):
+        labels.append(tile_labels)
         sums = sums + tile_sums
         weights = weights + tile_weights
     return namespace(X).concat(labels), sums, weights
@@ -139,12 +158,11 @@ def sq_distances_to_own(X, labels, centers, frame):
     """Squared distance of each row from the center of its cluster, (n_samples,) float64, summed directly."""
     xp = namespace(X)
 
-    def blocks():
-        for rows, tile in frame.tiles(X, 1, centers.dtype):
-            difference = tile - xp.take(centers, labels[rows], axis=0)
-            yield rows, xp.vecdot(difference, difference)
+    def to_own(rows, tile):
+        difference = tile - xp.take(centers, labels[rows], axis=0)
+        return xp.vecdot(difference, difference)
 
-    return collect(blocks(), X.shape[0])
+    return collect(frame.map_tiles(to_own, X, 1, centers.dtype), X.shape[0])
 
 
 def sq_distances(tile, centers):
@@ -162,16 +180,15 @@ def distances(X, centers, frame):
     xp = namespace(X)
     clusters = xp.arange(centers.shape[0], device=device(X))
 
-    def blocks():
-        for rows, tile in frame.tiles(X, centers.shape[0], centers.dtype):
-            squares = sq_distances(tile, centers)
-            closest = xp.argmin(squares, axis=1)
-            difference = tile - xp.take(centers, closest, axis=0)
-            own = xp.vecdot(difference, difference)[:, None]
-            squares = xp.where(clusters[None, :] == closest[:, None], own, squares)
-            yield rows, xp.astype(xp.sqrt(squares), X.dtype)
+    def to_all(rows, tile):
+        squares = sq_distances(tile, centers)
+        closest = xp.argmin(squares, axis=1)
+        difference = tile - xp.take(centers, closest, axis=0)
+        own = xp.vecdot(difference, difference)[:, None]
+        squares = xp.where(clusters[None, :] == closest[:, None], own, squares)
+        return xp.astype(xp.sqrt(squares), X.dtype)
 
-    return collect(blocks(), X.shape[0])
+    return collect(frame.map_tiles(to_all, X, centers.shape[0], centers.dtype), X.shape[0])
 
 
 def count_distinct(labels):

@@ -20,10 +20,10 @@ ALLOWED = {
     "versions": ({"arrays", "backends"}, {"threadpoolctl"}),
     "arrays": (set(), {"numpy", "array_api_compat", "cupy"}),
     "backends/__init__": (set(), set()),
-    "backends/numpy": (set(), {"numpy", "scipy"}),
+    "backends/numpy": (set(), {"numpy", "scipy", "threadpoolctl"}),
 }
 STANDARD = {"ast", "contextlib", "dataclasses", "functools", "importlib", "math", "numbers", "pkgutil", "platform"}
-STANDARD |= {"re", "sys", "time", "typing", "warnings"}
+STANDARD |= {"collections", "concurrent", "os", "re", "threading", "sys", "time", "typing", "warnings"}
 
 
 def imports(path):

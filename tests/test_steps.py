@@ -1,5 +1,7 @@
 """Each step against brute force in float64, on every library, and each replacement against its portable twin."""
 
+import threading
+
 import numpy as np
 import pytest
 from conftest import blobs, brute_force, load
@@ -110,6 +112,56 @@ def test_replaced_steps_equal_the_portable_ones(name, data):
         np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-13 * np.abs(theirs).max())
         assert ours.dtype == theirs.dtype
         assert ours.shape == theirs.shape
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (5000, 2, 300), (3, 4, 10**6)])
+def test_lowest_score_in_blocks(rng, shape):
+    """The last has fewer rows than one block has of clusters."""
+    n, d, k = shape
+    X, minus_2_centers, sq_norms = rng.normal(size=(n, d)), rng.normal(size=(d, k)), rng.normal(size=k)
+    fast = steps.lowest_score(X, minus_2_centers, sq_norms)
+    np.testing.assert_array_equal(fast, steps.lowest_score.portable(X, minus_2_centers, sq_norms))
+    assert fast.dtype == "int32"
+
+
+def test_tiles_run_on_threads(monkeypatch, rng):
+    """Same results on any number of threads, in order; the setting of the BLAS is put back, also after an error."""
+    backend = pytest.importorskip("kmeans_xp.backends.numpy")
+    controller = backend.ThreadpoolController().select(user_api="blas")
+    X, weights = blobs(rng, 3000, 3), np.ones(3000)
+    frame = steps.moments(X, weights, 20_000)
+    centers = frame.enter(X[:20])
+    results, users = [], set()
+    for n_threads in (1, 2, 7):
+        monkeypatch.setattr(backend._blas, "n_threads", lambda n=n_threads: n)
+        before = [pool["num_threads"] for pool in controller.info()]
+        results.append(steps.lloyd_step(X, weights, centers, frame))
+        list(frame.map_tiles(lambda rows, tile: users.add(threading.get_ident()), X, 20))
+
+        def fail(rows, tile):
+            assert rows.start < 1000, "no"
+
+        with pytest.raises(AssertionError, match="no"):
+            list(frame.map_tiles(fail, X, 20))
+        assert [pool["num_threads"] for pool in controller.info()] == before
+    assert len(users) > 1
+    for other in results[1:]:
+        for ours, theirs in zip(other, results[0], strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_concurrent_passes_share_the_limit_of_the_blas():
+    backend = pytest.importorskip("kmeans_xp.backends.numpy")
+    controller = backend.ThreadpoolController().select(user_api="blas")
+    before = [pool["num_threads"] for pool in controller.info()]
+    first, second = backend._blas.one_thread(), backend._blas.one_thread()
+    first.__enter__()
+    second.__enter__()
+    assert {pool["num_threads"] for pool in controller.info()} == {1}
+    first.__exit__(None, None, None)
+    assert {pool["num_threads"] for pool in controller.info()} == {1}
+    second.__exit__(None, None, None)
+    assert [pool["num_threads"] for pool in controller.info()] == before
 
 
 def test_a_backend_may_decline(monkeypatch, rng):
