@@ -50,7 +50,8 @@ default='k-means++'
         How to choose the first centers.
 
         'k-means++' : one after the other among the rows, with probability proportional to weight times squared
-        distance from the nearest so far, the best of `2 + log(n_clusters)` draws each time [1]_.
+        distance from the nearest so far, the best of `2 + log(n_clusters)` draws each time [1]_. Of more than
+        `max(20_000, 50 * n_clusters)` rows, it looks at a weighted sample of that size [4]_.
 
         'k-means||' : many at a time in 5 passes, then k-means++ on those candidates [2]_. For large `n_clusters`.
 
@@ -129,6 +130,7 @@ default='k-means++'
     .. [1] D. Arthur, S. Vassilvitskii, "k-means++: the advantages of careful seeding", 2007
     .. [2] B. Bahmani et al., "Scalable k-means++", 2012
     .. [3] S. Lloyd, "Least squares quantization in PCM", 1982
+    .. [4] O. Bachem et al., "Scalable k-means clustering via lightweight coresets", 2018
 
     Examples
     --------
@@ -471,7 +473,8 @@ def kmeans_plusplus(X, n_clusters, *, sample_weight=None, random_state=None):
     """Choose first centers by greedy k-means++.
 
     Same as :func:`sklearn.cluster.kmeans_plusplus`, on arrays of any library. A seed picks the same points on each, and
-    whatever the order of the rows.
+    whatever the order of the rows. Of more than `max(20_000, 50 * n_clusters)` rows, it looks at a weighted sample of
+    that size.
 
     Parameters
     ----------

@@ -2,29 +2,63 @@
 
 Every method returns row numbers, so a seed picks the same rows on every library. Random choices run through the rows in
 an order that depends on their values alone (`canonical_order`), and distances are float64. So k-means++ and k-means||
-pick the same points whatever the order of the rows, and whether a row stands there twice or has weight 2.
+pick the same points whatever the order of the rows, and whether a row stands there twice or has weight 2 (unless only
+one of the two ways to write it has more rows than `sample_size`).
 """
 
 import math
 
 import numpy as np
 
-from kmeans_xp.arrays import asarray_like, collect, namespace, to_numpy
+from kmeans_xp.arrays import asarray_like, collect, device, namespace, to_numpy
 from kmeans_xp.steps import lloyd_step, sq_distances
 
 N_ROUNDS = 5  # of k-means||, and its candidates per round for each cluster, as in the experiments of the paper
 OVERSAMPLING = 2
+MIN_SAMPLE = 20_000  # of k-means++, see sample_size
+SAMPLE_PER_CLUSTER = 50
 
 
 def k_means_plus_plus(X, sample_weight, n_clusters, frame, rng):
+    """Greedy k-means++, on a weighted sample if there are more rows than `sample_size`. -> (n_clusters,) int64"""
+    xp = namespace(X)
+    order = canonical_order(X, frame)
+    n_sample = sample_size(n_clusters)
+    if X.shape[0] <= n_sample:
+        return greedy(X, sample_weight, n_clusters, frame, rng, order)
+    rows, weights = coreset(X, sample_weight, n_sample, frame, rng, order)
+    in_order = xp.arange(n_sample, dtype=order.dtype, device=device(X))
+    return xp.take(rows, greedy(xp.take(X, rows, axis=0), weights, n_clusters, frame, rng, in_order))
+
+
+def sample_size(n_clusters):
+    """Rows that k-means++ looks at: at this size the final inertia is that of all rows within the noise of seeds."""
+    return max(MIN_SAMPLE, SAMPLE_PER_CLUSTER * n_clusters)
+
+
+def coreset(X, sample_weight, n_sample, frame, rng, order):
+    """Sample of rows whose weighted inertia is close to that of all rows for any centers, in `order`: rows, weights.
+
+    Half by weight, half by weight times squared distance from the mean, each row weighted by the inverse of its
+    probability (Bachem et al., "Scalable k-means clustering via lightweight coresets", 2018). One draw in each of
+    `n_sample` equal parts of the total probability.
+    """
+    xp = namespace(X)
+    squares = nearer(X, frame.origin[None, :], xp.full_like(sample_weight, xp.inf), frame)
+    total = sample_weight @ squares
+    density = 0.5 / xp.sum(sample_weight) + 0.5 * squares / xp.where(total > 0, total, xp.ones_like(total))
+    rows = draw(sample_weight * density, order, (np.arange(n_sample) + rng.uniform(size=n_sample)) / n_sample)
+    return rows, 1 / (n_sample * xp.take(density, rows))
+
+
+def greedy(X, sample_weight, n_clusters, frame, rng, order):
     """Rows chosen one after the other with probability proportional to weight times squared distance to the nearest.
 
-    Greedy: of 2 + log(n_clusters) candidates, the one that lowers the sum of squared distances most (Arthur and
+    Of 2 + log(n_clusters) candidates each time the one that lowers the sum of squared distances most (Arthur and
     Vassilvitskii, "k-means++: the advantages of careful seeding", 2007, as in scikit-learn). -> (n_clusters,) int64
     """
     xp = namespace(X)
     n_trials = 2 + int(math.log(n_clusters))
-    order = canonical_order(X, frame)
     rows = [draw(sample_weight, order, rng.uniform(size=1))]
     closest = nearer(X, xp.take(X, rows[0], axis=0), xp.full_like(sample_weight, xp.inf), frame)
     for _ in range(n_clusters - 1):
@@ -52,7 +86,7 @@ def k_means_parallel(X, sample_weight, n_clusters, frame, rng):
     candidates = xp.concat(rows)
     points = xp.take(X, candidates, axis=0)
     weights = lloyd_step(X, sample_weight, frame.enter(points), frame)[2]
-    return xp.take(candidates, k_means_plus_plus(points, weights, n_clusters, frame, rng))
+    return xp.take(candidates, greedy(points, weights, n_clusters, frame, rng, canonical_order(points, frame)))
 
 
 def random_rows(X, sample_weight, n_clusters, frame, rng):

@@ -20,6 +20,15 @@ def seeds(method, X, k, seed, sample_weight=None, lib=None):
     return to_numpy(seeding.METHODS[method](X, weights, k, frame, check_random_state(seed)))
 
 
+@pytest.fixture(params=["all rows", "sample"])
+def looks_at(request, monkeypatch):
+    """k-means++ as it is with few rows and with many."""
+    if request.param == "sample":
+        monkeypatch.setattr(seeding, "MIN_SAMPLE", 100)
+        monkeypatch.setattr(seeding, "SAMPLE_PER_CLUSTER", 5)
+
+
+@pytest.mark.usefixtures("looks_at")
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_seed_picks_the_same_rows_on_every_library(foreign, rng, method, dtype):
@@ -31,6 +40,7 @@ def test_a_seed_picks_the_same_rows_on_every_library(foreign, rng, method, dtype
         np.testing.assert_array_equal(seeds(method, X, 15, seed, weights, foreign), expected)
 
 
+@pytest.mark.usefixtures("looks_at")
 @pytest.mark.parametrize("method", ["k-means++", "k-means||"])
 def test_points_depend_neither_on_the_order_of_rows_nor_on_how_weight_is_written(rng, method):
     X = blobs(rng, 300, 4)
@@ -54,6 +64,7 @@ def test_rows_are_distinct_and_carry_weight(rng, method):
         assert (weights[rows] > 0).all()
 
 
+@pytest.mark.usefixtures("looks_at")
 @pytest.mark.parametrize("method", METHODS)
 def test_fewer_points_than_clusters(method):
     X = np.array([[0.0], [1.0], [1.0], [2.0]])
@@ -79,6 +90,37 @@ def test_the_first_draws_follow_their_law():
     np.testing.assert_allclose(closest, [0, 1, 9, 9], atol=1e-12)
     second = np.bincount(seeding.draw(weights * closest, order, uniforms), minlength=4) / 200_000
     np.testing.assert_allclose(second, [0, 2 / 11, 9 / 11, 0], atol=0.005)
+
+
+def test_the_coreset_estimates_any_inertia(rng):
+    X, weights = blobs(rng, 5000, 3), rng.uniform(size=5000)
+    frame = steps.moments(X, weights, 2**16)
+    order = seeding.canonical_order(X, frame)
+    rows, sample_weights = seeding.coreset(X, weights, 500, frame, rng, order)
+    np.testing.assert_allclose(sample_weights.sum(), weights.sum(), rtol=0.05)
+    for centers in (X[:1] + 5, X[:10], rng.normal(scale=10, size=(4, 3))):
+        np.testing.assert_allclose(inertia(X[rows], centers, sample_weights), inertia(X, centers, weights), rtol=0.15)
+    np.testing.assert_array_equal(rows, order[np.sort(np.argsort(order)[rows])], "in canonical order")
+
+
+@pytest.mark.parametrize("shape", ["tiny far clusters", "many true clusters", "uneven weights"])
+def test_a_sample_is_enough_for_hard_data(shape):
+    """Final inertia of 5 seeds against scikit-learn's k-means++ on all rows, at the real sample size."""
+    rng = np.random.default_rng(3)
+    X, weights, k = blobs(rng, 60_000, 3, n_clusters=15, spread=5), np.ones(60_000), 20
+    if shape == "tiny far clusters":
+        X[:10] += [100, 0, 0]
+        X[10:20] -= [0, 300, 0]
+    elif shape == "many true clusters":
+        X, k = blobs(rng, 60_000, 6, n_clusters=150, spread=8), 150
+    else:
+        weights = np.exp(rng.normal(scale=3, size=60_000))
+    ours, theirs = [], []
+    for seed in range(5):
+        model = KMeans(k, random_state=seed).fit(X, sample_weight=weights)
+        ours.append(model.inertia_)
+        theirs.append(cluster.KMeans(k, random_state=seed).fit(X, sample_weight=weights).inertia_)
+    assert np.mean(ours) < np.mean(theirs) * 1.05
 
 
 def test_random_follows_the_weights():
