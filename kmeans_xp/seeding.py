@@ -63,10 +63,10 @@ def greedy(X, sample_weight, n_clusters, frame, rng, order):
     closest = nearer(X, xp.take(X, rows[0], axis=0), xp.full_like(sample_weight, xp.inf), frame)
     for _ in range(n_clusters - 1):
         candidates = draw(_mass(sample_weight, closest), order, rng.uniform(size=n_trials))
-        potentials = _potentials(X, sample_weight, xp.take(X, candidates, axis=0), closest, frame)
-        best = xp.reshape(xp.argmin(potentials), (1,))
+        squares = lowered(X, xp.take(X, candidates, axis=0), closest, frame)
+        best = xp.reshape(xp.argmin(sample_weight @ squares), (1,))
         rows.append(xp.take(candidates, best))
-        closest = nearer(X, xp.take(X, rows[-1], axis=0), closest, frame)
+        closest = xp.take(squares, best, axis=1)[:, 0]
     return xp.concat(rows)
 
 
@@ -124,24 +124,21 @@ def nearer(X, points, closest, frame):
     xp = namespace(X)
     points = frame.enter(points)
 
-    def lowered(rows, tile):
+    def of_tile(rows, tile):
         return xp.minimum(closest[rows], xp.min(sq_distances(tile, points), axis=1))
 
-    return collect(frame.map_tiles(lowered, X, points.shape[0], closest.dtype), X.shape[0])
+    return collect(frame.map_tiles(of_tile, X, points.shape[0], closest.dtype), X.shape[0])
 
 
-def _potentials(X, sample_weight, candidates, closest, frame):
-    """Inertia if a candidate were added, for each of them. -> (n_candidates,)"""
+def lowered(X, candidates, closest, frame):
+    """What `closest` would become with each of the candidates. -> (n_samples, n_candidates)"""
     xp = namespace(X)
     candidates = frame.enter(candidates)
 
     def of_tile(rows, tile):
-        return sample_weight[rows] @ xp.minimum(closest[rows][:, None], sq_distances(tile, candidates))
+        return xp.minimum(closest[rows][:, None], sq_distances(tile, candidates))
 
-    potentials = 0
-    for _, part in frame.map_tiles(of_tile, X, candidates.shape[0], closest.dtype):
-        potentials = potentials + part
-    return potentials
+    return collect(frame.map_tiles(of_tile, X, candidates.shape[0], closest.dtype), X.shape[0])
 
 
 def _mass(sample_weight, closest):

@@ -41,7 +41,9 @@ class Frame:
         origin = xp.astype(self.origin, dtype)
         n_samples, n_features = X.shape
         bytes_per_row = 8 * (4 * n_clusters + 3 * n_features)  # of lloyd_step, the hungriest, in float64
-        n_rows = max(1, self.tile_bytes // bytes_per_row)
+        # Some 16 tiles for threads to share, if that leaves them large enough
+        tile_bytes = min(self.tile_bytes, max(self.tile_bytes // 8, n_samples * bytes_per_row // 16))
+        n_rows = max(1, tile_bytes // bytes_per_row)
         slices = [slice(start, min(start + n_rows, n_samples)) for start in range(0, n_samples, n_rows)]
 
         def on_tile(rows):
