@@ -1,7 +1,7 @@
 """scikit-learn's own checks. None is expected to fail; those that skip name hardware or a library that is not here."""
 
 import pytest
-from conftest import SKLEARN_VERSION
+from conftest import SKLEARN_VERSION, load
 from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
@@ -14,10 +14,9 @@ pytestmark = [
 ]
 
 
-# scikit-learn takes the names of its devices since 1.9
 STRICT = [("array_api_strict", "CPU_DEVICE", "float64"), ("array_api_strict", "device1", "float32")]
-if SKLEARN_VERSION < (1, 9):
-    STRICT = [("array_api_strict", None, "float64")]
+if SKLEARN_VERSION < (1, 9):  # it takes the devices themselves, not yet their names
+    STRICT = [(name, load(f"strict-{device}").device, dtype) for name, device, dtype in STRICT]
 
 
 @parametrize_with_checks([KMeans(), KMeans(n_clusters=2, init="k-means||")])
