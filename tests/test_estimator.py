@@ -318,9 +318,11 @@ class TestDevice:
         X = blobs(rng, 200, 3)
         expected = KMeans(4, random_state=0).fit(X)
         for device in ("cuda", "cuda:0", "auto"):
-            used = cupy.get_default_memory_pool().total_bytes()
+            pool = cupy.get_default_memory_pool()
+            pool.free_all_blocks()
+            before = pool.total_bytes()
             model = KMeans(4, random_state=0, device=device).fit(X)
-            assert cupy.get_default_memory_pool().total_bytes() >= used > -1
+            assert pool.total_bytes() > before, "computed on the GPU"
             assert isinstance(model.cluster_centers_, np.ndarray)
             np.testing.assert_array_equal(model.labels_, expected.labels_)
             np.testing.assert_array_equal(model.predict(X), expected.labels_)
