@@ -409,8 +409,9 @@ default='k-means++'
         """
         check_is_fitted(self)
         centers = arrays.to_numpy(self.cluster_centers_)
-        params = {name: value for name, value in self.get_params().items() if name != "device"}
-        params["init"] = "k-means++" if isinstance(self.init, str) and self.init == "k-means||" else self.init
+        params = {name: _on_host(value) for name, value in self.get_params().items() if name != "device"}
+        if isinstance(self.init, str) and self.init == "k-means||":
+            params["init"] = "k-means++"
         params["algorithm"] = "lloyd" if self.algorithm == "auto" else self.algorithm
         # A fit to the centers themselves sets what scikit-learn keeps privately
         with warnings.catch_warnings():
@@ -418,10 +419,11 @@ default='k-means++'
             model = cluster.KMeans(len(centers), init=centers, n_init=1, max_iter=1).fit(centers)
         model.set_params(**params)
         model.cluster_centers_ = centers
-        model.labels_ = arrays.to_numpy(self.labels_)
-        for name in ("inertia_", "n_iter_", "feature_names_in_"):
+        for name in ("labels_", "inertia_", "n_iter_", "feature_names_in_"):
             if hasattr(self, name):
-                setattr(model, name, getattr(self, name))
+                setattr(model, name, _on_host(getattr(self, name)))
+            elif hasattr(model, name):
+                delattr(model, name)
         return model
 
     @classmethod
@@ -453,8 +455,7 @@ default='k-means++'
 
     def __getstate__(self):
         """State with all arrays on the host, so that a model opens where its library doesn't exist."""
-        state = super().__getstate__()
-        return {key: arrays.to_numpy(value) if arrays.is_foreign(value) else value for key, value in state.items()}
+        return {name: _on_host(value) for name, value in super().__getstate__().items()}
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -520,6 +521,11 @@ def kmeans_plusplus(X, n_clusters, *, sample_weight=None, random_state=None):
         random_state = check_random_state(random_state)
         indices = seeding.k_means_plus_plus(X, sample_weight, n_clusters, frame, random_state)
         return arrays.namespace(X).take(X, indices, axis=0), indices
+
+
+def _on_host(value):
+    """An array of another library as NumPy's; anything else as it is."""
+    return arrays.to_numpy(value) if arrays.is_foreign(value) else value
 
 
 def _working_memory():

@@ -121,6 +121,21 @@ def test_to_and_from_sklearn(lib, rng):
     np.testing.assert_array_equal(KMeans.from_sklearn(mini).predict(X), mini.predict(X))
 
 
+def test_to_sklearn_takes_init_to_the_host(lib, rng):
+    X = blobs(rng, 50, 2)
+    theirs = KMeans(3, init=lib.asarray(X[:3])).fit(lib.asarray(X)).to_sklearn()
+    assert isinstance(theirs.init, np.ndarray)
+    clone(theirs).fit(X)
+
+
+def test_to_sklearn_without_labels(rng):
+    X = blobs(rng, 50, 2)
+    mini = cluster.MiniBatchKMeans(3, n_init=1, compute_labels=False, random_state=0).fit(X)
+    theirs = KMeans.from_sklearn(mini).to_sklearn()
+    np.testing.assert_array_equal(theirs.predict(X), mini.predict(X))
+    assert not hasattr(theirs, "labels_"), "those of another fit would be worse than none"
+
+
 def test_to_sklearn_keeps_names_and_duplicate_centers():
     frame = pd.DataFrame({"a": [0.0, 0, 1], "b": [0.0, 0, 1]})
     with pytest.warns(ConvergenceWarning, match=r"Number of distinct clusters \(2\) found smaller than n_clusters"):
