@@ -3,7 +3,6 @@
 import warnings
 from numbers import Integral, Real
 
-import numpy as np
 from sklearn import cluster, get_config
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, ClusterMixin, TransformerMixin, _fit_context
 from sklearn.exceptions import ConvergenceWarning
@@ -447,7 +446,7 @@ default='k-means++'
         for name in ("cluster_centers_", "labels_", "inertia_", "n_iter_", "n_features_in_", "feature_names_in_"):
             if hasattr(model, name):
                 setattr(ours, name, getattr(model, name))
-        centers = np.asarray(model.cluster_centers_, dtype=np.float64)
+        centers = model.cluster_centers_.astype("float64")
         ours._n_features_out = len(centers)
         ours._origin = centers.mean(axis=0)
         ours._spread = float(((centers - ours._origin) ** 2).sum(axis=1).mean())

@@ -72,10 +72,7 @@ def frame_at(origin, spread, X, tile_bytes):
 
 
 def moments(X, sample_weight, tile_bytes):
-    """Weighted mean of each column (n_features,), and the frame around it.
-
-    `frame.spread` is the total variance of the columns.
-    """
+    """The frame around the weighted mean of the rows, its spread the total variance of the columns."""
     xp = namespace(X)
     total = xp.sum(sample_weight)
     zero = xp.zeros(X.shape[1], dtype=sample_weight.dtype, device=device(X))
@@ -158,13 +155,18 @@ def _sum_clusters(X, sample_weight, labels_of, n_clusters, frame):
 
 def sq_distances_to_own(X, labels, centers, frame):
     """Squared distance of each row from the center of its cluster, (n_samples,) float64, summed directly."""
-    xp = namespace(X)
 
     def to_own(rows, tile):
-        difference = tile - xp.take(centers, labels[rows], axis=0)
-        return xp.vecdot(difference, difference)
+        return _sq_distances_to_own(tile, labels[rows], centers)
 
     return collect(frame.map_tiles(to_own, X, 1, centers.dtype), X.shape[0])
+
+
+def _sq_distances_to_own(tile, labels, centers):
+    """`sq_distances_to_own` for one tile."""
+    xp = namespace(tile)
+    difference = tile - xp.take(centers, labels, axis=0)
+    return xp.vecdot(difference, difference)
 
 
 def sq_distances(tile, centers):
@@ -185,8 +187,7 @@ def distances(X, centers, frame):
     def to_all(rows, tile):
         squares = sq_distances(tile, centers)
         closest = xp.argmin(squares, axis=1)
-        difference = tile - xp.take(centers, closest, axis=0)
-        own = xp.vecdot(difference, difference)[:, None]
+        own = _sq_distances_to_own(tile, closest, centers)[:, None]
         squares = xp.where(clusters[None, :] == closest[:, None], own, squares)
         return xp.astype(xp.sqrt(squares), X.dtype)
 

@@ -147,21 +147,16 @@ def _library_and_device(x):
 
 def _check_foreign(x, name):
     """A finite array of another library than NumPy, as float32 or float64 where it is."""
-    with on_device(x):
-        return _check_dtype_and_values(x, name)
-
-
-def _check_dtype_and_values(x, name):
-    """As float32 or float64, without NaN and infinity."""
     xp = namespace(x)
     if xp.isdtype(x.dtype, "complex floating"):
         raise ValueError(f"Complex data not supported\n{x}\n")
-    if not is_float(x):
-        half = xp.isdtype(x.dtype, "real floating")
-        x = xp.astype(x, xp.float32 if half else accumulator(x))
-    # A sum without an extreme is finite: one reduction and no temporary, unless something is wrong.
-    (total,) = to_floats(xp.sum(x))
-    if not math.isfinite(total) and not bool(xp.all(xp.isfinite(x))):
-        what = "NaN" if bool(xp.any(xp.isnan(x))) else f"infinity or a value too large for {x.dtype}"
-        raise ValueError(f"Input {name} contains {what}.")
+    with on_device(x):
+        if not is_float(x):
+            half = xp.isdtype(x.dtype, "real floating")
+            x = xp.astype(x, xp.float32 if half else accumulator(x))
+        # A sum without an extreme is finite: one reduction and no temporary, unless something is wrong.
+        (total,) = to_floats(xp.sum(x))
+        if not math.isfinite(total) and not bool(xp.all(xp.isfinite(x))):
+            what = "NaN" if bool(xp.any(xp.isnan(x))) else f"infinity or a value too large for {x.dtype}"
+            raise ValueError(f"Input {name} contains {what}.")
     return x
