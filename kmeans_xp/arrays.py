@@ -91,21 +91,23 @@ def asarray_like(x, like, dtype=None):
     return xp.asarray(to_numpy(x), dtype=dtype, device=device(like))
 
 
-def collect(blocks, n_rows):
-    """Join `blocks`, pairs of a slice of rows and the array that belongs there, along the rows.
+def collect(blocks, n_rows, axis=0):
+    """Join `blocks`, pairs of a slice of rows and the array that belongs there, along `axis`.
 
     Writes into one result where arrays can be written to, so that the peak is not twice its size.
     """
     rows, block = next(blocks)
     xp = namespace(block)
-    if block.shape[0] == n_rows:
+    if block.shape[axis] == n_rows:
         return block
     if not compat.is_writeable_array(block):
-        return xp.concat([block, *(block for _, block in blocks)])
-    out = xp.empty((n_rows, *block.shape[1:]), dtype=block.dtype, device=device(block))
-    out[rows, ...] = block
+        return xp.concat([block, *(block for _, block in blocks)], axis=axis)
+    shape = (*block.shape[:axis], n_rows, *block.shape[axis + 1 :])
+    out = xp.empty(shape, dtype=block.dtype, device=device(block))
+    before = (slice(None),) * axis
+    out[(*before, rows, ...)] = block
     for rows, block in blocks:
-        out[rows, ...] = block
+        out[(*before, rows, ...)] = block
     return out
 
 

@@ -230,7 +230,7 @@ default='k-means++'
         tol = self.tol * frame.spread / X.shape[1]
         best = None
         for _ in range(self._n_runs()):
-            centers = frame.enter(self._initial_centers(X, sample_weight, frame, random_state))
+            centers = self._initial_centers(X, sample_weight, frame, random_state, tol)
             if self.verbose:
                 print("Initialization complete")
             result = lloyd(X, sample_weight, centers, frame, max_iter=self.max_iter, tol=tol, verbose=self.verbose)
@@ -270,13 +270,15 @@ default='k-means++'
             return 1
         return self.n_init
 
-    def _initial_centers(self, X, sample_weight, frame, random_state):
-        """Centers to start a run from, in the coordinates of X."""
+    def _initial_centers(self, X, sample_weight, frame, random_state, tol):
+        """Centers to start a run from, relative to the origin."""
         if isinstance(self.init, str):
-            rows = seeding.METHODS[self.init](X, sample_weight, self.n_clusters, frame, random_state)
-            return arrays.namespace(X).take(X, rows, axis=0)
+            job = (X, sample_weight, self.n_clusters, frame, random_state)
+            if self.init == "k-means++" and seeding.repays_refinement(X.shape[0], self.n_clusters):
+                return seeding.refined_start(*job, max_iter=self.max_iter, tol=tol)
+            return frame.enter(arrays.namespace(X).take(X, seeding.METHODS[self.init](*job), axis=0))
         init = self.init(X, self.n_clusters, random_state=random_state) if callable(self.init) else self.init
-        return check_centers(init, X, self.n_clusters)
+        return frame.enter(check_centers(init, X, self.n_clusters))
 
     def predict(self, X):
         """Index of the nearest center of each row.

@@ -1,34 +1,47 @@
 """Choosing the first centers. The only file that draws random numbers, and it draws them on the host.
 
-Every method returns row numbers, so a seed picks the same rows on every library. Random choices run through the rows in
-an order that depends on their values alone (`canonical_order`), and distances are float64. So k-means++ and k-means||
-pick the same points whatever the order of the rows, and whether a row stands there twice or has weight 2 (unless only
-one of the two ways to write it has more rows than `sample_size`).
+Every method picks rows, and distances are float64, so a seed picks the same rows on every library. Random choices run
+through the rows in an order that depends on their values alone (`canonical_order`). So k-means|| and, up to
+`sample_size` rows, k-means++ pick the same points whatever the order of the rows, and whether a row stands there twice
+or has weight 2.
 """
 
 import math
 
 import numpy as np
 
-from kmeans_xp.arrays import asarray_like, collect, device, namespace, to_numpy
+from kmeans_xp.arrays import asarray_like, collect, namespace, to_numpy
+from kmeans_xp.lloyd import lloyd
 from kmeans_xp.steps import lloyd_step, sq_distances
 
 N_ROUNDS = 5  # of k-means||, and its candidates per round for each cluster, as in the experiments of the paper
 OVERSAMPLING = 2
 MIN_SAMPLE = 20_000  # of k-means++, see sample_size
 SAMPLE_PER_CLUSTER = 50
+REFINE_FROM = 4  # times the sample: fewer rows go without iterations on the sample
+STALENESS = 3  # greedy k-means++ draws for a third as many centers as it has before it measures distances anew
 
 
 def k_means_plus_plus(X, sample_weight, n_clusters, frame, rng):
     """Greedy k-means++, on a weighted sample if there are more rows than `sample_size`. -> (n_clusters,) int64"""
-    xp = namespace(X)
-    order = canonical_order(X, frame)
-    n_sample = sample_size(n_clusters)
-    if X.shape[0] <= n_sample:
-        return greedy(X, sample_weight, n_clusters, frame, rng, order)
-    rows, weights = coreset(X, sample_weight, n_sample, frame, rng, order)
-    in_order = xp.arange(n_sample, dtype=order.dtype, device=device(X))
-    return xp.take(rows, greedy(xp.take(X, rows, axis=0), weights, n_clusters, frame, rng, in_order))
+    if X.shape[0] <= sample_size(n_clusters):
+        return greedy(X, sample_weight, n_clusters, frame, rng, canonical_order(X, frame))
+    rows, weights = coreset(X, sample_weight, sample_size(n_clusters), frame, rng)
+    X = namespace(X).take(X, rows, axis=0)
+    return namespace(X).take(rows, greedy(X, weights, n_clusters, frame, rng, None))
+
+
+def refined_start(X, sample_weight, n_clusters, frame, rng, **stopping):
+    """Centers, relative to the origin: k-means++ on a weighted sample, then Lloyd's iteration on that sample.
+
+    Iterations on the sample cost little, and leave fewer for all rows (Bradley and Fayyad, "Refining initial points for
+    k-means clustering", 1998).
+    """
+    rows, weights = coreset(X, sample_weight, sample_size(n_clusters), frame, rng)
+    X = namespace(X).take(X, rows, axis=0)
+    first = greedy(X, weights, n_clusters, frame, rng, None)
+    centers = frame.enter(namespace(X).take(X, first, axis=0))
+    return frame.enter(lloyd(X, weights, centers, frame, **stopping).centers)
 
 
 def sample_size(n_clusters):
@@ -36,18 +49,24 @@ def sample_size(n_clusters):
     return max(MIN_SAMPLE, SAMPLE_PER_CLUSTER * n_clusters)
 
 
-def coreset(X, sample_weight, n_sample, frame, rng, order):
-    """Sample of rows whose weighted inertia is close to that of all rows for any centers, in `order`: rows, weights.
+def repays_refinement(n_samples, n_clusters):
+    """Whether the sample is small enough beside all rows for iterations on it to be cheap."""
+    return n_samples >= REFINE_FROM * sample_size(n_clusters)
+
+
+def coreset(X, sample_weight, n_sample, frame, rng):
+    """Sample of rows whose weighted inertia is close to that of all rows for any centers: rows, weights.
 
     Half by weight, half by weight times squared distance from the mean, each row weighted by the inverse of its
     probability (Bachem et al., "Scalable k-means clustering via lightweight coresets", 2018). One draw in each of
-    `n_sample` equal parts of the total probability.
+    `n_sample` equal parts of the total probability, in the order of the rows.
     """
     xp = namespace(X)
     squares = nearer(X, frame.origin[None, :], xp.full_like(sample_weight, xp.inf), frame)
     total = sample_weight @ squares
     density = 0.5 / xp.sum(sample_weight) + 0.5 * squares / xp.where(total > 0, total, xp.ones_like(total))
-    rows = draw(sample_weight * density, order, (np.arange(n_sample) + rng.uniform(size=n_sample)) / n_sample)
+    uniforms = (np.arange(n_sample) + rng.uniform(size=n_sample)) / n_sample
+    rows = draw(sample_weight * density, None, uniforms)
     return rows, 1 / (n_sample * xp.take(density, rows))
 
 
@@ -55,18 +74,32 @@ def greedy(X, sample_weight, n_clusters, frame, rng, order):
     """Rows chosen one after the other with probability proportional to weight times squared distance to the nearest.
 
     Of 2 + log(n_clusters) candidates each time the one that lowers the sum of squared distances most (Arthur and
-    Vassilvitskii, "k-means++: the advantages of careful seeding", 2007, as in scikit-learn). -> (n_clusters,) int64
+    Vassilvitskii, "k-means++: the advantages of careful seeding", 2007, as in scikit-learn).
+
+    Candidates for several centers are drawn at once, so that one pass serves them all. Distances shrink as centers are
+    chosen, so a candidate is then accepted with probability `distance now / distance when drawn`: exactly the law of a
+    draw made now. -> (n_clusters,) int64
     """
     xp = namespace(X)
     n_trials = 2 + int(math.log(n_clusters))
+    most_batches = max(1, frame.tile_bytes // (8 * X.shape[0] * n_trials))  # of distances that fit in a tile
     rows = [draw(sample_weight, order, rng.uniform(size=1))]
-    closest = nearer(X, xp.take(X, rows[0], axis=0), xp.full_like(sample_weight, xp.inf), frame)
-    for _ in range(n_clusters - 1):
-        candidates = draw(_mass(sample_weight, closest), order, rng.uniform(size=n_trials))
-        squares = lowered(X, xp.take(X, candidates, axis=0), closest, frame)
-        best = xp.reshape(xp.argmin(sample_weight @ squares), (1,))
-        rows.append(xp.take(candidates, best))
-        closest = xp.take(squares, best, axis=1)[:, 0]
+    closest = sq_distances_to(X, rows[0], frame)[0, :]
+    while len(rows) < n_clusters:
+        n_draws = n_trials * min(n_clusters - len(rows), 1 + len(rows) // STALENESS, most_batches)
+        candidates = draw(_mass(sample_weight, closest), order, rng.uniform(size=n_draws))
+        squares = sq_distances_to(X, candidates, frame)  # (n_draws, n_samples)
+        thresholds = rng.uniform(size=n_draws) * to_numpy(xp.take(closest, candidates))
+        while len(rows) < n_clusters:
+            accepted = np.flatnonzero(thresholds <= to_numpy(xp.take(closest, candidates)))
+            if len(accepted) < n_trials:
+                break
+            trials = asarray_like(accepted[:n_trials], candidates, candidates.dtype)
+            lowered = xp.minimum(xp.take(squares, trials, axis=0), closest[None, :])
+            best = xp.reshape(xp.argmin(lowered @ sample_weight), (1,))
+            closest = xp.take(lowered, best, axis=0)[0, :]
+            rows.append(xp.take(candidates, xp.take(trials, best)))
+            thresholds[: accepted[n_trials - 1] + 1] = np.inf  # had their turn
     return xp.concat(rows)
 
 
@@ -110,13 +143,17 @@ def canonical_order(X, frame):
 
 
 def draw(mass, order, uniforms):
-    """Rows drawn with replacement with probability proportional to `mass`, for random numbers in [0, 1)."""
+    """Rows drawn with replacement with probability proportional to `mass`, for random numbers in [0, 1).
+
+    They run through the rows in `order`, or as they stand if it is None.
+    """
     xp = namespace(mass)
-    cumulative = xp.cumulative_sum(xp.take(mass, order))
+    cumulative = xp.cumulative_sum(mass if order is None else xp.take(mass, order))
     targets = asarray_like(uniforms, mass, mass.dtype) * cumulative[-1]
     # side="right" passes over rows without mass; rounding may carry a target up to the total itself
     positions = xp.searchsorted(cumulative, targets, side="right")
-    return xp.take(order, xp.minimum(positions, xp.full_like(positions, mass.shape[0] - 1)))
+    positions = xp.minimum(positions, xp.full_like(positions, mass.shape[0] - 1))
+    return positions if order is None else xp.take(order, positions)
 
 
 def nearer(X, points, closest, frame):
@@ -130,15 +167,12 @@ def nearer(X, points, closest, frame):
     return collect(frame.map_tiles(of_tile, X, points.shape[0], closest.dtype), X.shape[0])
 
 
-def lowered(X, candidates, closest, frame):
-    """What `closest` would become with each of the candidates. -> (n_samples, n_candidates)"""
+def sq_distances_to(X, rows, frame):
+    """Squared distances of every row of X from a few of them, (n_rows, n_samples) float64."""
     xp = namespace(X)
-    candidates = frame.enter(candidates)
-
-    def of_tile(rows, tile):
-        return xp.minimum(closest[rows][:, None], sq_distances(tile, candidates))
-
-    return collect(frame.map_tiles(of_tile, X, candidates.shape[0], closest.dtype), X.shape[0])
+    points = frame.enter(xp.take(X, rows, axis=0))
+    blocks = frame.map_tiles(lambda _, tile: sq_distances(points, tile), X, points.shape[0], points.dtype)
+    return collect(blocks, X.shape[0], axis=1)
 
 
 def _mass(sample_weight, closest):

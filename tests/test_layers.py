@@ -15,7 +15,7 @@ ALLOWED = {
     "estimators": ({"arrays", "seeding", "lloyd", "steps", "validation"}, {"sklearn"}),
     "validation": ({"arrays"}, {"numpy", "sklearn"}),
     "lloyd": ({"arrays", "steps"}, set()),
-    "seeding": ({"arrays", "steps"}, {"numpy"}),
+    "seeding": ({"arrays", "lloyd", "steps"}, {"numpy"}),
     "steps": ({"arrays", "backends"}, set()),
     "versions": ({"arrays", "backends"}, {"threadpoolctl"}),
     "arrays": (set(), {"numpy", "array_api_compat", "cupy"}),
