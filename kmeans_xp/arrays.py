@@ -10,14 +10,20 @@ import re
 import sys
 
 import array_api_compat as compat
+import array_api_compat.numpy
 import numpy as np
 
-namespace = compat.array_namespace
 device = compat.device
 
 _DLPACK_CPU = 1
+_NUMPY_TILE_BYTES = 4 * 2**20  # small enough for the C library to keep buffers: new ones cost page faults in every pass
 _HOST_TILE_BYTES = 64 * 2**20  # few enough tiles that Python's share of the time is small
 _DEVICE_TILE_BYTES = 256 * 2**20  # enough rows to keep an accelerator busy
+
+
+def namespace(*arrays):
+    """The library of arrays, as array-api-compat wraps it."""
+    return compat.numpy if type(arrays[0]) is np.ndarray else compat.array_namespace(*arrays)
 
 
 def is_foreign(x):
@@ -60,7 +66,8 @@ def accumulator(x):
 def tile_bytes(x, working_memory):
     """Bytes that the temporaries of one tile of rows may take. On the host each core may work on one."""
     if is_host(x):
-        return min(working_memory // os.cpu_count(), _HOST_TILE_BYTES)
+        most = _NUMPY_TILE_BYTES if compat.is_numpy_array(x) else _HOST_TILE_BYTES
+        return min(working_memory // os.cpu_count(), most)
     return min(working_memory, _DEVICE_TILE_BYTES)
 
 
@@ -78,6 +85,8 @@ def to_numpy(x):
 def to_floats(*scalars):
     """0-d arrays as Python floats, in one transfer from the device."""
     xp = namespace(*scalars)
+    if xp is compat.numpy:
+        return [float(scalar) for scalar in scalars]
     dtype = accumulator(scalars[0])
     return to_numpy(xp.stack([xp.astype(scalar, dtype) for scalar in scalars])).tolist()
 

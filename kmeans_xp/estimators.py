@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from kmeans_xp import arrays, seeding
 from kmeans_xp.lloyd import lloyd
-from kmeans_xp.steps import assign, count_distinct, distances, frame_at, moments, sq_distances_to_own
+from kmeans_xp.steps import assign, count_distinct, distances, frame_at, moments, own_threads, sq_distances_to_own
 from kmeans_xp.validation import (
     check_centers,
     check_n_samples,
@@ -50,7 +50,8 @@ default='k-means++'
 
         'k-means++' : one after the other among the rows, with probability proportional to weight times squared
         distance from the nearest so far, the best of `2 + log(n_clusters)` draws each time [1]_. Of more than
-        `max(20_000, 50 * n_clusters)` rows, it looks at a weighted sample of that size [4]_.
+        `max(20_000, 50 * n_clusters)` rows, it looks at a weighted sample of that size [4]_; of 4 times as many or
+        more, the run starts from centers that were iterated on the sample [5]_.
 
         'k-means||' : many at a time in 5 passes, then k-means++ on those candidates [2]_. For large `n_clusters`.
 
@@ -79,8 +80,15 @@ default='k-means++'
         Source of the random numbers for `init`. They are drawn on the host.
 
     algorithm : {'auto', 'lloyd', 'elkan'}, default='auto'
-        All three compute every distance for now; pruning by the triangle inequality will come with 'elkan'. The
-        results are the same.
+        Which distances an iteration computes. The results are the same.
+
+        'lloyd' : all of them.
+
+        'elkan' : those of rows whose nearest center may have changed, by the triangle inequality. Each row keeps one
+        bound: how much farther its second nearest center was than its own (Hamerly's [6]_ rather than Elkan's, which
+        take `n_clusters` numbers a row).
+
+        'auto' : as 'elkan' while few enough rows must be looked at, otherwise as 'lloyd'.
 
     device : None, 'auto', 'cpu', 'cuda' or 'cuda:i', default=None
         Where to compute. None: where the array is. 'cpu' and 'cuda' move it (NumPy arrays to CuPy, CuPy arrays to
@@ -131,6 +139,8 @@ default='k-means++'
     .. [2] B. Bahmani et al., "Scalable k-means++", 2012
     .. [3] S. Lloyd, "Least squares quantization in PCM", 1982
     .. [4] O. Bachem et al., "Scalable k-means clustering via lightweight coresets", 2018
+    .. [5] P. Bradley, U. Fayyad, "Refining initial points for k-means clustering", 1998
+    .. [6] G. Hamerly, "Making k-means even faster", 2010
 
     Examples
     --------
@@ -206,9 +216,9 @@ default='k-means++'
         X_in = check_rows(X, self)
         check_n_samples(X_in, self.n_clusters)
         X = self._place(X_in)
-        with arrays.on_device(X):
+        with arrays.on_device(X), own_threads(X, self.n_clusters):
             sample_weight = check_sample_weight(sample_weight, X)
-            frame = moments(X, sample_weight, arrays.tile_bytes(X, _working_memory()))
+            frame = moments(X, sample_weight, self.n_clusters, arrays.tile_bytes(X, _working_memory()))
             check_spread(frame.spread)
             result = self._best_run(X, sample_weight, frame)
 
@@ -228,12 +238,13 @@ default='k-means++'
         """Result of lowest inertia among `n_init` runs."""
         random_state = check_random_state(self.random_state)
         tol = self.tol * frame.spread / X.shape[1]
+        stopping = {"max_iter": self.max_iter, "tol": tol, "algorithm": self.algorithm}
         best = None
         for _ in range(self._n_runs()):
-            centers = self._initial_centers(X, sample_weight, frame, random_state, tol)
+            centers = self._initial_centers(X, sample_weight, frame, random_state, stopping)
             if self.verbose:
                 print("Initialization complete")
-            result = lloyd(X, sample_weight, centers, frame, max_iter=self.max_iter, tol=tol, verbose=self.verbose)
+            result = lloyd(X, sample_weight, centers, frame, **stopping, verbose=self.verbose)
             # Better by more than rounding: runs that found the same clusters must not compete by their last bits,
             # which differ from library to library.
             if best is None or result.inertia < best.inertia * (1 - 1e-9):
@@ -270,12 +281,12 @@ default='k-means++'
             return 1
         return self.n_init
 
-    def _initial_centers(self, X, sample_weight, frame, random_state, tol):
+    def _initial_centers(self, X, sample_weight, frame, random_state, stopping):
         """Centers to start a run from, relative to the origin."""
         if isinstance(self.init, str):
             job = (X, sample_weight, self.n_clusters, frame, random_state)
             if self.init == "k-means++" and seeding.repays_refinement(X.shape[0], self.n_clusters):
-                return seeding.refined_start(*job, max_iter=self.max_iter, tol=tol)
+                return seeding.refined_start(*job, **stopping)
             return frame.enter(arrays.namespace(X).take(X, seeding.METHODS[self.init](*job), axis=0))
         init = self.init(X, self.n_clusters, random_state=random_state) if callable(self.init) else self.init
         return frame.enter(check_centers(init, X, self.n_clusters))
@@ -385,9 +396,11 @@ default='k-means++'
         check_same_library(X, self, method)
         X_in = check_rows(X, self, reset=False)
         X = self._place(X_in)
-        with arrays.on_device(X):
+        with arrays.on_device(X), own_threads(X, self.n_clusters):
             origin = arrays.asarray_like(self._origin, X)
-            frame = frame_at(origin, self._spread, X, arrays.tile_bytes(X, _working_memory()))
+            frame = frame_at(
+                origin, self._spread, X, self.cluster_centers_.shape[0], arrays.tile_bytes(X, _working_memory())
+            )
             result = function(X, frame.enter(arrays.asarray_like(self.cluster_centers_, X)), frame)
         return result if isinstance(result, float) else arrays.asarray_like(result, X_in)
 
@@ -515,9 +528,9 @@ def kmeans_plusplus(X, n_clusters, *, sample_weight=None, random_state=None):
     """
     X = check_rows(X)
     check_n_samples(X, n_clusters)
-    with arrays.on_device(X):
+    with arrays.on_device(X), own_threads(X, n_clusters):
         sample_weight = check_sample_weight(sample_weight, X)
-        frame = moments(X, sample_weight, arrays.tile_bytes(X, _working_memory()))
+        frame = moments(X, sample_weight, n_clusters, arrays.tile_bytes(X, _working_memory()))
         check_spread(frame.spread)
         random_state = check_random_state(random_state)
         indices = seeding.k_means_plus_plus(X, sample_weight, n_clusters, frame, random_state)

@@ -8,8 +8,9 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from kmeans_xp.arrays import collect, device, namespace, to_floats, to_numpy
-from kmeans_xp.steps import assign, lloyd_step, sq_distances_to_own, update
+from kmeans_xp.arrays import collect, namespace, to_floats, to_numpy
+from kmeans_xp.bounds import PrunedStep
+from kmeans_xp.steps import sq_distances_to_own, update
 
 
 @dataclass(frozen=True)
@@ -24,25 +25,25 @@ class Result:
     history: dict  # lists with one entry an iteration
 
 
-def lloyd(X, sample_weight, centers, frame, *, max_iter, tol, verbose=0):
+def lloyd(X, sample_weight, centers, frame, *, max_iter, tol, algorithm="auto", verbose=0):
     """Iterate from `centers` until no label changes, the centers move by no more than `tol` (squared), or `max_iter`.
 
     X (n_samples, n_features) float32 or float64, sample_weight (n_samples,) float64, centers (n_clusters, n_features)
     relative to `frame.origin` -> Result
     """
     xp = namespace(X)
-    labels = xp.full(X.shape[0], -1, dtype=xp.int32, device=device(X))
+    step = PrunedStep(X, sample_weight, centers.shape[0], frame, algorithm)
     history = {"inertia": [], "center_shift": [], "n_changed": [], "seconds": []}
     unchanged = converged = False
     while not converged and len(history["inertia"]) < max_iter:
         began = time.perf_counter()
-        labels_old, centers_old = labels, centers
+        centers_old = centers
 
-        labels, sums, weights = lloyd_step(X, sample_weight, centers_old, frame)
+        labels, sums, weights, n_changed = step(centers_old)
         centers = means(sums, weights, centers_old, frame)
 
         n_changed, shift, inertia, n_empty = to_floats(  # the only synchronisation of an iteration
-            xp.count_nonzero(labels != labels_old),
+            n_changed,
             xp.sum((centers - centers_old) ** 2),
             inertia_of(centers_old, sums, weights, frame),
             xp.count_nonzero(weights == 0),
@@ -59,8 +60,10 @@ def lloyd(X, sample_weight, centers, frame, *, max_iter, tol, verbose=0):
         if verbose:
             _print_progress(history, unchanged, converged, tol)
 
-    if not unchanged:  # the labels are still those of centers_old
-        labels = assign(X, centers, frame)
+    if step.prunes and not n_empty:  # sums that were kept up to date carry the rounding of their history
+        centers = means(*update(X, sample_weight, labels, centers.shape[0], frame), centers_old, frame)
+    if step.prunes or not unchanged:  # else the labels are those of `centers` already
+        labels = step(centers)[0]
     (inertia,) = to_floats(xp.sum(sample_weight * sq_distances_to_own(X, labels, centers, frame)))
     return Result(frame.leave(centers), labels, inertia, len(history["inertia"]), converged, history)
 

@@ -12,19 +12,21 @@ import numpy as np
 
 from kmeans_xp.arrays import asarray_like, collect, namespace, to_numpy
 from kmeans_xp.lloyd import lloyd
-from kmeans_xp.steps import lloyd_step, sq_distances
+from kmeans_xp.steps import lloyd_step, sq_distances, sq_distances_to
 
 N_ROUNDS = 5  # of k-means||, and its candidates per round for each cluster, as in the experiments of the paper
 OVERSAMPLING = 2
 MIN_SAMPLE = 20_000  # of k-means++, see sample_size
 SAMPLE_PER_CLUSTER = 50
 REFINE_FROM = 4  # times the sample: fewer rows go without iterations on the sample
+MAX_DISTANCES = 2**21  # numbers, 16 MiB, that greedy k-means++ holds at a time
 STALENESS = 3  # greedy k-means++ draws for a third as many centers as it has before it measures distances anew
 
 
 def k_means_plus_plus(X, sample_weight, n_clusters, frame, rng):
     """Greedy k-means++, on a weighted sample if there are more rows than `sample_size`. -> (n_clusters,) int64"""
     if X.shape[0] <= sample_size(n_clusters):
+        X, frame = frame.shift_once(X, frame.origin.dtype)
         return greedy(X, sample_weight, n_clusters, frame, rng, canonical_order(X, frame))
     rows, weights = coreset(X, sample_weight, sample_size(n_clusters), frame, rng)
     X = namespace(X).take(X, rows, axis=0)
@@ -81,12 +83,13 @@ def greedy(X, sample_weight, n_clusters, frame, rng, order):
     draw made now. -> (n_clusters,) int64
     """
     xp = namespace(X)
+    X, frame = frame.shift_once(X, frame.origin.dtype)
     n_trials = 2 + int(math.log(n_clusters))
-    most_batches = max(1, frame.tile_bytes // (8 * X.shape[0] * n_trials))  # of distances that fit in a tile
+    most = max(1, MAX_DISTANCES // (X.shape[0] * n_trials))  # centers whose candidates are measured together
     rows = [draw(sample_weight, order, rng.uniform(size=1))]
     closest = sq_distances_to(X, rows[0], frame)[0, :]
     while len(rows) < n_clusters:
-        n_draws = n_trials * min(n_clusters - len(rows), 1 + len(rows) // STALENESS, most_batches)
+        n_draws = n_trials * min(n_clusters - len(rows), 1 + int(len(rows) / STALENESS), most)
         candidates = draw(_mass(sample_weight, closest), order, rng.uniform(size=n_draws))
         squares = sq_distances_to(X, candidates, frame)  # (n_draws, n_samples)
         thresholds = rng.uniform(size=n_draws) * to_numpy(xp.take(closest, candidates))
@@ -165,14 +168,6 @@ def nearer(X, points, closest, frame):
         return xp.minimum(closest[rows], xp.min(sq_distances(tile, points), axis=1))
 
     return collect(frame.map_tiles(of_tile, X, points.shape[0], closest.dtype), X.shape[0])
-
-
-def sq_distances_to(X, rows, frame):
-    """Squared distances of every row of X from a few of them, (n_rows, n_samples) float64."""
-    xp = namespace(X)
-    points = frame.enter(xp.take(X, rows, axis=0))
-    blocks = frame.map_tiles(lambda _, tile: sq_distances(points, tile), X, points.shape[0], points.dtype)
-    return collect(blocks, X.shape[0], axis=1)
 
 
 def _mass(sample_weight, closest):

@@ -3,11 +3,18 @@
 All of them look at the rows through a `Frame`, and take and return centers relative to its origin.
 """
 
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 
 from kmeans_xp.arrays import accumulator, collect, device, namespace
 from kmeans_xp.backends import replaceable
+
+
+@replaceable
+def own_threads(X, n_clusters):
+    """Context of a whole job on X, in which the passes have the threads of the processor to themselves."""
+    return nullcontext()
 
 
 @replaceable
@@ -29,27 +36,43 @@ class Frame:
     dtype: Any  # of the rows, and of the centers that are returned
     distance_dtype: Any  # in which rows and centers are compared
     tile_bytes: int
+    work: int  # n_samples * n_features * n_clusters of the whole job: passes over a sample of it use the same methods
+    shifted: bool = False  # the rows that it is used for are relative to the origin already
 
     def map_tiles(self, function, X, n_clusters, dtype=None):
         """A pass: yield slices of rows and `function(rows, tile)` for them, in the order of the rows.
 
-        A tile is those rows relative to the origin, few enough that temporaries fit in `tile_bytes`. The tiles depend
-        on nothing but the shapes, so that the same rows give the same bits in every pass.
+        A tile is those rows relative to the origin.
         """
-        xp = namespace(X)
         dtype = dtype or self.distance_dtype
-        origin = xp.astype(self.origin, dtype)
+        return self.map_rows(lambda rows, X: function(rows, self.shift(X, dtype)), X, n_clusters)
+
+    def shift(self, X, dtype):
+        """Rows relative to the origin."""
+        xp = namespace(X)
+        X = xp.astype(X, dtype, copy=False)
+        return X if self.shifted else X - xp.astype(self.origin, dtype)
+
+    def shift_once(self, X, dtype):
+        """X and its frame for many passes: a small X is shifted now instead of in each of them."""
+        if 8 * X.shape[0] * X.shape[1] > self.tile_bytes:
+            return X, self
+        return self.shift(X, dtype), replace(self, shifted=True)
+
+    def map_rows(self, function, X, n_clusters):
+        """The same with the rows as they stand: yield slices and `function(rows, X[rows])`.
+
+        The rows are few enough that temporaries fit in `tile_bytes`. The slices depend on nothing but the shapes, so
+        that the same rows give the same bits in every pass.
+        """
         n_samples, n_features = X.shape
         bytes_per_row = 8 * (4 * n_clusters + 3 * n_features)  # of lloyd_step, the hungriest, in float64
         # Some 16 tiles for threads to share, if that leaves them large enough
-        tile_bytes = min(self.tile_bytes, max(self.tile_bytes // 8, n_samples * bytes_per_row // 16))
+        tile_bytes = min(self.tile_bytes, max(self.tile_bytes // 4, n_samples * bytes_per_row // 16))
         n_rows = max(1, tile_bytes // bytes_per_row)
         slices = [slice(start, min(start + n_rows, n_samples)) for start in range(0, n_samples, n_rows)]
 
-        def on_tile(rows):
-            return rows, function(rows, xp.astype(X[rows, :], dtype, copy=False) - origin)
-
-        return map_slices(X, on_tile, slices)
+        return map_slices(X, lambda rows: (rows, function(rows, X[rows, :])), slices)
 
     def enter(self, centers):
         """Centers relative to the origin, (n_clusters, n_features) float64."""
@@ -62,55 +85,54 @@ class Frame:
         return xp.astype(centers + self.origin, self.dtype)
 
 
-def frame_at(origin, spread, X, tile_bytes):
+def frame_at(origin, spread, X, n_clusters, tile_bytes):
     """The frame around `origin` for rows like those of X."""
     xp = namespace(X)
     origin = xp.astype(xp.astype(origin, X.dtype), accumulator(X))
     # Squares of float32 numbers leave its range beyond about 1e±19.
     ordinary = spread == 0 or 1e-18 < spread < 1e18
-    return Frame(origin, spread, X.dtype, X.dtype if ordinary else origin.dtype, tile_bytes)
+    return Frame(
+        origin, spread, X.dtype, X.dtype if ordinary else origin.dtype, tile_bytes, X.shape[0] * X.shape[1] * n_clusters
+    )
 
 
-def moments(X, sample_weight, tile_bytes):
+def moments(X, sample_weight, n_clusters, tile_bytes):
     """The frame around the weighted mean of the rows, its spread the total variance of the columns."""
     xp = namespace(X)
-    total = xp.sum(sample_weight)
-    zero = xp.zeros(X.shape[1], dtype=sample_weight.dtype, device=device(X))
-    frame = frame_at(zero, 0.0, X, tile_bytes)
-    mean = zero
-    for _, part in frame.map_tiles(lambda rows, tile: sample_weight[rows] @ tile / total, X, 1, zero.dtype):
-        mean = mean + part
-    frame = frame_at(mean, 0.0, X, tile_bytes)
-    spread = xp.sum(zero)
-
-    def spread_of(rows, tile):
-        tile = xp.astype(tile, zero.dtype)
-        return sample_weight[rows] @ xp.vecdot(tile, tile) / total
-
-    for _, part in frame.map_tiles(spread_of, X, 1):
-        spread = spread + part
-    return frame_at(mean, float(spread), X, tile_bytes)
+    labels = xp.zeros(X.shape[0], dtype=xp.int32, device=device(X))
+    zero = xp.zeros((1, X.shape[1]), dtype=sample_weight.dtype, device=device(X))
+    sums, weights = update(X, sample_weight, labels, 1, frame_at(zero[0, :], 0.0, X, n_clusters, tile_bytes))
+    mean = sums[0, :] / weights[0]
+    squares = sq_distances_to_own(X, labels, zero, frame_at(mean, 0.0, X, n_clusters, tile_bytes))
+    return frame_at(mean, float(xp.sum(sample_weight * squares) / weights[0]), X, n_clusters, tile_bytes)
 
 
-def nearest(centers, dtype):
-    """A function of rows and their tile: the index of the nearest center of each, ties to the lowest index."""
+def coefficients(centers, frame):
+    """-2 c, (n_features, n_clusters), and ||c||², (n_clusters,), which give the score -2 x·c + ||c||² of a row.
+
+    The score is the squared distance less ||x||², so that the nearest center has the lowest.
+    """
     xp = namespace(centers)
-    minus_2_centers = xp.astype(-2 * centers.T, dtype)  # (n_features, n_clusters)
-    sq_norms = xp.astype(xp.vecdot(centers, centers), dtype)  # (n_clusters,)
+    sq_norms = xp.vecdot(centers, centers)
+    return xp.astype(-2 * centers.T, frame.distance_dtype), xp.astype(sq_norms, frame.distance_dtype)
 
+
+def nearest(centers, frame):
+    """A function of rows and their tile: the index of the nearest center of each, ties to the lowest index."""
+    minus_2_centers, sq_norms = coefficients(centers, frame)
     return lambda rows, tile: lowest_score(tile, minus_2_centers, sq_norms)
 
 
-@replaceable
 def lowest_score(X, minus_2_centers, sq_norms):
-    """Index of the least -2 x·c + ||c||², the squared distance less ||x||², for each row: (n_samples,) int32."""
+    """Index of the lowest score of each row, (n_rows,) int32."""
     xp = namespace(X)
     return xp.astype(xp.argmin(X @ minus_2_centers + sq_norms, axis=1), xp.int32)
 
 
+@replaceable
 def assign(X, centers, frame):
     """Index of the nearest center of each row, (n_samples,) int32."""
-    labels_of = nearest(centers, frame.distance_dtype)
+    labels_of = nearest(centers, frame)
     return collect(frame.map_tiles(labels_of, X, centers.shape[0]), X.shape[0])
 
 
@@ -128,11 +150,13 @@ def cluster_sums(X, labels, sample_weight, n_clusters):
     return membership @ xp.astype(X, dtype), xp.sum(membership, axis=1)
 
 
+@replaceable
 def lloyd_step(X, sample_weight, centers, frame):
     """Assign the rows to `centers` and sum them per cluster, in one pass: labels, sums, weights."""
-    return _sum_clusters(X, sample_weight, nearest(centers, frame.distance_dtype), centers.shape[0], frame)
+    return _sum_clusters(X, sample_weight, nearest(centers, frame), centers.shape[0], frame)
 
 
+@replaceable
 def update(X, sample_weight, labels, n_clusters, frame):
     """Sums and weights of given clusters: the second half of `lloyd_step`."""
     return _sum_clusters(X, sample_weight, lambda rows, tile: labels[rows], n_clusters, frame)[1:]
@@ -153,6 +177,7 @@ def _sum_clusters(X, sample_weight, labels_of, n_clusters, frame):
     return namespace(X).concat(labels), sums, weights
 
 
+@replaceable
 def sq_distances_to_own(X, labels, centers, frame):
     """Squared distance of each row from the center of its cluster, (n_samples,) float64, summed directly."""
 
@@ -169,6 +194,14 @@ def _sq_distances_to_own(tile, labels, centers):
     return xp.vecdot(difference, difference)
 
 
+@replaceable
+def sq_distances_to(X, rows, frame):
+    """Squared distances of every row of X from a few of them, (n_rows, n_samples) float64, never negative."""
+    points = frame.shift(namespace(X).take(X, rows, axis=0), frame.origin.dtype)
+    blocks = frame.map_tiles(lambda _, tile: sq_distances(points, tile), X, points.shape[0], points.dtype)
+    return collect(blocks, X.shape[0], axis=1)
+
+
 def sq_distances(tile, centers):
     """Squared distances between rows and centers, (n_rows, n_clusters), never negative."""
     xp = namespace(tile)
@@ -176,6 +209,7 @@ def sq_distances(tile, centers):
     return xp.maximum(squares, xp.zeros_like(squares[0, 0]))
 
 
+@replaceable
 def distances(X, centers, frame):
     """Euclidean distances between rows and centers, (n_samples, n_clusters), in the dtype of the rows.
 
@@ -194,6 +228,7 @@ def distances(X, centers, frame):
     return collect(frame.map_tiles(to_all, X, centers.shape[0], centers.dtype), X.shape[0])
 
 
+@replaceable
 def count_distinct(labels):
     """How many different labels there are."""
     xp = namespace(labels)

@@ -14,13 +14,16 @@ ALLOWED = {
     "__init__": ({"estimators", "versions"}, set()),
     "estimators": ({"arrays", "seeding", "lloyd", "steps", "validation"}, {"sklearn"}),
     "validation": ({"arrays"}, {"numpy", "sklearn"}),
-    "lloyd": ({"arrays", "steps"}, set()),
+    "lloyd": ({"arrays", "bounds", "steps"}, set()),
+    "bounds": ({"arrays", "backends", "steps"}, set()),
     "seeding": ({"arrays", "lloyd", "steps"}, {"numpy"}),
     "steps": ({"arrays", "backends"}, set()),
     "versions": ({"arrays", "backends"}, {"threadpoolctl"}),
     "arrays": (set(), {"numpy", "array_api_compat", "cupy"}),
     "backends/__init__": (set(), set()),
-    "backends/numpy": (set(), {"numpy", "scipy", "threadpoolctl"}),
+    "backends/_compiled": (set(), {"numpy", "numba", "llvmlite"}),
+    "backends/_threads": (set(), {"threadpoolctl"}),
+    "backends/numpy": ({"backends"}, {"numpy", "scipy"}),
 }
 STANDARD = {"ast", "contextlib", "dataclasses", "functools", "importlib", "math", "numbers", "pkgutil", "platform"}
 STANDARD |= {"collections", "concurrent", "os", "re", "threading", "sys", "time", "typing", "warnings"}

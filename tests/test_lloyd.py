@@ -90,7 +90,7 @@ def test_invariants(n, d, k, seed, grid):
     X = rng.integers(-2, 3, size=(n, d)).astype("float64") if grid else rng.normal(size=(n, d))
     weights = rng.integers(0, 4, size=n).astype("float64")
     weights[0] += 1
-    frame = steps.moments(X, weights, 1_000)
+    frame = steps.moments(X, weights, k, 1_000)
     result = lloyd.lloyd(X, weights, frame.enter(X[:k]), frame, max_iter=50, tol=0)
 
     history = result.history["inertia"]
@@ -192,6 +192,6 @@ def test_one_synchronisation_per_iteration(monkeypatch, rng):
     X = blobs(rng, 500, 3)
     transfers = []
     monkeypatch.setattr(lloyd, "to_floats", lambda *s: transfers.append(s) or [float(x) for x in s])
-    frame = steps.moments(X, np.ones(500), 2**20)
+    frame = steps.moments(X, np.ones(500), 4, 2**20)
     result = lloyd.lloyd(X, np.ones(500), frame.enter(X[:4]), frame, max_iter=100, tol=0)
     assert len(transfers) == result.n_iter + 1, "one an iteration, and the inertia at the end"

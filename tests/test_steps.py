@@ -19,7 +19,7 @@ TILES = [1, 5_000, 2**24]
 def frame_and_centers(lib, X, k, tile_bytes=2**20):
     X = lib.asarray(X)
     weights = lib.asarray(np.linspace(0.5, 2, X.shape[0]))
-    frame = steps.moments(X, weights, tile_bytes)
+    frame = steps.moments(X, weights, k, tile_bytes)
     return X, weights, frame, frame.enter(X[:k, :])
 
 
@@ -75,7 +75,7 @@ def test_distances(lib, rng, tile_bytes):
 def test_moments(lib, rng, offset):
     host = blobs(rng, 300, 4) + offset
     weights = rng.uniform(size=300)
-    frame = steps.moments(lib.asarray(host), lib.asarray(weights), 2_000)
+    frame = steps.moments(lib.asarray(host), lib.asarray(weights), 1, 2_000)
     mean = np.average(host - offset, axis=0, weights=weights)
     np.testing.assert_allclose(to_numpy(frame.origin) - offset, mean, atol=1e-7 if offset else 1e-12)
     variance = np.average((host - offset - mean) ** 2, axis=0, weights=weights).sum()
@@ -84,7 +84,7 @@ def test_moments(lib, rng, offset):
 
 def test_ties_go_to_the_first_center(lib):
     X = lib.asarray([[0.0], [1.0], [2.0]])
-    frame = steps.frame_at(lib.asarray([1.0]), 1.0, X, 2**20)
+    frame = steps.frame_at(lib.asarray([1.0]), 1.0, X, 4, 2**20)
     labels = steps.assign(X, frame.enter(lib.asarray([[2.0], [0.0], [0.0], [2.0]])), frame)
     assert to_numpy(labels).tolist() == [1, 0, 0]
 
@@ -114,29 +114,53 @@ def test_replaced_steps_equal_the_portable_ones(name, data):
         assert ours.shape == theirs.shape
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 1), (5000, 2, 300), (3, 4, 10**6)])
-def test_lowest_score_in_blocks(rng, shape):
-    """The last has fewer rows than one block has of clusters."""
-    n, d, k = shape
-    X, minus_2_centers, sq_norms = rng.normal(size=(n, d)), rng.normal(size=(d, k)), rng.normal(size=k)
-    fast = steps.lowest_score(X, minus_2_centers, sq_norms)
-    np.testing.assert_array_equal(fast, steps.lowest_score.portable(X, minus_2_centers, sq_norms))
-    assert fast.dtype == "int32"
-
-
-def test_tiles_run_on_threads(monkeypatch, rng):
-    """Same results on any number of threads, in order; the setting of the BLAS is put back, also after an error."""
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("block", [300, 2**18])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2000, 2, 300), (3, 4, 10**5), (500, 130, 7)])
+def test_numpys_passes_equal_the_portable_ones(monkeypatch, rng, shape, block, dtype):
+    """In blocks of some rows and of all, and of some centers (100) and of all."""
     backend = pytest.importorskip("kmeans_xp.backends.numpy")
-    controller = backend.ThreadpoolController().select(user_api="blas")
-    X, weights = blobs(rng, 3000, 3), np.ones(3000)
-    frame = steps.moments(X, weights, 20_000)
-    centers = frame.enter(X[:20])
+    monkeypatch.setattr(backend, "BLOCK", block)
+    monkeypatch.setattr(backend, "SMALL_BLOCK", block)
+    monkeypatch.setattr(backend, "CENTERS", min(block, 1000) // 3)
+    monkeypatch.setattr(backend, "_has_numba", lambda: False)
+    n, d, k = shape
+    X, weights, frame, centers = frame_and_centers(load("numpy"), rng.normal(size=(n, d)).astype(dtype), k)
+    centers = frame.enter(rng.normal(size=(k, d)).astype(dtype))
+    labels = steps.assign.portable(X, centers, frame)
+    few = rng.integers(n, size=5)
+    for step, arguments in (
+        (steps.assign, (centers, frame)),
+        (steps.lloyd_step, (weights, centers, frame)),
+        (steps.update, (weights, labels, k, frame)),
+        (steps.sq_distances_to_own, (labels, centers, frame)),
+        (steps.sq_distances_to, (few, frame)),
+        *([] if k > 1000 else [(steps.distances, (centers, frame))]),
+    ):
+        ours, theirs = step(X, *arguments), step.portable(X, *arguments)
+        for one, other in zip(*((x if isinstance(x, tuple) else (x,)) for x in (ours, theirs)), strict=True):
+            assert one.dtype == other.dtype
+            np.testing.assert_allclose(one, other, rtol=1e-5 if dtype == "float32" else 1e-12, atol=1e-12)
+
+
+def test_passes_run_on_threads(monkeypatch, rng):
+    """Same labels on any number of threads; the setting of the BLAS is put back, also after an error."""
+    threads = pytest.importorskip("kmeans_xp.backends._threads")
+    controller = threads.ThreadpoolController().select(user_api="blas")
+    monkeypatch.setattr("kmeans_xp.backends.numpy.BLOCK", 5_000)
+    monkeypatch.setattr("kmeans_xp.backends.numpy.PARALLEL_WORK", 0)
+    monkeypatch.setattr(threads, "PARALLEL_WORK", 0)
+    X, weights = blobs(rng, 40_000, 3), np.ones(40_000)
+    frame = steps.moments(X, weights, 40, 20_000)
+    centers = frame.enter(X[:40])
     results, users = [], set()
     for n_threads in (1, 2, 7):
-        monkeypatch.setattr(backend._blas, "n_threads", lambda n=n_threads: n)
+        monkeypatch.setattr(threads.blas, "n_threads", lambda n=n_threads: n)
         before = [pool["num_threads"] for pool in controller.info()]
-        results.append(steps.lloyd_step(X, weights, centers, frame))
-        list(frame.map_tiles(lambda rows, tile: users.add(threading.get_ident()), X, 20))
+        with steps.own_threads(X, 40):
+            assert {pool["num_threads"] for pool in controller.info()} == {1}
+            results.append(steps.lloyd_step(X, weights, centers, frame))
+            list(frame.map_tiles(lambda rows, tile: users.add(threading.get_ident()), X, 20))
 
         def fail(rows, tile):
             assert rows.start < 1000, "no"
@@ -147,17 +171,18 @@ def test_tiles_run_on_threads(monkeypatch, rng):
     assert len(users) > 1
     for other in results[1:]:
         for ours, theirs in zip(other, results[0], strict=True):
-            np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-12)
+            np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-10)
 
 
-def test_concurrent_passes_share_the_limit_of_the_blas():
-    backend = pytest.importorskip("kmeans_xp.backends.numpy")
-    controller = backend.ThreadpoolController().select(user_api="blas")
+def test_concurrent_fits_share_the_limit_of_the_blas():
+    threads = pytest.importorskip("kmeans_xp.backends._threads")
+    controller = threads.ThreadpoolController().select(user_api="blas")
     before = [pool["num_threads"] for pool in controller.info()]
-    first, second = backend._blas.one_thread(), backend._blas.one_thread()
+    first, second = threads.blas.one_thread(), threads.blas.one_thread()
     first.__enter__()
     second.__enter__()
     assert {pool["num_threads"] for pool in controller.info()} == {1}
+    assert threads.blas.n_threads() == max(before), "what it was outside"
     first.__exit__(None, None, None)
     assert {pool["num_threads"] for pool in controller.info()} == {1}
     second.__exit__(None, None, None)
@@ -189,7 +214,7 @@ def test_the_dense_pass_never_reads_a_value(rng):
     X = torch.empty((100, 3), device="meta", dtype=torch.float64)
     weights = torch.empty(100, device="meta", dtype=torch.float64)
     centers = torch.empty((5, 3), device="meta", dtype=torch.float64)
-    frame = steps.Frame(centers[0, :], 1.0, torch.float64, torch.float64, 2_000)
+    frame = steps.Frame(centers[0, :], 1.0, torch.float64, torch.float64, 2_000, 100)
     labels, sums, cluster_weights = steps.lloyd_step(X, weights, centers, frame)
     assert labels.shape == (100,)
     assert lloyd.means(sums, cluster_weights, centers, frame).shape == (5, 3)

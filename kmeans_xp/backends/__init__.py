@@ -35,4 +35,4 @@ def replaceable(portable):
 
 def backend_names():
     """The libraries that have a file here."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))

@@ -1,0 +1,173 @@
+"""Exact pruning: a row whose nearest center cannot have changed is not looked at.
+
+Centers move less and less. What a row needs to know is its `slack`: how much farther its second nearest center is than
+its own, when the two were measured. As long as its own center and the fastest of the others together moved less than
+that, it keeps its label (triangle inequality; G. Hamerly, "Making k-means even faster", 2010). The rows for which that
+fails are gathered and compared with all centers at once, so that the work stays a matrix product.
+
+Instead of lowering every slack in every iteration, a slack is stored plus the `path` of its cluster so far: the sum
+over the iterations of what the center and the fastest other one moved. Rows that are not looked at are only read.
+"""
+
+from kmeans_xp.arrays import device, namespace
+from kmeans_xp.backends import replaceable
+from kmeans_xp.steps import cluster_sums, coefficients, lloyd_step
+
+
+class PrunedStep:
+    """`steps.lloyd_step` for one iteration after the other, with bounds while they pay: the state of the rows.
+
+    They pay while few rows must be looked at, so the share of the last iteration decides. If it is too large, the next
+    iterations compare all rows with all centers: 1 iteration, then 2, then 4, until bounds are tried again.
+    """
+
+    def __init__(self, X, sample_weight, n_clusters, frame, algorithm):
+        X, self._frame = frame.shift_once(X, frame.distance_dtype)
+        self._job = X, sample_weight
+        if algorithm == "auto":
+            self._largest_share = share_that_pays(X, n_clusters, frame)
+        else:
+            self._largest_share = {"lloyd": 0.0, "elkan": 1.0}[algorithm]
+        self.prunes = self._largest_share > 0
+        self._pause = 1  # iterations
+        self._dense_left = 0
+        self._labels, self._slack = unbounded(X, sample_weight)
+        self._sums, self._weights = 0, 0
+        self._centers = None  # of the last bounded step
+
+    def __call__(self, centers):
+        """Labels, sums and weights of the clusters around `centers`, and how many labels changed, 0-d."""
+        if self._dense_left > 0 or not self.prunes:
+            return self._dense(centers)
+        started = self._centers is not None
+        if started:
+            self._path = advance(self._path, centers, self._centers)
+        else:
+            self._path = namespace(centers).zeros_like(centers[:, 0])
+        self._labels, self._slack, sums, weights, n_changed, n_active = bounded_step(
+            *self._job, centers, self._labels, self._slack, self._path, self._frame
+        )
+        self._sums, self._weights, self._centers = self._sums + sums, self._weights + weights, centers
+        if started and n_active > self._largest_share * self._labels.shape[0]:
+            self._dense_left = self._pause
+            self._pause *= 2
+        return self._labels, self._sums, self._weights, n_changed
+
+    def _dense(self, centers):
+        xp = namespace(centers)
+        labels_old = self._labels
+        self._labels, self._sums, self._weights = lloyd_step(*self._job, centers, self._frame)
+        self._dense_left -= 1
+        self._slack, self._centers = xp.full_like(self._slack, -xp.inf), None
+        return self._labels, self._sums, self._weights, xp.count_nonzero(self._labels != labels_old)
+
+
+def unbounded(X, sample_weight):
+    """Labels and slack of rows that nothing is known about, each (n_samples,)."""
+    xp = namespace(X)
+    labels = xp.full(X.shape[0], -1, dtype=xp.int32, device=device(X))
+    return labels, xp.full_like(sample_weight, -xp.inf)
+
+
+def advance(path, centers, centers_old):
+    """`path` (n_clusters,) after centers moved."""
+    xp = namespace(centers)
+    moved = xp.linalg.vector_norm(centers - centers_old, axis=1)
+    if path.shape[0] == 1:
+        return path + moved
+    fastest = xp.argmax(moved)
+    clusters = xp.arange(path.shape[0], device=device(path))
+    second = xp.max(xp.where(clusters == fastest, xp.zeros_like(moved), moved))
+    others = xp.where(clusters == fastest, second, xp.max(moved))
+    return (path + moved + others) * (1 + 1e-12)  # rounding up
+
+
+@replaceable
+def bounded_step(X, sample_weight, centers, labels, slack, path, frame):
+    """The assignment of `steps.lloyd_step` and what it changes: labels, slack, change of sums and of weights, counts.
+
+    `labels` and `slack` (n_samples,) are given up: they may be written to. The counts are of rows whose label changed,
+    and of rows that were looked at.
+    """
+    xp = namespace(X)
+    minus_2_centers, sq_norms = coefficients(centers, frame)
+    origin = xp.astype(frame.origin, frame.distance_dtype)
+    if frame.shifted:
+        origin = xp.zeros_like(origin)
+
+    def on_rows(rows, X):
+        given = labels[rows], slack[rows]
+        found = relabel(X, sample_weight[rows], *given, path, origin, minus_2_centers, sq_norms)
+        return found[0] is given[0], *found
+
+    blocks, in_place, sums, weights, n_active = [], True, 0, 0, 0
+    n_changed = xp.zeros((), dtype=xp.int64, device=device(X))
+    for _, (same, tile_labels, tile_slack, *totals) in frame.map_rows(on_rows, X, centers.shape[0]):
+        in_place = in_place and same
+        blocks.append((tile_labels, tile_slack))
+        sums, weights = sums + totals[0], weights + totals[1]
+        n_changed, n_active = n_changed + totals[2], n_active + totals[3]
+    if not in_place:
+        labels, slack = (xp.concat(parts) for parts in zip(*blocks, strict=True))
+    return labels, slack, sums, weights, n_changed, n_active
+
+
+def error_bound(xp, sq_norms, n_features):
+    """Coefficient and offset of a bound on the rounding error of a squared distance: coefficient * ||x||² + offset.
+
+    The error of a score is at most about (n_features + 8) eps (||x||² + ||c||²). 20 times that keeps the lead of the
+    own center larger than the errors of two scores for as long as the slack lasts, when norms may have doubled.
+    """
+    coefficient = 20 * (n_features + 8) * xp.finfo(sq_norms.dtype).eps
+    return coefficient, coefficient * xp.max(sq_norms)
+
+
+def relabel(X, sample_weight, labels, slack, path, origin, minus_2_centers, sq_norms):
+    """`bounded_step` for a tile of rows, not relative to the origin."""
+    xp = namespace(X)
+    n_clusters = sq_norms.shape[0]
+    stale = slack <= xp.take(path, xp.maximum(labels, xp.zeros_like(labels)))
+    (active,) = xp.nonzero(stale)  # synchronises: how many is the shape of the result
+    n_active = active.shape[0]
+    if n_active == 0:
+        sums = xp.zeros((n_clusters, X.shape[1]), dtype=path.dtype, device=device(X))
+        return labels, slack, sums, xp.zeros_like(path), 0, 0
+
+    tile = xp.astype(xp.take(X, active, axis=0), origin.dtype, copy=False) - origin
+    scores = tile @ minus_2_centers + sq_norms
+    new = xp.astype(xp.argmin(scores, axis=1), xp.int32)
+    own = xp.arange(n_clusters, dtype=xp.int32, device=device(X))[None, :] == new[:, None]
+    sq_own = xp.min(scores, axis=1)
+    sq_second = xp.min(xp.where(own, xp.full_like(scores, xp.inf), scores), axis=1)
+    gap = sure_gap(tile, sq_own, sq_second, sq_norms, path.dtype)
+
+    old = xp.take(labels, active)
+    changed = new != old
+    weight = xp.where(changed, xp.take(sample_weight, active), xp.zeros_like(gap))
+    sums, weights = cluster_sums(tile, new, weight, n_clusters)
+    lost = xp.where(old < 0, xp.zeros_like(weight), weight)
+    lost_sums, lost_weights = cluster_sums(tile, xp.maximum(old, xp.zeros_like(old)), lost, n_clusters)
+
+    # The standard has no way to write into some places: take from `active` at the place that a stale row has there
+    place = xp.maximum(xp.cumulative_sum(xp.astype(stale, xp.int32)) - 1, xp.zeros_like(labels))
+    labels = xp.where(stale, xp.take(new, place), labels)
+    slack = xp.where(stale, xp.take(gap + xp.take(path, new), place), slack)
+    n_changed = xp.astype(xp.count_nonzero(changed), xp.int64)
+    return labels, slack, sums - lost_sums, weights - lost_weights, n_changed, n_active
+
+
+def sure_gap(tile, own_scores, second_scores, sq_norms, dtype):
+    """How much farther the second nearest center is at least, whatever rounding did: (n_rows,) float64."""
+    xp = namespace(tile)
+    coefficient, offset = error_bound(xp, sq_norms, tile.shape[1])
+    squares = xp.vecdot(tile, tile)
+    error = coefficient * squares + offset
+    nearest = xp.sqrt(xp.maximum(own_scores + squares, xp.zeros_like(squares)) + error)
+    second = xp.sqrt(xp.maximum(second_scores + squares - error, xp.zeros_like(squares)))
+    return xp.astype(second, dtype) - xp.astype(nearest, dtype)
+
+
+@replaceable
+def share_that_pays(X, n_clusters, frame):
+    """Largest share of the rows to look at for which bounds are faster than comparing all rows: 0 for never."""
+    return 0.6 if X.shape[1] * n_clusters >= 2000 else 0.0
