@@ -34,8 +34,8 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
 
     - results live in the library, dtype and device of the input (NumPy, CuPy, torch, JAX, dpnp, array-api-strict);
       a model fitted on one predicts on any other: the centers move, the data stays;
-    - a seed picks the same starting points on every library, whatever the order of the rows, and a weight of 2 is the
-      same as the row standing there twice;
+    - a seed picks the same starting points on every library; of up to `max(20_000, 50 * n_clusters)` rows, also
+      whatever their order, and a weight of 2 is the same as the row standing there twice;
     - reaching `max_iter` gives a warning; `history_` and `converged_` say what happened;
     - negative weights are refused, sparse data is not supported.
 
@@ -490,7 +490,7 @@ def kmeans_plusplus(X, n_clusters, *, sample_weight=None, random_state=None):
 
     Same as :func:`sklearn.cluster.kmeans_plusplus`, on arrays of any library. A seed picks the same points on each, and
     whatever the order of the rows. Of more than `max(20_000, 50 * n_clusters)` rows, it looks at a weighted sample of
-    that size.
+    that size, which depends on their order.
 
     Parameters
     ----------
