@@ -136,7 +136,6 @@ def assign(X, centers, frame):
     return collect(frame.map_tiles(labels_of, X, centers.shape[0]), X.shape[0])
 
 
-@replaceable
 def cluster_sums(X, labels, sample_weight, n_clusters):
     """Weighted sum of the rows of each cluster, and its weight.
 

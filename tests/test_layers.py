@@ -21,9 +21,10 @@ ALLOWED = {
     "versions": ({"arrays", "backends"}, {"threadpoolctl"}),
     "arrays": (set(), {"numpy", "array_api_compat", "cupy"}),
     "backends/__init__": (set(), set()),
+    "backends/_blocks": (set(), {"numpy", "scipy"}),
     "backends/_compiled": (set(), {"numpy", "numba", "llvmlite"}),
     "backends/_threads": (set(), {"threadpoolctl"}),
-    "backends/numpy": ({"backends"}, {"numpy", "scipy"}),
+    "backends/numpy": ({"backends"}, {"numpy"}),
 }
 STANDARD = {"ast", "contextlib", "dataclasses", "functools", "importlib", "math", "numbers", "pkgutil", "platform"}
 STANDARD |= {"collections", "concurrent", "os", "re", "threading", "sys", "time", "typing", "warnings"}

@@ -102,11 +102,12 @@ def test_replaced_steps_equal_the_portable_ones(name, data):
     n, d, k = (data.draw(st.integers(1, top)) for top in (200, 8, 40))
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
     X = lib.asarray(rng.normal(size=(n, d)) * data.draw(st.sampled_from([1, 1e-30, 1e15])))
+    frame = steps.frame_at(X[0, :], 1.0, X, k, 2**20)
     labels = lib.asarray(rng.integers(k, size=n), dtype="int32")
     weights = lib.asarray(rng.uniform(size=n) * rng.integers(2, size=n))
 
-    fast = backend_for(name).cluster_sums(X, labels, weights, k)
-    portable = steps.cluster_sums.portable(X, labels, weights, k)
+    fast = backend_for(name).update(X, weights, labels, k, frame)
+    portable = steps.update.portable(X, weights, labels, k, frame)
     for ours, theirs in zip(fast, portable, strict=True):
         ours, theirs = to_numpy(ours), to_numpy(theirs)
         np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-13 * np.abs(theirs).max())
@@ -120,9 +121,9 @@ def test_replaced_steps_equal_the_portable_ones(name, data):
 def test_numpys_passes_equal_the_portable_ones(monkeypatch, rng, shape, block, dtype):
     """In blocks of some rows and of all, and of some centers (100) and of all."""
     backend = pytest.importorskip("kmeans_xp.backends.numpy")
-    monkeypatch.setattr(backend, "BLOCK", block)
-    monkeypatch.setattr(backend, "SMALL_BLOCK", block)
-    monkeypatch.setattr(backend, "CENTERS", min(block, 1000) // 3)
+    for name in ("BLOCK", "SMALL_BLOCK", "MANY_ROWS"):
+        monkeypatch.setattr(backend._blocks, name, block)
+    monkeypatch.setattr(backend._blocks, "CENTERS", min(block, 1000) // 3)
     monkeypatch.setattr(backend, "_has_numba", lambda: False)
     n, d, k = shape
     X, weights, frame, centers = frame_and_centers(load("numpy"), rng.normal(size=(n, d)).astype(dtype), k)
@@ -145,12 +146,29 @@ def test_numpys_passes_equal_the_portable_ones(monkeypatch, rng, shape, block, d
             np.testing.assert_allclose(one, other, rtol=1e-5 if dtype == "float32" else 1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("k", [5, 16, 17, 300])
+def test_numpys_scores_find_the_two_nearest_centers(rng, k):
+    """Along rows and along centers, the latter in blocks, and with ties: whole numbers, and every center twice."""
+    blocks = pytest.importorskip("kmeans_xp.backends._blocks")
+    X = rng.integers(-3, 4, size=(700, 2)).astype("float64")
+    centers = np.resize(rng.integers(-3, 4, size=(-(-k // 2), 2)), (k, 2)).astype("float64")
+    ends = np.vstack((-2 * centers, [[0, 0]])).ravel(), np.append(np.vecdot(centers, centers), np.inf)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blocks, "CENTERS", 128)
+        labels, gap = blocks._Nearest(*ends)(X, (0.0, 0.0))
+        np.testing.assert_array_equal(blocks._Nearest(*ends)(X), labels)
+    distances = np.sqrt(brute_force(X, centers))
+    np.testing.assert_array_equal(labels, distances.argmin(axis=1))
+    nearest, second = np.sort(distances, axis=1)[:, :2].T
+    np.testing.assert_allclose(gap, second - nearest, atol=1e-12)
+
+
 def test_passes_run_on_threads(monkeypatch, rng):
     """Same labels on any number of threads; the setting of the BLAS is put back, also after an error."""
     threads = pytest.importorskip("kmeans_xp.backends._threads")
     controller = threads.blas._controller  # not of a BLAS that a peer of the benchmark brought in since
-    monkeypatch.setattr("kmeans_xp.backends.numpy.BLOCK", 1_000)
-    monkeypatch.setattr("kmeans_xp.backends.numpy.SMALL_BLOCK", 1_000)
+    monkeypatch.setattr("kmeans_xp.backends._blocks.BLOCK", 1_000)
+    monkeypatch.setattr("kmeans_xp.backends._blocks.SMALL_BLOCK", 1_000)
     monkeypatch.setattr("kmeans_xp.backends.numpy.PARALLEL_WORK", 0)
     monkeypatch.setattr(threads, "PARALLEL_WORK", 0)
     X, weights = blobs(rng, 3000, 3), np.ones(3000)
@@ -192,20 +210,18 @@ def test_concurrent_fits_share_the_limit_of_the_blas():
     assert [pool["num_threads"] for pool in controller.info()] == before
 
 
-def test_a_backend_may_decline(monkeypatch, rng):
-    X, weights = blobs(rng, 50, 2), np.ones(50)
-    labels = np.zeros(50, dtype="int32")
-    expected = steps.cluster_sums.portable(X, labels, weights, 2)
+def test_a_backend_may_decline(monkeypatch):
+    labels = np.array([3, 1, 3], dtype="int32")
     calls = []
 
     class Declining:
         @staticmethod
-        def cluster_sums(*args):
+        def count_distinct(*args):
             calls.append(args)
             return NotImplemented
 
     monkeypatch.setattr("kmeans_xp.backends.backend_for", lambda library: Declining)
-    np.testing.assert_array_equal(steps.cluster_sums(X, labels, weights, 2)[0], expected[0])
+    assert steps.count_distinct(labels) == 2
     assert len(calls) == 1
 
 

@@ -249,7 +249,7 @@ def by_cluster(rows, labels, ends, ordered):
 
 
 @compiled
-def relabel(part, n_parts, X, sample_weight, origin, centers, sq_norms, between, rounding, state, sums, weights):
+def relabel(part, n_parts, X, sample_weight, origin, centers, sq_norms, rounding, state, between, sums, weights):
     """`bounds.bounded_step` for every `n_parts`-th tile of rows; adds to sums and weights. -> rows changed, looked at
 
     With distances `between` the centers, rows are taken cluster by cluster.
