@@ -9,6 +9,8 @@ Instead of lowering every slack in every iteration, a slack is stored plus the `
 over the iterations of what the center and the fastest other one moved. Rows that are not looked at are only read.
 """
 
+import math
+
 from kmeans_xp.arrays import device, namespace
 from kmeans_xp.backends import replaceable
 from kmeans_xp.steps import cluster_sums, coefficients, lloyd_step
@@ -36,30 +38,38 @@ class PrunedStep:
         self._centers = None  # of the last bounded step
 
     def __call__(self, centers):
-        """Labels, sums and weights of the clusters around `centers`, and how many labels changed, 0-d."""
+        """Labels, sums and weights of the clusters around `centers`; how many labels changed and rows were looked at.
+
+        The counts are 0-d. The caller, who reads them together with what else it needs from the device, reports the
+        second one by `looked_at`.
+        """
         if self._dense_left > 0 or not self.prunes:
             return self._dense(centers)
-        started = self._centers is not None
-        if started:
-            self._path = advance(self._path, centers, self._centers)
-        else:
+        if self._centers is None:
             self._path = namespace(centers).zeros_like(centers[:, 0])
-        self._labels, self._slack, sums, weights, n_changed, n_active = bounded_step(
-            *self._job, centers, self._labels, self._slack, self._path, self._frame
+        else:
+            self._path = advance(self._path, centers, self._centers)
+        self._measured = self._centers is not None
+        self._labels, self._slack, self._sums, self._weights, *counts = bounded_step(
+            *self._job, centers, self._labels, self._slack, self._path, self._sums, self._weights, self._frame
         )
-        self._sums, self._weights, self._centers = self._sums + sums, self._weights + weights, centers
-        if started and n_active > self._largest_share * self._labels.shape[0]:
+        self._centers = centers
+        return self._labels, self._sums, self._weights, *counts
+
+    def looked_at(self, n_active):
+        """Take note of how many rows the last step looked at."""
+        if self._measured and n_active > self._largest_share * self._labels.shape[0]:
             self._dense_left = self._pause
             self._pause *= 2
-        return self._labels, self._sums, self._weights, n_changed
 
     def _dense(self, centers):
         xp = namespace(centers)
         labels_old = self._labels
         self._labels, self._sums, self._weights = lloyd_step(*self._job, centers, self._frame)
         self._dense_left -= 1
-        self._slack, self._centers = xp.full_like(self._slack, -xp.inf), None
-        return self._labels, self._sums, self._weights, xp.count_nonzero(self._labels != labels_old)
+        self._slack, self._centers, self._measured = xp.full_like(self._slack, -math.inf), None, False
+        n_changed = xp.count_nonzero(self._labels != labels_old)
+        return self._labels, self._sums, self._weights, n_changed, xp.zeros_like(n_changed)
 
 
 def unbounded(X, sample_weight):
@@ -83,11 +93,11 @@ def advance(path, centers, centers_old):
 
 
 @replaceable
-def bounded_step(X, sample_weight, centers, labels, slack, path, frame):
-    """The assignment of `steps.lloyd_step` and what it changes: labels, slack, change of sums and of weights, counts.
+def bounded_step(X, sample_weight, centers, labels, slack, path, sums, weights, frame):
+    """`steps.lloyd_step` with bounds, from the results of the last one: labels, slack, sums, weights, counts.
 
-    `labels` and `slack` (n_samples,) are given up: they may be written to. The counts are of rows whose label changed,
-    and of rows that were looked at.
+    `labels` and `slack` (n_samples,) are given up: they may be written to. The counts, 0-d, are of rows whose label
+    changed, and of rows that were looked at.
     """
     xp = namespace(X)
     minus_2_centers, sq_norms = coefficients(centers, frame)
@@ -100,8 +110,8 @@ def bounded_step(X, sample_weight, centers, labels, slack, path, frame):
         found = relabel(X, sample_weight[rows], *given, path, origin, minus_2_centers, sq_norms)
         return found[0] is given[0], *found
 
-    blocks, in_place, sums, weights, n_active = [], True, 0, 0, 0
-    n_changed = xp.zeros((), dtype=xp.int64, device=device(X))
+    blocks, in_place = [], True
+    n_changed = n_active = xp.zeros((), dtype=xp.int64, device=device(X))
     for _, (same, tile_labels, tile_slack, *totals) in frame.map_rows(on_rows, X, centers.shape[0]):
         in_place = in_place and same
         blocks.append((tile_labels, tile_slack))

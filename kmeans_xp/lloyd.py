@@ -39,15 +39,17 @@ def lloyd(X, sample_weight, centers, frame, *, max_iter, tol, algorithm="auto", 
         began = time.perf_counter()
         centers_old = centers
 
-        labels, sums, weights, n_changed = step(centers_old)
+        labels, sums, weights, n_changed, n_active = step(centers_old)
         centers = means(sums, weights, centers_old, frame)
 
-        n_changed, shift, inertia, n_empty = to_floats(  # the only synchronisation of an iteration
+        n_changed, n_active, shift, inertia, n_empty = to_floats(  # the only synchronisation of an iteration
             n_changed,
+            n_active,
             xp.sum((centers - centers_old) ** 2),
             inertia_of(centers_old, sums, weights, frame),
             xp.count_nonzero(weights == 0),
         )
+        step.looked_at(n_active)
         if n_empty:
             relocated = relocate_empty(X, sample_weight, labels, centers_old, weights, frame)
             centers = means(*relocated, centers_old, frame)

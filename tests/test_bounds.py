@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import blobs, brute_force
+from conftest import blobs, brute_force, load
 
 from kmeans_xp import KMeans, bounds, steps
 from kmeans_xp.arrays import to_numpy
@@ -103,7 +103,7 @@ def test_a_row_that_is_not_looked_at_has_the_right_label(name, dtype, rng):
     centers = frame.enter(X[:19])
     step = bounds.PrunedStep(X, weights, 19, frame, "elkan")
     for _ in range(12):
-        labels, sums, mass, _ = step(centers)
+        labels, sums, mass, *_ = step(centers)
         expected = steps.assign(X, centers, frame)
         differ = np.flatnonzero(labels != expected)
         squares = ((X[differ].astype(float) - frame.origin)[:, None, :] - centers) ** 2
@@ -145,35 +145,39 @@ def test_numpys_passes_are_their_portable_twins(rng, dtype, d, k):
             np.testing.assert_allclose(one, other, **tight)
 
 
-def check_bounded_step(rng, dtype, d, k, step, portable):
+def check_bounded_step(rng, dtype, d, k, name="numpy"):
     """From labels of which half are bounded, and all others stale: labels, sums, counts as portable, slack valid."""
-    X, weights, frame, centers = job(rng, d, k, dtype)
+    lib, (X, weights, frame, centers) = load(name), job(rng, d, k, dtype)
     n = len(X)
     right = steps.assign.portable(X, centers, frame)
     labels = np.where(rng.uniform(size=n) < 0.7, right, rng.integers(0, k, size=n)).astype("int32")
     slack = np.where(labels == right, np.inf, -np.inf)
     slack[rng.uniform(size=n) < 0.5] = -np.inf
     path = rng.uniform(size=k)
-    found = step(X, weights, centers, labels.copy(), slack.copy(), path, frame)
-    expected = portable(X, weights, centers, labels.copy(), slack.copy(), path, frame)
+    before = labels.copy(), slack.copy(), path, *steps.update.portable(X, weights, labels, k, frame)
+    expected = bounds.bounded_step.portable(X, weights, centers, *before, frame)
+    theirs = steps.moments(lib.asarray(X), lib.asarray(weights), k, 2**20)
+    before = labels, slack.copy(), path, *before[3:]
+    found = bounds.bounded_step(*map(lib.asarray, (X, weights, centers, *before)), theirs)
+    found = [to_numpy(x) for x in found[:4]] + [int(x) for x in found[4:]]
     np.testing.assert_array_equal(found[0], right)
     np.testing.assert_array_equal(found[0], expected[0])
-    for ours, theirs in zip(found[2:], expected[2:], strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-3 if dtype == "float32" else 1e-10)
+    for ours, twins in zip(found[2:], expected[2:], strict=True):
+        np.testing.assert_allclose(ours, twins, rtol=1e-4, atol=1e-3 if dtype == "float32" else 1e-10)
     distances = np.sort(brute_force(X.astype(float), centers + frame.origin) ** 0.5, axis=1)
     gaps = distances[:, 1] - distances[:, 0] if k > 1 else np.full(n, np.inf)
     stale = slack < 0
     assert (found[1][stale] - path[right[stale]] <= gaps[stale] + 1e-12).all(), "never more than there is"
     np.testing.assert_array_equal(found[1][~stale], np.inf, "not looked at")
-    return np.mean(found[1][stale] - path[right[stale]] > 0)
+    share = np.mean(found[1][stale] - path[right[stale]] > 0)
+    assert share > 0.5, "bounds that let nothing rest would be right and useless"
 
 
 @pytest.mark.usefixtures("numpy_passes")
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(("d", "k"), SHAPES)
 def test_numpys_bounds_are_their_portable_twin(rng, dtype, d, k):
-    share = check_bounded_step(rng, dtype, d, k, bounds.bounded_step, bounds.bounded_step.portable)
-    assert share > 0.5, "bounds that let nothing rest would be right and useless"
+    check_bounded_step(rng, dtype, d, k)
 
 
 @pytest.mark.usefixtures("numpy_steps")
@@ -185,7 +189,7 @@ def test_few_rows_are_looked_at_in_the_end(rng, monkeypatch):
 
     def counting(*args, step=bounds.bounded_step):
         result = step(*args)
-        looked_at.append(result[-1])
+        looked_at.append(int(result[-1]))
         return result
 
     monkeypatch.setattr(bounds, "bounded_step", counting)
@@ -207,7 +211,8 @@ def test_auto_gives_up_bounds_that_do_not_pay(rng, monkeypatch):
     monkeypatch.setattr(bounds, "bounded_step", lambda *args: trials.append("bounds") or bounded(*args))
     for iteration in range(11):
         centers = frame.enter(X[5 * iteration : 5 * iteration + 5])
-        labels, sums, mass, _ = step(centers)
+        labels, sums, mass, _, n_active = step(centers)
+        step.looked_at(n_active)
         expected = steps.lloyd_step(X, weights, centers, frame)
         for ours, theirs in zip((labels, sums, mass), expected, strict=True):
             np.testing.assert_allclose(ours, theirs, atol=1e-9)

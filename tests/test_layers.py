@@ -24,10 +24,23 @@ ALLOWED = {
     "backends/_blocks": (set(), {"numpy", "scipy"}),
     "backends/_compiled": (set(), {"numpy", "numba", "llvmlite"}),
     "backends/_threads": (set(), {"threadpoolctl"}),
+    "backends/cupy": (set(), {"cupy", "numpy"}),
     "backends/numpy": ({"backends"}, {"numpy"}),
 }
-STANDARD = {"ast", "contextlib", "dataclasses", "functools", "importlib", "math", "numbers", "pkgutil", "platform"}
-STANDARD |= {"collections", "concurrent", "os", "re", "threading", "sys", "time", "typing", "warnings"}
+STANDARD = {"ast", "contextlib", "dataclasses", "functools", "importlib", "math", "numbers", "pathlib", "pkgutil"}
+STANDARD |= {
+    "collections",
+    "concurrent",
+    "os",
+    "platform",
+    "re",
+    "sys",
+    "threading",
+    "time",
+    "types",
+    "typing",
+    "warnings",
+}
 
 
 def imports(path):

@@ -59,12 +59,12 @@ def lloyd_step(X, sample_weight, centers, frame):
     labels = np.full(X.shape[0], -1, dtype=np.int32)
     if _passes(X, frame) is not _blocks:
         slack, path = np.empty(X.shape[0]), np.zeros(len(centers))
-        return labels, *bounded_step(X, sample_weight, centers, labels, slack, path, frame)[2:4]
+        return labels, *bounded_step(X, sample_weight, centers, labels, slack, path, 0, 0, frame)[2:4]
     job = (X, sample_weight, *_coefficients(centers, frame), labels)
     return labels, *_sums(_blocks.lloyd_step, X.size * len(centers), centers.shape, *job)
 
 
-def bounded_step(X, sample_weight, centers, labels, slack, path, frame):
+def bounded_step(X, sample_weight, centers, labels, slack, path, sums, weights, frame):
     """`bounds.bounded_step`, writing into labels and slack."""
     passes, work = _passes(X, frame), 8 * X.size
     origin, minus_2_centers, sq_norms = _coefficients(centers, frame)
@@ -77,8 +77,8 @@ def bounded_step(X, sample_weight, centers, labels, slack, path, frame):
             if not _few_candidates(X, origin, labels, centers, *between):
                 between = NOTHING
         job = (*job, between)
-    sums, weights, n_changed, n_active = _sums(passes.relabel, work, centers.shape, *job)
-    return labels, slack, sums, weights, np.int64(n_changed), n_active
+    more_sums, more_weights, n_changed, n_active = _sums(passes.relabel, work, centers.shape, *job)
+    return labels, slack, sums + more_sums, weights + more_weights, n_changed, n_active
 
 
 def update(X, sample_weight, labels, n_clusters, frame):

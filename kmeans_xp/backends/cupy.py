@@ -1,0 +1,264 @@
+"""Steps for CuPy arrays: launches of the kernels in cupy.cu.
+
+A pass takes the rows in tiles that keep its scratch memory within the frame's `tile_bytes`; a tile for which the device
+has no memory is halved. Sums per cluster are float64, added in an order that depends on the labels alone: the same from
+run to run. Nothing here waits for the device.
+"""
+
+import functools
+import types
+import warnings
+from pathlib import Path
+
+import cupy
+import numpy as np
+
+BLOCK = 256  # threads
+TYPES = {"f": "float", "d": "double"}
+# Rows and centers that a block of `relabel` takes at a time, and one of its threads: for many centers, and up to FEW
+SHAPES = {"f": ((128, 128, 8, 8), (256, 32, 8, 4)), "d": ((64, 64, 4, 4), (128, 32, 4, 4))}
+FEW = 32
+MIN_TILE = 2**12  # rows below which a tile is not halved any more
+MIN_CHUNK = 32  # rows that are summed by one thread
+# Scratch bytes a row: the rows to look at (4) or the labels as sort keys (4), their order (8), what sorting needs (16),
+# sorted labels (4), and a few partial sums
+ROW_BYTES = 48
+SHARE_THAT_PAYS = 0.85
+
+
+def _relabel(dtype, shape):
+    """Name of an instance of the kernel `relabel`."""
+    return f"relabel<{TYPES[dtype.char]}, {', '.join(map(str, shape))}>"
+
+
+KERNELS = ["stale_rows", "add_runs"]
+KERNELS += [_relabel(np.dtype(char), shape) for char, shapes in SHAPES.items() for shape in shapes]
+KERNELS += [f"{name}<{kind}>" for name in ("sum_runs", "sq_distances_to_own") for kind in TYPES.values()]
+
+
+def assign(X, centers, frame):
+    """`steps.assign`."""
+    kernels = _kernels(X)
+    if kernels is None:
+        return NotImplemented
+    labels = cupy.full(X.shape[0], -1, dtype=cupy.int32)
+    _compare(kernels, X, centers, frame, labels)
+    return labels
+
+
+def lloyd_step(X, sample_weight, centers, frame):
+    """`steps.lloyd_step`."""
+    labels = assign(X, centers, frame)
+    if labels is NotImplemented:
+        return NotImplemented
+    return labels, *update(X, sample_weight, labels, centers.shape[0], frame)
+
+
+def update(X, sample_weight, labels, n_clusters, frame):
+    """`steps.update`."""
+    kernels = _kernels(X)
+    if kernels is None:
+        return NotImplemented
+    totals = cupy.zeros((n_clusters, X.shape[1] + 1))
+
+    def add(rows, tile, origin):
+        cupy.add(totals, _sums(kernels, tile, origin, labels[rows], sample_weight[rows], n_clusters), out=totals)
+
+    _for_tiles(X, frame, frame.distance_dtype, add)
+    return totals[:, :-1], totals[:, -1]
+
+
+def bounded_step(X, sample_weight, centers, labels, slack, path, sums, weights, frame):
+    """`bounds.bounded_step`, writing into labels and slack."""
+    kernels = _kernels(X)
+    if kernels is None:
+        return NotImplemented
+    n_changed, n_active = _compare(kernels, X, centers, frame, labels, slack, path)
+    return labels, slack, *update(X, sample_weight, labels, centers.shape[0], frame), n_changed, n_active
+
+
+def sq_distances_to_own(X, labels, centers, frame):
+    """`steps.sq_distances_to_own`."""
+    kernels = _kernels(X)
+    if kernels is None:
+        return NotImplemented
+    squares = cupy.empty(X.shape[0])
+    centers = cupy.ascontiguousarray(centers)
+    lanes = _power_of_2(X.shape[1], 32)
+
+    def measure(rows, tile, origin):
+        kernel, grid = kernels[f"sq_distances_to_own<{TYPES[tile.dtype.char]}>"], _blocks(len(tile), BLOCK // lanes)
+        job = tile, origin.astype(cupy.float64), labels[rows], centers, *tile.shape, squares[rows]
+        _launch(kernel, grid, (lanes, BLOCK // lanes), *job)
+
+    _for_tiles(X, frame, X.dtype, measure)
+    return squares
+
+
+def share_that_pays(X, n_clusters, frame):
+    """`bounds.share_that_pays`: rows need not be gathered."""
+    return NotImplemented if _kernels(X) is None else SHARE_THAT_PAYS
+
+
+def _compare(kernels, X, centers, frame, labels, slack=None, path=None):
+    """Label rows by all centers: all of them, or with `slack` those that need it. -> rows changed, looked at, 0-d"""
+    dtype = np.dtype(frame.distance_dtype)
+    n_clusters, n_features = centers.shape
+    minus_2_centers = cupy.ascontiguousarray(-2 * centers, dtype=dtype)
+    sq_norms = cupy.sum(centers * centers, axis=1).astype(dtype)
+    coefficient = dtype.type(20 * (n_features + 8) * np.finfo(dtype).eps)  # as bounds.error_bound
+    offset = coefficient * sq_norms.max()
+    path = cupy.zeros(n_clusters) if path is None else path
+    shape = SHAPES[dtype.char][n_clusters <= FEW]
+    counts = cupy.zeros(2, dtype=cupy.uint64)
+
+    def compare(rows, tile, origin):
+        count = len(tile)
+        state = labels[rows], None if slack is None else slack[rows]
+        active = n_active = None
+        if slack is not None:
+            active, n_active = cupy.empty(count, dtype=cupy.int32), cupy.zeros(1, dtype=cupy.uint64)
+            _launch(kernels["stale_rows"], _blocks(count, BLOCK), BLOCK, *state, path, count, active, n_active)
+            counts[1:] += n_active
+        job = tile, origin, minus_2_centers, sq_norms, path, active, n_active, count, n_features, n_clusters
+        grid = _blocks(count, shape[0])
+        _launch(kernels[_relabel(dtype, shape)], grid, BLOCK, *job, coefficient, offset, *state, counts)
+
+    _for_tiles(X, frame, dtype, compare)
+    return counts[0], counts[1]
+
+
+def _sums(kernels, tile, origin, labels, sample_weight, n_clusters):
+    """Sums and weights, (n_clusters, n_features + 1), of the clusters of a tile."""
+    n_samples, n_features = tile.shape
+    # As few bytes as possible: it is a radix sort, stable
+    order = cupy.argsort(labels.astype(cupy.min_scalar_type(n_clusters - 1)))
+    starts = cupy.searchsorted(labels[order], cupy.arange(n_clusters + 1, dtype=cupy.int32))
+    columns = _power_of_2(n_features + 1, BLOCK)
+    chunk = max(MIN_CHUNK, -(-n_samples * columns // _resident_threads(_device())))
+    n_chunks = _blocks(n_samples, chunk)
+    runs = cupy.empty((n_chunks + n_clusters, n_features + 1))
+    totals = cupy.empty((n_clusters, n_features + 1))
+    kernel = kernels[f"sum_runs<{TYPES[tile.dtype.char]}>"]
+    grid = _blocks(n_chunks, BLOCK // columns), _blocks(n_features + 1, columns)
+    job = tile, origin, order, labels, sample_weight, n_samples, n_features, chunk, runs
+    _launch(kernel, grid, (columns, BLOCK // columns), *job)
+    grid = n_clusters, _blocks(n_features + 1, 32)
+    _launch(kernels["add_runs"], grid, (32, 8), runs, starts, n_features + 1, chunk, totals)
+    return totals
+
+
+def _for_tiles(X, frame, dtype, function):
+    """Call `function(rows, tile, origin)` for slices of rows, those rows contiguous, and what to subtract from them."""
+    origin = cupy.zeros_like(frame.origin, dtype=dtype) if frame.shifted else frame.origin.astype(dtype)
+    copied = 0 if X.flags.c_contiguous and X.dtype == dtype else X.shape[1] * np.dtype(dtype).itemsize
+    n_rows = min(X.shape[0], max(MIN_TILE, frame.tile_bytes // (ROW_BYTES + copied)))
+    start = 0
+    while start < X.shape[0]:
+        rows = slice(start, min(start + n_rows, X.shape[0]))
+        try:
+            tile = cupy.ascontiguousarray(X[rows], dtype=dtype)
+            function(rows, tile, origin)
+        except cupy.cuda.memory.OutOfMemoryError as error:
+            if n_rows <= MIN_TILE:
+                free, total = cupy.cuda.runtime.memGetInfo()
+                raise MemoryError(
+                    f"No memory on the GPU for {n_rows} rows at a time: some {n_rows * (ROW_BYTES + copied)} bytes are "
+                    f"needed, {free} of {total} are free. Use fewer clusters or features, or free memory."
+                ) from error
+            n_rows = max(MIN_TILE, n_rows // 2)
+            continue
+        start = rows.stop
+
+
+def scratch_bytes(n_samples, n_features, n_clusters, tile_bytes):
+    """Device memory of an iteration beyond X, labels and slack (12 bytes a row), and copies of rows not contiguous."""
+    centers = 8 * n_clusters * (n_features + 1)
+    n_rows = min(n_samples, max(MIN_TILE, tile_bytes // ROW_BYTES))
+    runs = 8 * (n_features + 1) * _blocks(n_rows, MIN_CHUNK)  # at most
+    return ROW_BYTES * n_rows + 6 * centers + min(runs, 8 * 2 * 2**21)
+
+
+def _kernels(X):
+    """The kernels by name, for the device of X, which is the current one; None if they don't work there."""
+    return _kernels_on(_device())
+
+
+@functools.cache
+def _kernels_on(device_id):
+    """Compile and check the kernels, once a device."""
+    source = Path(__file__).with_suffix(".cu").read_text(encoding="utf-8")
+    try:
+        module = cupy.RawModule(code=source, options=("-std=c++17",), name_expressions=KERNELS)
+        kernels = {name: module.get_function(name) for name in KERNELS}
+        problem = _difference(kernels)
+    except (cupy.cuda.compiler.CompileException, cupy.cuda.runtime.CUDARuntimeError, RuntimeError) as error:
+        problem = f"{type(error).__name__}: {error}"
+    if problem is None:
+        return kernels
+    warnings.warn(
+        f"kmeans_xp: its CUDA kernels don't work on this device, slower CuPy functions take their place. Please report "
+        f"this with the output of kmeans_xp.show_versions(): {problem}",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+    return None
+
+
+def _difference(kernels):
+    """What differs from CuPy's own functions in a small job, or None."""
+    rng = np.random.default_rng(0)
+    for dtype, tolerance in ((cupy.float32, 1e-2), (cupy.float64, 1e-9)):
+        X = cupy.asarray(rng.normal(size=(3000, 19)), dtype=dtype)
+        centers = cupy.asarray(rng.normal(size=(50, 19)))
+        frame = types.SimpleNamespace(
+            origin=cupy.zeros(19), shifted=False, distance_dtype=X.dtype, tile_bytes=1500 * ROW_BYTES
+        )
+        labels, slack, ones = cupy.full(3000, -1, dtype=cupy.int32), cupy.full(3000, -cupy.inf), cupy.ones(3000)
+        _compare(kernels, X, centers, frame, labels, slack, cupy.zeros(50))
+        clusters = cupy.asarray(rng.integers(50, size=3000), dtype=cupy.int32)
+        sums = _sums(kernels, X, frame.origin.astype(dtype), clusters, ones, 50)
+
+        distances = cupy.sqrt(cupy.sum((X[:, None, :] - centers[None, :, :]) ** 2, axis=2))
+        own = distances[cupy.arange(3000), labels]
+        distances.sort(axis=1)
+        members = (clusters == cupy.arange(50)[:, None]).astype(cupy.float64)
+        wrong = {
+            "labels": cupy.any(own - distances[:, 0] > tolerance),
+            "bounds": cupy.any(cupy.abs(distances[:, 1] - own - slack) > tolerance * 10),
+            "sums": cupy.any(cupy.abs(sums[:, :-1] - members @ X.astype(cupy.float64)) > 1e-9),
+            "weights": cupy.any(sums[:, -1] != cupy.sum(members, axis=1)),
+        }
+        wrong = [name for name, is_wrong in wrong.items() if is_wrong]
+        if wrong:
+            return f"wrong {', '.join(wrong)} in {cupy.dtype(dtype).name}"
+    return None
+
+
+def _device():
+    """Number of the current device."""
+    return cupy.cuda.Device().id
+
+
+@functools.cache
+def _resident_threads(device_id):
+    """Threads that a device runs at a time."""
+    properties = cupy.cuda.runtime.getDeviceProperties(device_id)
+    return properties["multiProcessorCount"] * properties["maxThreadsPerMultiProcessor"]
+
+
+def _launch(kernel, grid, block, *arguments):
+    """Launch: Python's int for parameters of type int, None for NULL."""
+    grid, block = (shape if isinstance(shape, tuple) else (shape,) for shape in (grid, block))
+    arguments = (np.int32(x) if isinstance(x, int) else np.uintp(0) if x is None else x for x in arguments)
+    kernel(grid, block, tuple(arguments))
+
+
+def _blocks(count, size):
+    """How many blocks of a size hold `count`."""
+    return -(-count // size)
+
+
+def _power_of_2(count, most):
+    """The smallest power of 2 that is at least `count`, or `most`."""
+    return min(most, 1 << (count - 1).bit_length())

@@ -1,0 +1,222 @@
+"""The CUDA path through CuPy, on a GPU or on the stand-in for one (CONTRIBUTING.md)."""
+
+import warnings
+
+import numpy as np
+import pytest
+from conftest import blobs, load
+from test_bounds import SHAPES, check_bounded_step
+
+from kmeans_xp import KMeans, arrays, bounds, steps
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture(autouse=True)
+def cupy():
+    """CuPy; every test waits for the device at its end, so that late errors are its own."""
+    xp = load("cupy").xp
+    yield xp
+    xp.cuda.runtime.deviceSynchronize()
+
+
+@pytest.fixture
+def backend(cupy):
+    return pytest.importorskip("kmeans_xp.backends.cupy")
+
+
+def job(cupy, rng, shape, dtype, tile_bytes=2**28):
+    n, d, k = shape
+    X = cupy.asarray(blobs(rng, n, d, n_clusters=6, dtype=dtype) + 5)
+    weights = cupy.asarray(rng.uniform(size=n))
+    frame = steps.moments(X, weights, k, tile_bytes)
+    return X, weights, frame, frame.enter(X[rng.integers(n, size=k)])
+
+
+def assert_close(ours, theirs, dtype):
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.dtype == other.dtype
+        one, other = one.get(), other.get()
+        scale = max(1, np.abs(other).max())
+        np.testing.assert_allclose(one, other, rtol=0, atol=scale * (1e-6 if dtype == "float32" else 1e-12))
+
+
+# Rows, features and clusters around the sizes of the tiles in the kernels
+KERNEL_SHAPES = [
+    *((1, 1, 1), (2, 300, 1), (127, 15, 2), (128, 16, 32), (129, 17, 33), (257, 3, 31), (1000, 2, 300), (700, 40, 129)),
+    *((5000, 1, 4), (64, 64, 64), (65, 33, 65)),
+]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", KERNEL_SHAPES, ids=str)
+def test_steps_equal_the_portable_ones(cupy, backend, rng, shape, dtype):
+    X, weights, frame, centers = job(cupy, rng, shape, dtype)
+    labels = steps.assign(X, centers, frame)
+    twin = steps.assign.portable(X, centers, frame)
+    squares = [steps.sq_distances_to_own.portable(X, of, centers, frame).get() for of in (labels, twin)]
+    tie = (1e-5 if dtype == "float32" else 1e-13) * frame.spread * shape[1]
+    np.testing.assert_allclose(*squares, rtol=0, atol=tie, err_msg="labels that differ are ties")
+    assert labels.dtype == cupy.int32
+    assert cupy.mean(labels == twin) > 0.99
+    assert_close(
+        [steps.sq_distances_to_own(X, twin, centers, frame)],
+        [steps.sq_distances_to_own.portable(X, twin, centers, frame)],
+        "float64",
+    )
+    k = shape[2]
+    assert_close(steps.update(X, weights, twin, k, frame), steps.update.portable(X, weights, twin, k, frame), dtype)
+    result = steps.lloyd_step(X, weights, centers, frame)
+    cupy.testing.assert_array_equal(result[0], labels)
+    assert_close(result[1:], steps.update(X, weights, labels, k, frame), dtype)
+
+
+@pytest.mark.usefixtures("backend")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("d", "k"), SHAPES)
+def test_bounds_are_their_portable_twin(rng, dtype, d, k):
+    check_bounded_step(rng, dtype, d, k, "cupy")
+
+
+def test_equal_centers_give_the_lowest_label(cupy, backend):
+    """Exact ties: whole numbers, and every center many times, over the lanes and tiles of the kernel."""
+    X = cupy.arange(400, dtype="float64").reshape(-1, 2) % 7
+    frame = steps.frame_at(cupy.zeros(2), 1.0, X, 300, 2**28)
+    centers = cupy.tile(cupy.asarray([[3.0, 1.0], [1.0, 5.0], [6.0, 6.0]]), (100, 1))
+    assert set(steps.assign(X, centers, frame).get()) == {0, 1, 2}
+
+
+@pytest.mark.usefixtures("backend")
+@pytest.mark.parametrize("view", ["columns", "strided rows", "transposed", "misaligned"])
+def test_rows_as_they_lie(cupy, rng, view):
+    base = rng.normal(size=(300, 12)).astype("float32")
+    views = {
+        "columns": lambda x: x[:, 3:8],
+        "strided rows": lambda x: x[::3],
+        "transposed": lambda x: x.T,
+        "misaligned": lambda x: x.ravel()[1:3001].reshape(300, 10),
+    }
+    X = views[view](cupy.asarray(base))
+    init = base.ravel()[: 4 * X.shape[1]].reshape(4, -1)
+    ours = KMeans(4, init=init, max_iter=5, tol=1e9).fit(X)
+    theirs = KMeans(4, init=init, max_iter=5, tol=1e9).fit(np.ascontiguousarray(views[view](base)))
+    np.testing.assert_array_equal(ours.labels_.get(), theirs.labels_)
+
+
+@pytest.mark.usefixtures("backend")
+def test_small_tiles_give_the_same(cupy, backend, rng, monkeypatch):
+    monkeypatch.setattr(backend, "MIN_TILE", 64)
+    X, weights, frame, centers = job(cupy, rng, (1000, 5, 9), "float64")
+    small = steps.moments(X, weights, 9, 100 * backend.ROW_BYTES)
+    one, other = (steps.lloyd_step(X, weights, centers, of) for of in (frame, small))
+    cupy.testing.assert_array_equal(one[0], other[0])
+    assert_close(one[1:], other[1:], "float64")
+
+
+@pytest.mark.usefixtures("backend")
+def test_the_same_bits_from_run_to_run(cupy, rng):
+    X = cupy.asarray(blobs(rng, 3000, 6, dtype="float32"))
+    first, second = (KMeans(20, random_state=0, max_iter=8, tol=1e9).fit(X) for _ in range(2))
+    cupy.testing.assert_array_equal(first.cluster_centers_, second.cluster_centers_)
+    assert first.inertia_ == second.inertia_
+
+
+@pytest.mark.usefixtures("backend")
+@pytest.mark.parametrize("algorithm", ["lloyd", "elkan"])
+def test_one_synchronisation_an_iteration(cupy, rng, algorithm):
+    """Counted by the stand-in: copies from the device, which stall the host."""
+    gpusim = pytest.importorskip("gpusim")
+    X = cupy.asarray(rng.uniform(size=(3000, 6)))
+    init = X[:20]
+
+    def transfers(max_iter):
+        model = KMeans(20, init=init, tol=0, max_iter=max_iter, algorithm=algorithm)
+        with gpusim.sync_counts() as counts, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model.fit(X)
+        assert model.n_iter_ == max_iter
+        return counts.to_host, counts.waits
+
+    transfers(2)  # compiles
+    few, many = transfers(3), transfers(13)
+    assert many[0] - few[0] == 10
+    assert many[1] - few[1] <= 10
+
+
+def test_kernels_that_do_not_compile_give_one_warning(cupy, backend, rng, monkeypatch):
+    def broken(**_):
+        raise RuntimeError("Failed to find CUDA headers")
+
+    backend._kernels_on.cache_clear()
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(cupy, "RawModule", broken)
+            X = cupy.asarray(blobs(rng, 200, 3))
+            with pytest.warns(RuntimeWarning, match="Failed to find CUDA headers") as seen:
+                model = KMeans(4, random_state=0).fit(X)
+        assert len(seen) == 1
+        np.testing.assert_allclose(model.inertia_, KMeans(4, random_state=0).fit(X.get()).inertia_)
+    finally:
+        backend._kernels_on.cache_clear()
+
+
+@pytest.mark.parametrize("kernel", ["relabel", "sum_runs", "add_runs"])
+def test_kernels_that_compute_something_else_give_a_warning(backend, monkeypatch, kernel):
+    kernels = {
+        name: (lambda *_: None) if name.startswith(kernel) else function
+        for name, function in backend._kernels_on(0).items()
+    }
+    assert backend._difference(backend._kernels_on(0)) is None
+    assert "wrong" in backend._difference(kernels)
+
+
+def test_a_tile_without_memory_is_halved(cupy, backend, rng, monkeypatch):
+    monkeypatch.setattr(backend, "MIN_TILE", 100)
+    X, weights, frame, centers = job(cupy, rng, (1000, 5, 9), "float64")
+    expected = steps.lloyd_step(X, weights, centers, frame)
+    allowed, sums = 300, backend._sums
+
+    def short_of_memory(kernels, tile, *rest):
+        if len(tile) > allowed:
+            raise cupy.cuda.memory.OutOfMemoryError(1, 1, 1)
+        return sums(kernels, tile, *rest)
+
+    monkeypatch.setattr(backend, "_sums", short_of_memory)
+    assert_close(steps.lloyd_step(X, weights, centers, frame), expected, "float64")
+    allowed = 50
+    with pytest.raises(MemoryError, match="100 rows at a time: some 4800 bytes are needed"):
+        steps.lloyd_step(X, weights, centers, frame)
+
+
+def test_the_current_device_does_not_matter(cupy, rng):
+    if cupy.cuda.runtime.getDeviceCount() < 2:
+        pytest.skip("one device")
+    host = blobs(rng, 400, 3)
+    with cupy.cuda.Device(1):
+        X = cupy.asarray(host)
+    model = KMeans(4, random_state=0).fit(X)
+    assert model.labels_.device.id == model.cluster_centers_.device.id == 1
+    np.testing.assert_array_equal(model.predict(X).get(), KMeans(4, random_state=0).fit(host).labels_)
+
+
+def test_scratch_memory_is_bounded(backend):
+    """Whatever the number of rows: tiles of 256 MiB, and what grows with the centers."""
+    assert backend.scratch_bytes(10**7, 128, 1024, arrays._DEVICE_TILE_BYTES) < 2**28 + 2**26
+    assert backend.scratch_bytes(10**9, 2, 8, arrays._DEVICE_TILE_BYTES) < 2**28 + 2**26
+
+
+@pytest.mark.usefixtures("backend")
+def test_pruning_is_used(cupy, rng):
+    X = cupy.asarray(blobs(rng, 4000, 8, n_clusters=20))
+    weights = cupy.ones(4000)
+    frame = steps.moments(X, weights, 20, 2**28)
+    step = bounds.PrunedStep(X, weights, 20, frame, "auto")
+    centers, active = frame.enter(X[:20]), []
+    for _ in range(12):
+        labels, sums, mass, _, n_active = step(centers)
+        step.looked_at(int(n_active))
+        active.append(int(n_active))
+        cupy.testing.assert_array_equal(labels, steps.assign(X, centers, frame))
+        centers = cupy.where(mass[:, None] > 0, sums / cupy.maximum(mass, 1)[:, None], centers)
+    assert active[0] == 4000
+    assert active[-1] < 1000
