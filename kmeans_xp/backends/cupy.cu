@@ -106,7 +106,7 @@ relabel(const T* __restrict__ X,                // IN  (n_samples, n_features)
             const int n_here = n_features - f0 < FEATURES ? n_features - f0 : FEATURES;
             if (c0 == 0 && thread < ROWS)
                 for (int f = 0; f < n_here; ++f) sq_row += x_tile[f][thread] * x_tile[f][thread];
-#pragma unroll 4
+#pragma unroll 2
             for (int f = 0; f < n_here; ++f) {
                 T x[R], center[C];
 #pragma unroll
