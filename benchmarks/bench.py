@@ -38,7 +38,7 @@ from sklearn.datasets import load_digits, load_sample_image
 from threadpoolctl import threadpool_info
 
 import kmeans_xp
-from benchmarks import peers
+from benchmarks import gpu, peers
 
 
 def blobs(n, d, k, spread=2.0):
@@ -235,7 +235,7 @@ def measure(X, k, options):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--suite", choices=["cpu"], default="cpu")
+    parser.add_argument("--suite", choices=["cpu", "gpu"], default="cpu")
     parser.add_argument("--quick", action="store_true", help="some of the cases, three seeds")
     parser.add_argument("--without-numba", action="store_true", help="and without peers other than scikit-learn")
     parser.add_argument("--growth", action="store_true", help="time against n, d and k instead of the cases")
@@ -243,6 +243,9 @@ def main():
     parser.add_argument("--json", help="append results to this file, one line a case")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
+    if options.suite == "gpu":
+        gpu.main(options)
+        return
     if options.without_numba:
         from kmeans_xp.backends import numpy as backend
 

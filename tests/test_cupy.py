@@ -1,5 +1,7 @@
 """The CUDA path through CuPy, on a GPU or on the stand-in for one (CONTRIBUTING.md)."""
 
+import argparse
+import json
 import warnings
 
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 from conftest import blobs, load
 from test_bounds import SHAPES, check_bounded_step
 
+from benchmarks import gpu
 from kmeans_xp import KMeans, arrays, bounds, steps
 
 pytestmark = pytest.mark.gpu
@@ -69,6 +72,28 @@ def test_steps_equal_the_portable_ones(cupy, backend, rng, shape, dtype):
     result = steps.lloyd_step(X, weights, centers, frame)
     cupy.testing.assert_array_equal(result[0], labels)
     assert_close(result[1:], steps.update(X, weights, labels, k, frame), dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", [(1000, 33, 50), (5, 1, 1), (129, 200, 300)], ids=str)
+def test_labels_by_matrix_products_are_those_of_the_kernel(cupy, backend, rng, shape, dtype, monkeypatch):
+    """In blocks of 100 rows; not while CuPy may use TF32."""
+    X, _, frame, centers = job(cupy, rng, shape, dtype)
+    expected = steps.assign(X, centers, frame)
+    products = []
+    monkeypatch.setattr(backend, "PRODUCT_SIZES", (1, 1))
+    monkeypatch.setattr(backend, "SCORES_BYTES", 100 * shape[2] * X.dtype.itemsize)
+    monkeypatch.setattr(cupy, "matmul", lambda *args, f=cupy.matmul, **out: products.append(f(*args, **out)))
+    found = steps.assign(X, centers, frame)
+    assert len(products) == -(-shape[0] // 100)
+    assert cupy.mean(found == expected) > 0.99
+    squares = (steps.sq_distances_to_own.portable(X, of, centers, frame).get() for of in (found, expected))
+    tie = (1e-5 if dtype == "float32" else 1e-13) * frame.spread * shape[1]
+    np.testing.assert_allclose(*squares, rtol=0, atol=tie, err_msg="labels that differ are ties")
+    monkeypatch.setenv("CUPY_TF32", "1")
+    products.clear()
+    steps.assign(X, centers, frame)
+    assert bool(products) == (dtype == "float64")
 
 
 @pytest.mark.usefixtures("backend")
@@ -203,6 +228,16 @@ def test_scratch_memory_is_bounded(backend):
     """Whatever the number of rows: tiles of 256 MiB, and what grows with the centers."""
     assert backend.scratch_bytes(10**7, 128, 1024, arrays._DEVICE_TILE_BYTES) < 2**28 + 2**26
     assert backend.scratch_bytes(10**9, 2, 8, arrays._DEVICE_TILE_BYTES) < 2**28 + 2**26
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.usefixtures("backend")
+def test_the_benchmark_runs(capsys, tmp_path):
+    """Tiny sizes, of which times are not looked at, but results are."""
+    gpu.main(argparse.Namespace(quick=True, json=tmp_path / "results"))
+    assert "these times mean nothing" in capsys.readouterr().out
+    for line in (tmp_path / "results").read_text().splitlines():
+        assert json.loads(line)["plain CuPy"]["inertia"] == pytest.approx(1, abs=1e-4)
 
 
 @pytest.mark.usefixtures("backend")

@@ -23,6 +23,7 @@ SHAPES = {
     "float64": [(64, 64, 4, 4), (128, 32, 4, 4)],
 }
 TYPES = {"float32": "float", "float64": "double"}
+PLAIN = ["label_by_scores", "sum_runs", "sq_distances_to_own"]
 RELABEL = [(dtype, shape) for dtype, shapes in SHAPES.items() for shape in shapes]
 
 
@@ -35,7 +36,7 @@ def module(seed):
     from kernelsim import Module
 
     names = [name(*instance) for instance in RELABEL]
-    names += [f"{kernel}<{kind}>" for kernel in ("sum_runs", "sq_distances_to_own") for kind in TYPES.values()]
+    names += [f"{kernel}<{kind}>" for kernel in PLAIN for kind in TYPES.values()]
     return Module(code=SOURCE.read_text(encoding="utf-8"), name_expressions=names, seed=seed)
 
 
@@ -174,3 +175,13 @@ def test_sq_distances_to_own(launch, rng, dtype, n, d, lanes):
     kernel = f"sq_distances_to_own<{TYPES[dtype]}>"
     launch(kernel, -(-n // block[1]) + 1, block, X, origin, labels, centers, n, d, squares)
     np.testing.assert_allclose(squares, ((X - origin - centers[labels]) ** 2).sum(axis=1), rtol=1e-13)
+
+
+@pytest.mark.parametrize("dtype", list(TYPES))
+@pytest.mark.parametrize(("n", "k"), [(1, 1), (9, 33), (70, 300)])
+def test_label_by_scores(launch, rng, dtype, n, k):
+    scores, sq_norms = (rng.integers(0, 6, size=size).astype(dtype) for size in ((n, k), k))  # with ties
+    labels = np.full(n + 3, -5, dtype=np.int32)
+    launch(f"label_by_scores<{TYPES[dtype]}>", n // 8 + 2, (32, 8), scores, sq_norms, n, k, labels)
+    np.testing.assert_array_equal(labels[:n], (scores + sq_norms).argmin(axis=1))
+    np.testing.assert_array_equal(labels[n:], -5)

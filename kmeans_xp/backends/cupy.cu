@@ -160,6 +160,26 @@ relabel(const T* __restrict__ X,                // IN  (n_samples, n_features)
     if (thread % 32 == 0 && changed) atomicAdd(n_changed, (unsigned long long)changed);
 }
 
+// Index of the lowest score of each row plus the squared norm of the center, for scores -2 x.c in memory. blockDim.x is 32.
+template <typename T>
+__global__ void label_by_scores(const T* __restrict__ scores,    // IN  (n_samples, n_clusters)
+                                const T* __restrict__ sq_norms,  // IN  (n_clusters,)
+                                int n_samples, int n_clusters,
+                                int* __restrict__ labels)        // OUT (n_samples,)
+{
+    const int row = blockIdx.x * blockDim.y + threadIdx.y;
+    if (row >= n_samples) return;  // all lanes of a warp
+    const T infinity = (T)__int_as_float(0x7f800000);
+    Nearest<T> nearest = {infinity, infinity, 0};
+    for (int c = threadIdx.x; c < n_clusters; c += 32)
+        merge(nearest, scores[(size_t)row * n_clusters + c] + sq_norms[c], infinity, c);
+    for (int step = 16; step > 0; step /= 2) {
+        const T score = __shfl_xor_sync(0xffffffffu, nearest.score, step);
+        merge(nearest, score, infinity, __shfl_xor_sync(0xffffffffu, nearest.label, step));
+    }
+    if (threadIdx.x == 0) labels[row] = nearest.label;
+}
+
 // Weighted sums of runs of rows of one cluster, rows being sorted by cluster.
 //
 // The sorted rows are cut into chunks of `chunk` rows. A chunk has a run for each cluster in it, and the run of cluster

@@ -6,6 +6,7 @@ run to run. Nothing here waits for the device.
 """
 
 import functools
+import os
 import types
 import warnings
 from pathlib import Path
@@ -18,6 +19,10 @@ TYPES = {"f": "float", "d": "double"}
 # Rows and centers that a block of `relabel` takes at a time, and one of its threads: for many centers, and up to FEW
 SHAPES = {"f": ((128, 128, 8, 8), (256, 32, 8, 4)), "d": ((64, 64, 4, 4), (128, 32, 4, 4))}
 FEW = 32
+# Features and clusters from which on cuBLAS computes the scores of a dense pass, and their bytes at a time. An estimate
+# that no GPU has seen: it reaches more of the arithmetic peak, but reads and writes the scores once more.
+PRODUCT_SIZES = 256, 256
+SCORES_BYTES = 2**24
 MIN_TILE = 2**12  # rows below which a tile is not halved any more
 MIN_CHUNK = 32  # rows that are summed by one thread
 # Scratch bytes a row: the rows to look at (4) or the labels as sort keys (4), their order (8), what sorting needs (16),
@@ -33,7 +38,9 @@ def _relabel(dtype, shape):
 
 KERNELS = ["stale_rows", "add_runs"]
 KERNELS += [_relabel(np.dtype(char), shape) for char, shapes in SHAPES.items() for shape in shapes]
-KERNELS += [f"{name}<{kind}>" for name in ("sum_runs", "sq_distances_to_own") for kind in TYPES.values()]
+KERNELS += [
+    f"{name}<{kind}>" for name in ("label_by_scores", "sum_runs", "sq_distances_to_own") for kind in TYPES.values()
+]
 
 
 def assign(X, centers, frame):
@@ -42,7 +49,12 @@ def assign(X, centers, frame):
     if kernels is None:
         return NotImplemented
     labels = cupy.full(X.shape[0], -1, dtype=cupy.int32)
-    _compare(kernels, X, centers, frame, labels)
+    dtype = np.dtype(frame.distance_dtype)
+    large = X.shape[1] >= PRODUCT_SIZES[0] and centers.shape[0] >= PRODUCT_SIZES[1]
+    if large and (dtype.char == "d" or os.environ.get("CUPY_TF32", "0") != "1"):
+        _label_by_products(kernels, X, centers, frame, labels)
+    else:
+        _compare(kernels, X, centers, frame, labels)
     return labels
 
 
@@ -100,12 +112,34 @@ def share_that_pays(X, n_clusters, frame):
     return NotImplemented if _kernels(X) is None else SHARE_THAT_PAYS
 
 
+def _label_by_products(kernels, X, centers, frame, labels):
+    """Label all rows by scores that cuBLAS computes, of few enough rows at a time to stay in the device's cache."""
+    minus_2_centers, sq_norms = _coefficients(centers, frame)
+    n_clusters, dtype = len(centers), sq_norms.dtype
+    n_rows = max(1, SCORES_BYTES // (n_clusters * dtype.itemsize))
+    kernel = kernels[f"label_by_scores<{TYPES[dtype.char]}>"]
+
+    def label(rows, tile, origin):
+        scores, tile_labels = cupy.empty((min(n_rows, len(tile)), n_clusters), dtype=dtype), labels[rows]
+        for start in range(0, len(tile), n_rows):
+            few = tile[start : start + n_rows] - origin
+            cupy.matmul(few, minus_2_centers.T, out=scores[: len(few)])
+            job = scores, sq_norms, len(few), n_clusters, tile_labels[start : start + n_rows]
+            _launch(kernel, _blocks(len(few), BLOCK // 32), (32, BLOCK // 32), *job)
+
+    _for_tiles(X, frame, dtype, label)
+
+
+def _coefficients(centers, frame):
+    """-2 c, (n_clusters, n_features), and ||c||², (n_clusters,), in the dtype of distances."""
+    dtype = frame.distance_dtype
+    return cupy.ascontiguousarray(-2 * centers, dtype=dtype), cupy.sum(centers * centers, axis=1).astype(dtype)
+
+
 def _compare(kernels, X, centers, frame, labels, slack=None, path=None):
     """Label rows by all centers: all of them, or with `slack` those that need it. -> rows changed, looked at, 0-d"""
-    dtype = np.dtype(frame.distance_dtype)
-    n_clusters, n_features = centers.shape
-    minus_2_centers = cupy.ascontiguousarray(-2 * centers, dtype=dtype)
-    sq_norms = cupy.sum(centers * centers, axis=1).astype(dtype)
+    minus_2_centers, sq_norms = _coefficients(centers, frame)
+    (n_clusters, n_features), dtype = centers.shape, sq_norms.dtype
     coefficient = dtype.type(20 * (n_features + 8) * np.finfo(dtype).eps)  # as bounds.error_bound
     offset = coefficient * sq_norms.max()
     path = cupy.zeros(n_clusters) if path is None else path
