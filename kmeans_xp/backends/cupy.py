@@ -19,8 +19,8 @@ TYPES = {"f": "float", "d": "double"}
 # Rows and centers that a block of `relabel` takes at a time, and one of its threads: for many centers, and up to FEW
 SHAPES = {"f": ((128, 128, 8, 8), (256, 32, 8, 4)), "d": ((64, 64, 4, 4), (128, 32, 4, 4))}
 FEW = 32
-# Features and clusters from which on cuBLAS computes the scores of a dense pass, and their bytes at a time. An estimate
-# that no GPU has seen: it reaches more of the arithmetic peak, but reads and writes the scores once more.
+# Features and clusters from which on cuBLAS computes the scores of a dense pass, and bytes of rows and of scores at a
+# time. An estimate that no GPU has seen: cuBLAS reaches more of the arithmetic peak, but the scores go through memory.
 PRODUCT_SIZES = 256, 256
 SCORES_BYTES = 2**24
 MIN_TILE = 2**12  # rows below which a tile is not halved any more
@@ -45,7 +45,7 @@ KERNELS += [
 
 def assign(X, centers, frame):
     """`steps.assign`."""
-    kernels = _kernels(X)
+    kernels = _kernels()
     if kernels is None:
         return NotImplemented
     labels = cupy.full(X.shape[0], -1, dtype=cupy.int32)
@@ -68,10 +68,11 @@ def lloyd_step(X, sample_weight, centers, frame):
 
 def update(X, sample_weight, labels, n_clusters, frame):
     """`steps.update`."""
-    kernels = _kernels(X)
+    kernels = _kernels()
     if kernels is None:
         return NotImplemented
     totals = cupy.zeros((n_clusters, X.shape[1] + 1))
+    sample_weight = cupy.ascontiguousarray(sample_weight)  # kernels see no strides
 
     def add(rows, tile, origin):
         cupy.add(totals, _sums(kernels, tile, origin, labels[rows], sample_weight[rows], n_clusters), out=totals)
@@ -82,7 +83,7 @@ def update(X, sample_weight, labels, n_clusters, frame):
 
 def bounded_step(X, sample_weight, centers, labels, slack, path, sums, weights, frame):
     """`bounds.bounded_step`, writing into labels and slack."""
-    kernels = _kernels(X)
+    kernels = _kernels()
     if kernels is None:
         return NotImplemented
     n_changed, n_active = _compare(kernels, X, centers, frame, labels, slack, path)
@@ -91,7 +92,7 @@ def bounded_step(X, sample_weight, centers, labels, slack, path, sums, weights, 
 
 def sq_distances_to_own(X, labels, centers, frame):
     """`steps.sq_distances_to_own`."""
-    kernels = _kernels(X)
+    kernels = _kernels()
     if kernels is None:
         return NotImplemented
     squares = cupy.empty(X.shape[0])
@@ -109,14 +110,14 @@ def sq_distances_to_own(X, labels, centers, frame):
 
 def share_that_pays(X, n_clusters, frame):
     """`bounds.share_that_pays`: rows need not be gathered."""
-    return NotImplemented if _kernels(X) is None else SHARE_THAT_PAYS
+    return NotImplemented if _kernels() is None else SHARE_THAT_PAYS
 
 
 def _label_by_products(kernels, X, centers, frame, labels):
     """Label all rows by scores that cuBLAS computes, of few enough rows at a time to stay in the device's cache."""
     minus_2_centers, sq_norms = _coefficients(centers, frame)
     n_clusters, dtype = len(centers), sq_norms.dtype
-    n_rows = max(1, SCORES_BYTES // (n_clusters * dtype.itemsize))
+    n_rows = max(1, SCORES_BYTES // (max(centers.shape) * dtype.itemsize))
     kernel = kernels[f"label_by_scores<{TYPES[dtype.char]}>"]
 
     def label(rows, tile, origin):
@@ -169,7 +170,7 @@ def _sums(kernels, tile, origin, labels, sample_weight, n_clusters):
     order = cupy.argsort(labels.astype(cupy.min_scalar_type(n_clusters - 1)))
     starts = cupy.searchsorted(labels[order], cupy.arange(n_clusters + 1, dtype=cupy.int32))
     columns = _power_of_2(n_features + 1, BLOCK)
-    chunk = max(MIN_CHUNK, -(-n_samples * columns // _resident_threads(_device())))
+    chunk = _chunk(n_samples, columns)
     n_chunks = _blocks(n_samples, chunk)
     runs = cupy.empty((n_chunks + n_clusters, n_features + 1))
     totals = cupy.empty((n_clusters, n_features + 1))
@@ -207,14 +208,19 @@ def _for_tiles(X, frame, dtype, function):
 
 def scratch_bytes(n_samples, n_features, n_clusters, tile_bytes):
     """Device memory of an iteration beyond X, labels and slack (12 bytes a row), and copies of rows not contiguous."""
-    centers = 8 * n_clusters * (n_features + 1)
     n_rows = min(n_samples, max(MIN_TILE, tile_bytes // ROW_BYTES))
-    runs = 8 * (n_features + 1) * _blocks(n_rows, MIN_CHUNK)  # at most
-    return ROW_BYTES * n_rows + 6 * centers + min(runs, 8 * 2 * 2**21)
+    n_runs = _blocks(n_rows, _chunk(n_rows, _power_of_2(n_features + 1, BLOCK))) + n_clusters
+    # Of the size of the centers: -2 c, totals of a tile and of all, and what the loop makes of them
+    return ROW_BYTES * n_rows + 8 * (n_features + 1) * (n_runs + 8 * n_clusters) + 2 * SCORES_BYTES
 
 
-def _kernels(X):
-    """The kernels by name, for the device of X, which is the current one; None if they don't work there."""
+def _chunk(n_samples, columns):
+    """Rows that a thread sums, for about as many threads as the device runs at a time."""
+    return max(MIN_CHUNK, _blocks(n_samples * columns, _resident_threads(_device())))
+
+
+def _kernels():
+    """The kernels by name, for the current device; None if they don't work there."""
     return _kernels_on(_device())
 
 
