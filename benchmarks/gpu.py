@@ -158,7 +158,10 @@ def measure(shape, rates, peers):
     X = cupy.asarray(blobs(n, d, k, dtype))
     start, _ = kmeans_xp.kmeans_plusplus(X[: 100 * k], k, random_state=0)
     found = {"n": n, "d": d, "k": k, "dtype": dtype}
-    default = lambda: kmeans_xp.KMeans(k, random_state=0).fit(X)  # noqa: E731
+
+    def default():
+        return kmeans_xp.KMeans(k, random_state=0).fit(X)
+
     found["peak_MiB"] = peak_bytes(default) / 2**20
     found["fit_s"], model = seconds(default)
     found["inertia"], found["n_iter"] = model.inertia_, model.n_iter_

@@ -36,6 +36,7 @@ class PrunedStep:
         self._labels, self._slack = unbounded(X, sample_weight)
         self._sums, self._weights = 0, 0
         self._centers = None  # of the last bounded step
+        self._measured = False  # whether it started from bounds
 
     def __call__(self, centers):
         """Labels, sums and weights of the clusters around `centers`; how many labels changed and rows were looked at.
@@ -67,7 +68,8 @@ class PrunedStep:
         labels_old = self._labels
         self._labels, self._sums, self._weights = lloyd_step(*self._job, centers, self._frame)
         self._dense_left -= 1
-        self._slack, self._centers, self._measured = xp.full_like(self._slack, -math.inf), None, False
+        if self._centers is not None:  # the last step had bounds
+            self._slack, self._centers, self._measured = xp.full_like(self._slack, -math.inf), None, False
         n_changed = xp.count_nonzero(self._labels != labels_old)
         return self._labels, self._sums, self._weights, n_changed, xp.zeros_like(n_changed)
 
@@ -107,7 +109,7 @@ def bounded_step(X, sample_weight, centers, labels, slack, path, sums, weights, 
 
     def on_rows(rows, X):
         given = labels[rows], slack[rows]
-        found = relabel(X, sample_weight[rows], *given, path, origin, minus_2_centers, sq_norms)
+        found = relabel(X, sample_weight[rows], *given, path, origin, minus_2_centers, sq_norms, frame.rounding)
         return found[0] is given[0], *found
 
     blocks, in_place = [], True
@@ -122,17 +124,7 @@ def bounded_step(X, sample_weight, centers, labels, slack, path, sums, weights, 
     return labels, slack, sums, weights, n_changed, n_active
 
 
-def error_bound(xp, sq_norms, n_features):
-    """Coefficient and offset of a bound on the rounding error of a squared distance: coefficient * ||x||² + offset.
-
-    The error of a score is at most about (n_features + 8) eps (||x||² + ||c||²). 20 times that keeps the lead of the
-    own center larger than the errors of two scores for as long as the slack lasts, when norms may have doubled.
-    """
-    coefficient = 20 * (n_features + 8) * xp.finfo(sq_norms.dtype).eps
-    return coefficient, coefficient * xp.max(sq_norms)
-
-
-def relabel(X, sample_weight, labels, slack, path, origin, minus_2_centers, sq_norms):
+def relabel(X, sample_weight, labels, slack, path, origin, minus_2_centers, sq_norms, rounding):
     """`bounded_step` for a tile of rows, not relative to the origin."""
     xp = namespace(X)
     n_clusters = sq_norms.shape[0]
@@ -149,7 +141,7 @@ def relabel(X, sample_weight, labels, slack, path, origin, minus_2_centers, sq_n
     own = xp.arange(n_clusters, dtype=xp.int32, device=device(X))[None, :] == new[:, None]
     sq_own = xp.min(scores, axis=1)
     sq_second = xp.min(xp.where(own, xp.full_like(scores, xp.inf), scores), axis=1)
-    gap = sure_gap(tile, sq_own, sq_second, sq_norms, path.dtype)
+    gap = sure_gap(tile, sq_own, sq_second, sq_norms, rounding, path.dtype)
 
     old = xp.take(labels, active)
     changed = new != old
@@ -166,12 +158,11 @@ def relabel(X, sample_weight, labels, slack, path, origin, minus_2_centers, sq_n
     return labels, slack, sums - lost_sums, weights - lost_weights, n_changed, n_active
 
 
-def sure_gap(tile, own_scores, second_scores, sq_norms, dtype):
+def sure_gap(tile, own_scores, second_scores, sq_norms, rounding, dtype):
     """How much farther the second nearest center is at least, whatever rounding did: (n_rows,) float64."""
     xp = namespace(tile)
-    coefficient, offset = error_bound(xp, sq_norms, tile.shape[1])
     squares = xp.vecdot(tile, tile)
-    error = coefficient * squares + offset
+    error = rounding * (squares + xp.max(sq_norms))
     nearest = xp.sqrt(xp.maximum(own_scores + squares, xp.zeros_like(squares)) + error)
     second = xp.sqrt(xp.maximum(second_scores + squares - error, xp.zeros_like(squares)))
     return xp.astype(second, dtype) - xp.astype(nearest, dtype)

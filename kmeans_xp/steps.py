@@ -47,6 +47,15 @@ class Frame:
         dtype = dtype or self.distance_dtype
         return self.map_rows(lambda rows, X: function(rows, self.shift(X, dtype)), X, n_clusters)
 
+    @property
+    def rounding(self):
+        """Bounds the rounding error of a squared distance: at most this times ||x||² + ||c||².
+
+        The error of a score is at most about (n_features + 8) eps (||x||² + ||c||²). 20 times that keeps the lead of
+        the own center larger than the errors of two scores for as long as a slack lasts, when norms may have doubled.
+        """
+        return 20 * (self.origin.shape[0] + 8) * float(namespace(self.origin).finfo(self.distance_dtype).eps)
+
     def shift(self, X, dtype):
         """Rows relative to the origin."""
         xp = namespace(X)

@@ -218,17 +218,6 @@ def test_a_tile_without_memory_is_halved(cupy, backend, rng, monkeypatch):
         steps.lloyd_step(X, weights, centers, frame)
 
 
-def test_the_current_device_does_not_matter(cupy, rng):
-    if cupy.cuda.runtime.getDeviceCount() < 2:
-        pytest.skip("one device")
-    host = blobs(rng, 400, 3)
-    with cupy.cuda.Device(1):
-        X = cupy.asarray(host)
-    model = KMeans(4, random_state=0).fit(X)
-    assert model.labels_.device.id == model.cluster_centers_.device.id == 1
-    np.testing.assert_array_equal(model.predict(X).get(), KMeans(4, random_state=0).fit(host).labels_)
-
-
 def test_scratch_memory_is_what_was_estimated(cupy, backend, rng):
     """Measured with CuPy's pool (what a sort needs is the stand-in's there); bounded for any number of rows."""
     X = cupy.asarray(rng.normal(size=(200_000, 5)), dtype="float32")

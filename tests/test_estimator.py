@@ -358,4 +358,6 @@ class TestDevice:
         model = KMeans(4, random_state=0).fit(X)
         assert model.labels_.device.id == model.cluster_centers_.device.id == 1
         assert model.predict(X).device.id == 1
-        np.testing.assert_array_equal(to_numpy(model.labels_), KMeans(4, random_state=0).fit(host).labels_)
+        expected = KMeans(4, random_state=0).fit(host).labels_
+        np.testing.assert_array_equal(to_numpy(model.labels_), expected)
+        np.testing.assert_array_equal(to_numpy(model.predict(X)), expected)

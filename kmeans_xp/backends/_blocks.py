@@ -229,6 +229,6 @@ def _add(tile, clusters, shares, sums, weights):
 
 def _move(tile, old, new, sample_weight, sums, weights):
     """Take rows out of their old clusters, if they had one, and add them to the new ones."""
-    if old[0] >= 0:
+    if old[0] >= 0:  # then all have one: only before the first step none has
         new, sample_weight = np.stack((new, old), axis=1), np.stack((sample_weight, -sample_weight), axis=1)
     _add(tile, new, sample_weight, sums, weights)

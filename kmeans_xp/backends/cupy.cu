@@ -56,7 +56,7 @@ relabel(const T* __restrict__ X,                // IN  (n_samples, n_features)
         const int* __restrict__ rows,           // IN  (n_rows,) to look at; NULL: all
         const unsigned long long* __restrict__ n_rows,  // IN
         int n_samples, int n_features, int n_clusters,
-        T coefficient, const T* __restrict__ offset,    // IN  of bounds.error_bound
+        T coefficient, const T* __restrict__ offset,    // IN  of Frame.rounding, times ||x||^2 and the largest ||c||^2
         int* __restrict__ labels,               // IN, OUT (n_samples,)
         double* __restrict__ slack,             // OUT (n_samples,), or NULL
         unsigned long long* n_changed)          // OUT, added to

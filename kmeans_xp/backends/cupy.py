@@ -141,7 +141,7 @@ def _compare(kernels, X, centers, frame, labels, slack=None, path=None):
     """Label rows by all centers: all of them, or with `slack` those that need it. -> rows changed, looked at, 0-d"""
     minus_2_centers, sq_norms = _coefficients(centers, frame)
     (n_clusters, n_features), dtype = centers.shape, sq_norms.dtype
-    coefficient = dtype.type(20 * (n_features + 8) * np.finfo(dtype).eps)  # as bounds.error_bound
+    coefficient = dtype.type(frame.rounding)
     offset = coefficient * sq_norms.max()
     path = cupy.zeros(n_clusters) if path is None else path
     shape = SHAPES[dtype.char][n_clusters <= FEW]
@@ -251,9 +251,8 @@ def _difference(kernels):
     for dtype, tolerance in ((cupy.float32, 1e-2), (cupy.float64, 1e-9)):
         X = cupy.asarray(rng.normal(size=(3000, 19)), dtype=dtype)
         centers = cupy.asarray(rng.normal(size=(50, 19)))
-        frame = types.SimpleNamespace(
-            origin=cupy.zeros(19), shifted=False, distance_dtype=X.dtype, tile_bytes=1500 * ROW_BYTES
-        )
+        frame = types.SimpleNamespace(origin=cupy.zeros(19), shifted=False, distance_dtype=X.dtype)
+        frame.tile_bytes, frame.rounding = 1500 * ROW_BYTES, 1e-3 * tolerance
         labels, slack, ones = cupy.full(3000, -1, dtype=cupy.int32), cupy.full(3000, -cupy.inf), cupy.ones(3000)
         _compare(kernels, X, centers, frame, labels, slack, cupy.zeros(50))
         clusters = cupy.asarray(rng.integers(50, size=3000), dtype=cupy.int32)

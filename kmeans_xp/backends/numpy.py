@@ -68,7 +68,7 @@ def bounded_step(X, sample_weight, centers, labels, slack, path, sums, weights, 
     """`bounds.bounded_step`, writing into labels and slack."""
     passes, work = _passes(X, frame), 8 * X.size
     origin, minus_2_centers, sq_norms = _coefficients(centers, frame)
-    rounding = _rounding(sq_norms[:-1], X.shape[1])
+    rounding = frame.rounding, frame.rounding * float(sq_norms[:-1].max())  # of ||x||², and of ||c||² at most
     job = (_read_only(X), sample_weight, origin, minus_2_centers, sq_norms, rounding, (labels, slack, path))
     if passes is not _blocks:
         between = NOTHING
@@ -159,12 +159,6 @@ def _coefficients(centers, frame):
     sq_norms = np.full(len(centers) + 1, np.inf, dtype=dtype)
     sq_norms[:-1] = np.vecdot(centers, centers)
     return _origin(frame, dtype), minus_2_centers.ravel(), sq_norms
-
-
-def _rounding(sq_norms, n_features):
-    """As `bounds.error_bound`."""
-    coefficient = 20 * (n_features + 8) * float(np.finfo(sq_norms.dtype).eps)
-    return coefficient, coefficient * float(sq_norms.max())
 
 
 def _between(centers, rounding):
