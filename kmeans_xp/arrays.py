@@ -125,6 +125,84 @@ def on_device(x):
     return x.device if compat.is_cupy_array(x) else contextlib.nullcontext()
 
 
+def is_source(x):
+    """Whether `x` has rows that can be sliced and is not an array: a data set of h5py or zarr, say."""
+    if isinstance(x, np.ndarray) or compat.is_array_api_obj(x) or is_sparse(x) or hasattr(x, "iloc"):
+        return False
+    return all(hasattr(x, name) for name in ("shape", "dtype", "__getitem__")) and not isinstance(x, np.generic)
+
+
+class HostSlot:
+    """Memory for a block of rows that is filled again and again."""
+
+    def __init__(self, shape, dtype):
+        self._buffer = np.empty(shape, dtype)
+
+    def fill(self, rows):
+        """Keep some rows; called by the thread that reads."""
+        self._buffer[: len(rows)] = rows
+
+    def take(self, n_rows):
+        """The rows as an array, valid until they are released."""
+        return self._buffer[:n_rows]
+
+    def release(self):
+        """The memory may be filled again."""
+
+
+class CudaSlot:
+    """The same on a CUDA device: filled through pinned memory and on a stream of its own, beside the computation."""
+
+    def __init__(self, shape, dtype, device):
+        cupy = sys.modules["cupy"]
+        self._device = cupy.cuda.Device(device)
+        with self._device:
+            pinned = cupy.cuda.alloc_pinned_memory(max(1, int(np.prod(shape)) * np.dtype(dtype).itemsize))
+            self._pinned = np.frombuffer(pinned, dtype, int(np.prod(shape))).reshape(shape)
+            self._buffer = cupy.empty(shape, dtype)
+            self._stream = cupy.cuda.Stream(non_blocking=True)
+            self._copied, self._used = cupy.cuda.Event(), cupy.cuda.Event()
+
+    def fill(self, rows):
+        with self._device:
+            self._copied.synchronize()  # the pinned memory may still be on its way
+            self._pinned[: len(rows)] = rows
+            self._stream.wait_event(self._used)
+            self._buffer[: len(rows)].set(self._pinned[: len(rows)], self._stream)
+            self._copied.record(self._stream)
+
+    def take(self, n_rows):
+        with self._device:
+            sys.modules["cupy"].cuda.get_current_stream().wait_event(self._copied)
+        return self._buffer[:n_rows]
+
+    def release(self):
+        with self._device:
+            self._used.record()
+
+
+def slots(n_slots, shape, dtype, device):
+    """Memory for blocks of `shape` on the host (None) or on a CUDA device called `device`."""
+    if device is None:
+        return [HostSlot(shape, dtype) for _ in range(n_slots)]
+    return [CudaSlot(shape, dtype, cuda_index(device)) for _ in range(n_slots)]
+
+
+def cuda_index(name):
+    """Number of the CUDA device called `name`, which must be usable by CuPy."""
+    _, index = parse_device(name)
+    problem = cuda_problem()
+    _require_cuda(name, index, 0 if problem else sys.modules["cupy"].cuda.runtime.getDeviceCount(), problem)
+    return index
+
+
+def fits_on_device(x, name):
+    """Whether the host array `x` and what a fit needs beside it fit into the free memory of a CUDA device."""
+    with sys.modules["cupy"].cuda.Device(cuda_index(name)):
+        free, _ = sys.modules["cupy"].cuda.runtime.memGetInfo()
+    return 2 * x.nbytes <= free
+
+
 def parse_device(name):
     """Split 'cpu', 'cuda' or 'cuda:i' into kind and index."""
     match = re.fullmatch(r"(cpu)|(cuda)(?::(\d+))?", name)
@@ -178,8 +256,7 @@ def to_device(x, name):
         return compat.to_device(x, devices[index])
     if not (compat.is_numpy_array(x) or compat.is_cupy_array(x)):
         raise ValueError(f"device={name!r} is not possible for arrays of {namespace(x).__name__}.")
-    problem = cuda_problem()
-    _require_cuda(name, index, 0 if problem else sys.modules["cupy"].cuda.runtime.getDeviceCount(), problem)
+    index = cuda_index(name)
     cupy = sys.modules["cupy"]
     with cupy.cuda.Device(index):
         return cupy.asarray(x)

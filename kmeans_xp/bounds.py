@@ -13,7 +13,7 @@ import math
 
 from kmeans_xp.arrays import device, namespace
 from kmeans_xp.backends import replaceable
-from kmeans_xp.steps import cluster_sums, coefficients, lloyd_step
+from kmeans_xp.steps import cluster_sums, coefficients, lloyd_step, update
 
 
 class PrunedStep:
@@ -24,8 +24,7 @@ class PrunedStep:
     """
 
     def __init__(self, X, sample_weight, n_clusters, frame, algorithm):
-        X, self._frame = frame.shift_once(X, frame.distance_dtype)
-        self._job = X, sample_weight
+        self.n_clusters = n_clusters
         if algorithm == "auto":
             self._largest_share = share_that_pays(X, n_clusters, frame)
         else:
@@ -33,45 +32,74 @@ class PrunedStep:
         self.prunes = self._largest_share > 0
         self._pause = 1  # iterations
         self._dense_left = 0
-        self._labels, self._slack = unbounded(X, sample_weight)
+        self.labels, slack = unbounded(X, sample_weight)
+        self._slack = slack if self.prunes else None
         self._sums, self._weights = 0, 0
         self._centers = None  # of the last bounded step
         self._measured = False  # whether it started from bounds
 
-    def __call__(self, centers):
-        """Labels, sums and weights of the clusters around `centers`; how many labels changed and rows were looked at.
+    def __call__(self, X, sample_weight, centers, frame):
+        """Labels the rows. Sums and weights of their clusters; how many labels changed and rows were looked at.
 
         The counts are 0-d. The caller, who reads them together with what else it needs from the device, reports the
         second one by `looked_at`.
         """
         if self._dense_left > 0 or not self.prunes:
-            return self._dense(centers)
-        if self._centers is None:
-            self._path = namespace(centers).zeros_like(centers[:, 0])
-        else:
-            self._path = advance(self._path, centers, self._centers)
+            return self._dense(X, sample_weight, centers, frame)
+        self._path = self._path_to(centers)
         self._measured = self._centers is not None
-        self._labels, self._slack, self._sums, self._weights, *counts = bounded_step(
-            *self._job, centers, self._labels, self._slack, self._path, self._sums, self._weights, self._frame
+        self.labels, self._slack, self._sums, self._weights, *counts = bounded_step(
+            X, sample_weight, centers, self.labels, self._slack, self._path, self._sums, self._weights, frame
         )
         self._centers = centers
-        return self._labels, self._sums, self._weights, *counts
+        return self._sums, self._weights, *counts
 
     def looked_at(self, n_active):
         """Take note of how many rows the last step looked at."""
-        if self._measured and n_active > self._largest_share * self._labels.shape[0]:
+        if self._measured and n_active > self._largest_share * self.labels.shape[0]:
             self._dense_left = self._pause
             self._pause *= 2
 
-    def _dense(self, centers):
+    def stale(self, centers):
+        """Numbers of the rows that the next step must look at, or None for all of them."""
+        if self._dense_left > 0 or not self.prunes or self._centers is None:
+            return None
         xp = namespace(centers)
-        labels_old = self._labels
-        self._labels, self._sums, self._weights = lloyd_step(*self._job, centers, self._frame)
-        self._dense_left -= 1
+        return xp.nonzero(self._slack <= xp.take(self._path_to(centers), self.labels))[0]
+
+    def step_on(self, active, X, sample_weight, centers, frame):
+        """The step when only the stale rows of X are at hand, on libraries whose arrays can be written to."""
+        self._path = self._path_to(centers)
+        self._measured, self._centers = True, centers
+        n_changed = n_active = namespace(centers).zeros((), dtype=self.labels.dtype, device=device(centers))
+        if active.shape[0] > 0:
+            labels, slack = self.labels[active], self._slack[active]
+            before = update(X, sample_weight, labels, self.n_clusters, frame)
+            labels, slack, *after, n_changed, n_active = bounded_step(
+                X, sample_weight, centers, labels, slack, self._path, *before, frame
+            )
+            self.labels[active], self._slack[active] = labels, slack
+            self._sums, self._weights = (
+                kept + (new - old) for kept, new, old in zip((self._sums, self._weights), after, before, strict=True)
+            )
+        return self._sums, self._weights, n_changed, n_active
+
+    def _path_to(self, centers):
+        if self._centers is None:
+            return namespace(centers).zeros_like(centers[:, 0])
+        return advance(self._path, centers, self._centers)
+
+    def _dense(self, X, sample_weight, centers, frame):
+        xp = namespace(centers)
+        labels_old = self.labels
+        self.labels, *totals = lloyd_step(X, sample_weight, centers, frame)
+        if self.prunes:
+            self._sums, self._weights = totals
+            self._dense_left -= 1
         if self._centers is not None:  # the last step had bounds
             self._slack, self._centers, self._measured = xp.full_like(self._slack, -math.inf), None, False
-        n_changed = xp.count_nonzero(self._labels != labels_old)
-        return self._labels, self._sums, self._weights, n_changed, xp.zeros_like(n_changed)
+        n_changed = xp.count_nonzero(self.labels != labels_old)
+        return *totals, n_changed, xp.zeros_like(n_changed)
 
 
 def unbounded(X, sample_weight):

@@ -3,31 +3,31 @@
 import warnings
 from numbers import Integral, Real
 
-from sklearn import cluster, get_config
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, ClusterMixin, TransformerMixin, _fit_context
+import numpy as np
+from sklearn import cluster
+from sklearn.base import _fit_context
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 from sklearn.utils.validation import check_is_fitted
 
 from kmeans_xp import arrays, seeding
+from kmeans_xp.centers import NearestCenters, on_host, working_memory
 from kmeans_xp.lloyd import lloyd
-from kmeans_xp.steps import assign, count_distinct, distances, frame_at, moments, own_threads, sq_distances_to_own
+from kmeans_xp.memory import InMemory
+from kmeans_xp.partitions import Partitioned
+from kmeans_xp.steps import moments, own_threads, take_rows
 from kmeans_xp.validation import (
     check_centers,
     check_n_samples,
     check_rows,
-    check_same_library,
     check_sample_weight,
+    check_source,
     check_spread,
 )
 
-# Multiplications of one pass from which on device="auto" sends NumPy arrays to a GPU. An estimate that no GPU has seen
-# yet: importing CuPy, copying X and compiling take longer than a small fit on the CPU.
-AUTO_GPU_WORK = 10**9
 
-
-class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):
+class KMeans(NearestCenters):
     """K-means clustering of arrays of any Array API library, where they are.
 
     Same as :class:`sklearn.cluster.KMeans`, except that
@@ -94,6 +94,14 @@ default='k-means++'
         Where to compute. None: where the array is. 'cpu' and 'cuda' move it (NumPy arrays to CuPy, CuPy arrays to
         NumPy, arrays of torch and JAX within their library), and the results back. 'auto' sends NumPy arrays to
         CuPy if there is a GPU and n_samples * n_features * n_clusters is at least 1e9.
+
+    on_iteration : callable, default=None
+        Called after each iteration with an object that has `number` (from 1), `centers`, `inertia` (of the centers that
+        the iteration started from), `center_shift`, `n_changed` and `seconds`. If it returns True, the run ends there.
+
+    keep_interrupted : bool, default=False
+        What an interruption (Ctrl-C, `KeyboardInterrupt`) leaves behind once the first iteration is done. True: the
+        fit ends with the best centers so far, their labels, and a warning. False: the estimator is as it was before.
 
     Attributes
     ----------
@@ -167,6 +175,8 @@ default='k-means++'
         "random_state": ["random_state"],
         "algorithm": [StrOptions({"auto", "lloyd", "elkan"})],
         "device": [None, str],
+        "on_iteration": [None, callable],
+        "keep_interrupted": ["boolean"],
     }
 
     def __init__(
@@ -181,6 +191,8 @@ default='k-means++'
         random_state=None,
         algorithm="auto",
         device=None,
+        on_iteration=None,
+        keep_interrupted=False,
     ):
         self.n_clusters = n_clusters
         self.init = init
@@ -191,6 +203,8 @@ default='k-means++'
         self.random_state = random_state
         self.algorithm = algorithm
         self.device = device
+        self.on_iteration = on_iteration
+        self.keep_interrupted = keep_interrupted
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None, sample_weight=None):
@@ -213,51 +227,83 @@ default='k-means++'
         self : object
             Fitted estimator.
         """
-        X_in = check_rows(X, self)
-        check_n_samples(X_in, self.n_clusters)
-        X = self._place(X_in)
-        with arrays.on_device(X), own_threads(X, self.n_clusters):
-            sample_weight = check_sample_weight(sample_weight, X)
-            frame = moments(X, sample_weight, self.n_clusters, arrays.tile_bytes(X, _working_memory()))
-            check_spread(frame.spread)
-            result = self._best_run(X, sample_weight, frame)
+        data, home = self._open(X, sample_weight)
+        like = data.like
+        with arrays.on_device(like), own_threads(like, self.n_clusters):
+            frame = data.moments(self.n_clusters, arrays.tile_bytes(like, working_memory()))
+            check_spread(frame.spread, getattr(data, "has_nan", None))
+            result = self._best_run(X, data, frame)
 
-        self.cluster_centers_ = arrays.asarray_like(result.centers, X_in)
-        self.labels_ = arrays.asarray_like(result.labels, X_in)
+        self.cluster_centers_ = arrays.asarray_like(result.centers, home)
         self.inertia_ = result.inertia
         self.n_iter_ = result.n_iter
         self.converged_ = result.converged
         self.history_ = result.history
         self._n_features_out = self.n_clusters
         # For predict to see rows just as fit did
-        self._origin = arrays.asarray_like(frame.origin, X_in)
+        self._origin = arrays.asarray_like(frame.origin, home)
         self._spread = frame.spread
+        self.labels_ = self.predict(X) if arrays.is_dask(X) else arrays.asarray_like(result.labels, home)
         return self
 
-    def _best_run(self, X, sample_weight, frame):
-        """Result of lowest inertia among `n_init` runs."""
+    def _open(self, X, sample_weight):
+        """The data of a fit where they are to be computed with, and an array of the library for the results."""
+        if arrays.is_dask(X):
+            from kmeans_xp.dask import Cluster
+
+            cluster = Cluster(check_source(X, self), sample_weight, self.n_clusters)
+            check_n_samples(cluster, self.n_clusters)
+            return Partitioned(cluster), X._meta
+        if self._streams(X):
+            X = check_source(X, self)
+            check_n_samples(X, self.n_clusters)
+            if sample_weight is not None:
+                sample_weight = check_sample_weight(sample_weight, np.empty((X.shape[0], 0)))
+            return Partitioned(self._stream(X, sample_weight)), np.empty(0)
+        X_in = check_rows(X, self)
+        check_n_samples(X_in, self.n_clusters)
+        X = self._place(X_in)
+        with arrays.on_device(X):
+            return InMemory(X, check_sample_weight(sample_weight, X)), X_in
+
+    def _best_run(self, X, data, frame):
+        """Result of lowest inertia among `n_init` runs. X is what `fit` was given."""
         random_state = check_random_state(self.random_state)
-        tol = self.tol * frame.spread / X.shape[1]
-        stopping = {"max_iter": self.max_iter, "tol": tol, "algorithm": self.algorithm}
+        stopping = {"max_iter": self.max_iter, "tol": self.tol * frame.spread / data.shape[1]}
+        watching = {
+            "verbose": self.verbose,
+            "on_iteration": self.on_iteration,
+            "keep_interrupted": self.keep_interrupted,
+        }
         best = None
         for _ in range(self._n_runs()):
-            centers = self._initial_centers(X, sample_weight, frame, random_state, stopping)
+            if isinstance(self.init, str):
+                sample_stopping = {**stopping, "algorithm": self.algorithm}
+                centers = data.initial_centers(self.init, self.n_clusters, frame, random_state, sample_stopping)
+            else:
+                centers = frame.enter(self._given_centers(X, data.like, random_state))
             if self.verbose:
                 print("Initialization complete")
-            result = lloyd(X, sample_weight, centers, frame, **stopping, verbose=self.verbose)
+            rows = data.rows(self.n_clusters, frame, self.algorithm)
+            result = lloyd(rows, centers, frame, **stopping, **watching)
             # Better by more than rounding: runs that found the same clusters must not compete by their last bits,
             # which differ from library to library.
             if best is None or result.inertia < best.inertia * (1 - 1e-9):
                 best = result
-        n_distinct = count_distinct(best.labels)
-        if n_distinct < self.n_clusters:
+            if result.interrupted:
+                break
+        if result.interrupted:
             warnings.warn(
-                f"Number of distinct clusters ({n_distinct}) found smaller than n_clusters ({self.n_clusters}). "
+                f"The fit was interrupted after {result.n_iter} iterations.", ConvergenceWarning, stacklevel=4
+            )
+        elif best.n_distinct < self.n_clusters:
+            warnings.warn(
+                f"Number of distinct clusters ({best.n_distinct}) found smaller than n_clusters ({self.n_clusters}). "
                 "Possibly due to duplicate points in X.",
                 ConvergenceWarning,
                 stacklevel=4,
             )
-        elif not best.converged:
+        elif not best.converged and best.n_iter == self.max_iter:
             warnings.warn(
                 f"KMeans did not converge in max_iter={self.max_iter} iterations: in the last one "
                 f"{best.history['n_changed'][-1]} rows changed cluster. Increase max_iter or tol.",
@@ -281,136 +327,13 @@ default='k-means++'
             return 1
         return self.n_init
 
-    def _initial_centers(self, X, sample_weight, frame, random_state, stopping):
-        """Centers to start a run from, relative to the origin."""
-        if isinstance(self.init, str):
-            job = (X, sample_weight, self.n_clusters, frame, random_state)
-            if self.init == "k-means++" and seeding.repays_refinement(X.shape[0], self.n_clusters):
-                return seeding.refined_start(*job, **stopping)
-            return frame.enter(arrays.namespace(X).take(X, seeding.METHODS[self.init](*job), axis=0))
-        init = self.init(X, self.n_clusters, random_state=random_state) if callable(self.init) else self.init
-        return frame.enter(check_centers(init, X, self.n_clusters))
-
-    def predict(self, X):
-        """Index of the nearest center of each row.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Rows, of any library: the centers move to them.
-
-        Returns
-        -------
-        labels : array of shape (n_samples,), int32
-            In the library and on the device of X. Of equally near centers the first.
-        """
-        return self._pass_over(X, assign, "predict")
-
-    def fit_predict(self, X, y=None, sample_weight=None):
-        """Fit and return `labels_`.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Rows to cluster.
-
-        y : Ignored
-            Not used, present here for API consistency by convention.
-
-        sample_weight : array-like of shape (n_samples,), default=None
-            Weights of the rows; 1 each if None.
-
-        Returns
-        -------
-        labels : array of shape (n_samples,), int32
-            Cluster of each row.
-        """
-        return self.fit(X, sample_weight=sample_weight).labels_
-
-    def transform(self, X):
-        """Euclidean distances of the rows from the centers.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Rows, of any library: the centers move to them.
-
-        Returns
-        -------
-        X_new : array of shape (n_samples, n_clusters)
-            In the library, dtype and on the device of X, computed in float64.
-        """
-        return self._pass_over(X, distances, "transform")
-
-    def fit_transform(self, X, y=None, sample_weight=None):
-        """Fit and return the distances of the rows from the centers.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Rows to cluster.
-
-        y : Ignored
-            Not used, present here for API consistency by convention.
-
-        sample_weight : array-like of shape (n_samples,), default=None
-            Weights of the rows; 1 each if None.
-
-        Returns
-        -------
-        X_new : array of shape (n_samples, n_clusters)
-            Euclidean distances.
-        """
-        return self.fit(X, sample_weight=sample_weight).transform(X)
-
-    def score(self, X, y=None, sample_weight=None):
-        """Minus the inertia of X, so that higher is better.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Rows.
-
-        y : Ignored
-            Not used, present here for API consistency by convention.
-
-        sample_weight : array-like of shape (n_samples,), default=None
-            Weights of the rows; 1 each if None.
-
-        Returns
-        -------
-        score : float
-            Minus the weighted sum of squared distances from the nearest centers, summed in float64.
-        """
-
-        def inertia(X, centers, frame):
-            weights = check_sample_weight(sample_weight, X)
-            squares = sq_distances_to_own(X, assign(X, centers, frame), centers, frame)
-            return arrays.to_floats(arrays.namespace(X).sum(weights * squares))[0]
-
-        return -self._pass_over(X, inertia, "score")
-
-    def _pass_over(self, X, function, method):
-        """`function(X, centers, frame)` where it is to be computed, the result in the library of X."""
-        check_is_fitted(self)
-        check_same_library(X, self, method)
-        X_in = check_rows(X, self, reset=False)
-        X = self._place(X_in)
-        n_clusters = self.cluster_centers_.shape[0]  # the parameter may have been set anew
-        with arrays.on_device(X), own_threads(X, n_clusters):
-            origin = arrays.asarray_like(self._origin, X)
-            frame = frame_at(origin, self._spread, X, n_clusters, arrays.tile_bytes(X, _working_memory()))
-            result = function(X, frame.enter(arrays.asarray_like(self.cluster_centers_, X)), frame)
-        return result if isinstance(result, float) else arrays.asarray_like(result, X_in)
-
-    def _place(self, X):
-        """X where `device` wants the work to be done."""
-        if self.device == "auto":
-            work = X.shape[0] * X.shape[1] * self.n_clusters
-            if arrays.is_foreign(X) or work < AUTO_GPU_WORK or arrays.cuda_problem() is not None:
-                return X
-            return arrays.to_device(X, "cuda")
-        return X if self.device is None else arrays.to_device(X, self.device)
+    def _given_centers(self, X, like, random_state):
+        """Centers that the caller gave, or whose callable did."""
+        init = self.init
+        if callable(init):
+            # X as validated, if it is in memory
+            init = init(like if like.shape[0] else X, self.n_clusters, random_state=random_state)
+        return check_centers(init, like, self.n_clusters)
 
     def to_sklearn(self):
         """A fitted :class:`sklearn.cluster.KMeans` with these centers, on NumPy.
@@ -422,7 +345,10 @@ default='k-means++'
         """
         check_is_fitted(self)
         centers = arrays.to_numpy(self.cluster_centers_)
-        params = {name: _on_host(value) for name, value in self.get_params().items() if name != "device"}
+        params = self.get_params()
+        for name in ("device", "on_iteration", "keep_interrupted"):
+            del params[name]
+        params = {name: on_host(value) for name, value in params.items()}
         if isinstance(self.init, str) and self.init == "k-means||":
             params["init"] = "k-means++"
         params["algorithm"] = "lloyd" if self.algorithm == "auto" else self.algorithm
@@ -434,7 +360,7 @@ default='k-means++'
         model.cluster_centers_ = centers
         for name in ("labels_", "inertia_", "n_iter_", "feature_names_in_"):
             if hasattr(self, name):
-                setattr(model, name, _on_host(getattr(self, name)))
+                setattr(model, name, on_host(getattr(self, name)))
             elif hasattr(model, name):
                 delattr(model, name)
         return model
@@ -465,16 +391,6 @@ default='k-means++'
         ours._origin = centers.mean(axis=0)
         ours._spread = float(((centers - ours._origin) ** 2).sum(axis=1).mean())
         return ours
-
-    def __getstate__(self):
-        """State with all arrays on the host, so that a model opens where its library doesn't exist."""
-        return {name: _on_host(value) for name, value in super().__getstate__().items()}
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.array_api_support = True
-        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
-        return tags
 
 
 @validate_params(
@@ -529,18 +445,8 @@ def kmeans_plusplus(X, n_clusters, *, sample_weight=None, random_state=None):
     check_n_samples(X, n_clusters)
     with arrays.on_device(X), own_threads(X, n_clusters):
         sample_weight = check_sample_weight(sample_weight, X)
-        frame = moments(X, sample_weight, n_clusters, arrays.tile_bytes(X, _working_memory()))
+        frame = moments(X, sample_weight, n_clusters, arrays.tile_bytes(X, working_memory()))
         check_spread(frame.spread)
         random_state = check_random_state(random_state)
         indices = seeding.k_means_plus_plus(X, sample_weight, n_clusters, frame, random_state)
-        return arrays.namespace(X).take(X, indices, axis=0), indices
-
-
-def _on_host(value):
-    """An array of another library as NumPy's; anything else as it is."""
-    return arrays.to_numpy(value) if arrays.is_foreign(value) else value
-
-
-def _working_memory():
-    """Bytes that temporaries may take, by scikit-learn's configuration."""
-    return int(get_config()["working_memory"] * 2**20)
+        return take_rows(X, indices), indices

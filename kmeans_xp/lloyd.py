@@ -10,7 +10,19 @@ from typing import Any
 
 from kmeans_xp.arrays import collect, namespace, to_floats, to_numpy
 from kmeans_xp.bounds import PrunedStep
-from kmeans_xp.steps import sq_distances_to_own, update
+from kmeans_xp.steps import count_distinct, sq_distances_to_own, take_rows, update
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """What one iteration did, for callbacks."""
+
+    number: int  # from 1
+    centers: Any  # (n_clusters, n_features) after it, as in Result
+    inertia: float  # of the centers that it started from
+    center_shift: float  # sum of the squared distances that the centers moved
+    n_changed: int  # rows whose label changed
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -20,54 +32,129 @@ class Result:
     centers: Any  # (n_clusters, n_features), relative to zero, in the dtype of X
     labels: Any  # (n_samples,) int32
     inertia: float
+    n_distinct: int  # clusters that have rows
     n_iter: int
     converged: bool
+    interrupted: bool
     history: dict  # lists with one entry an iteration
 
 
-def lloyd(X, sample_weight, centers, frame, *, max_iter, tol, algorithm="auto", verbose=0):
+class Rows:
+    """Rows in memory, and what the iterations of a run remember of them."""
+
+    def __init__(self, X, sample_weight, n_clusters, frame, algorithm):
+        self._frame, self._run = frame, (n_clusters, frame, algorithm)
+        self.place(X, sample_weight)
+        self.forget()
+
+    def place(self, X, sample_weight):
+        """Have the rows in memory; None to let them go."""
+        self._job = self._step_job = X, sample_weight
+        if X is not None:
+            shifted, self._step_frame = self._frame.shift_once(X, self._frame.distance_dtype)
+            self._step_job = shifted, sample_weight
+
+    def forget(self):
+        """Start anew, as if there had been no iteration."""
+        self._step = PrunedStep(*self._job, *self._run)
+        self.prunes = self._step.prunes
+
+    @property
+    def labels(self):
+        """Clusters of the rows, (n_samples,) int32."""
+        return self._step.labels
+
+    def step(self, centers):
+        """Assign the rows to centers: sums, weights, and the 0-d counts of labels changed and rows looked at."""
+        return self._step(*self._step_job, centers, self._step_frame)
+
+    def stale(self, centers):
+        """Numbers of the rows that the next step must look at, or None for all of them."""
+        return self._step.stale(centers)
+
+    def step_on(self, active, X, sample_weight, centers):
+        """The step when only the stale rows are in memory."""
+        return self._step.step_on(active, X, sample_weight, centers, self._frame)
+
+    def looked_at(self, n_active):
+        """Take note of the last count, once it has been read."""
+        self._step.looked_at(n_active)
+
+    def update(self):
+        """Sums and weights of the clusters, anew."""
+        return update(*self._job, self.labels, self._step.n_clusters, self._frame)
+
+    def farthest(self, centers, n_rows):
+        """At most `n_rows` different rows that are farthest from their centers, and not on them: distances, rows."""
+        return farthest(*self._job, self.labels, centers, n_rows, self._frame)
+
+    def relocate(self, points, clusters):
+        """Sums and weights when the rows equal to each of the points belong to one of the clusters."""
+        return relocate(*self._job, self.labels, points, clusters, self._step.n_clusters, self._frame)
+
+    def inertia(self, centers):
+        """Sum of the squared distances from the centers that the rows were last assigned to, 0-d."""
+        squares = sq_distances_to_own(self._job[0], self.labels, centers, self._frame)
+        return namespace(squares).sum(self._job[1] * squares)
+
+    def count_distinct(self):
+        """How many clusters have rows."""
+        return count_distinct(self.labels)
+
+
+def lloyd(rows, centers, frame, *, max_iter, tol, verbose=0, on_iteration=None, keep_interrupted=False):
     """Iterate from `centers` until no label changes, the centers move by no more than `tol` (squared), or `max_iter`.
 
-    X (n_samples, n_features) float32 or float64, sample_weight (n_samples,) float64, centers (n_clusters, n_features)
-    relative to `frame.origin` -> Result
+    centers (n_clusters, n_features) relative to `frame.origin` -> Result. Ends early when `on_iteration(Iteration)`
+    returns True and, if an interruption is to be kept, at a KeyboardInterrupt once the first iteration is done.
     """
-    xp = namespace(X)
-    step = PrunedStep(X, sample_weight, centers.shape[0], frame, algorithm)
+    xp = namespace(centers)
     history = {"inertia": [], "center_shift": [], "n_changed": [], "seconds": []}
-    unchanged = converged = False
-    while not converged and len(history["inertia"]) < max_iter:
+    unchanged = converged = stopped = interrupted = False
+    n_empty = 0
+    while not (converged or stopped) and len(history["inertia"]) < max_iter:
         began = time.perf_counter()
         centers_old = centers
+        try:
+            sums, weights, n_changed, n_active = rows.step(centers_old)
+            centers = means(sums, weights, centers_old, frame)
 
-        labels, sums, weights, n_changed, n_active = step(centers_old)
-        centers = means(sums, weights, centers_old, frame)
+            n_changed, n_active, shift, inertia, n_empty = to_floats(  # the only synchronisation of an iteration
+                n_changed,
+                n_active,
+                xp.sum((centers - centers_old) ** 2),
+                inertia_of(centers_old, sums, weights, frame),
+                xp.count_nonzero(weights == 0),
+            )
+            rows.looked_at(n_active)
+            if n_empty:
+                centers = means(*relocate_empty(rows, centers_old, sums, weights), centers_old, frame)
+                (shift,) = to_floats(xp.sum((centers - centers_old) ** 2))
 
-        n_changed, n_active, shift, inertia, n_empty = to_floats(  # the only synchronisation of an iteration
-            n_changed,
-            n_active,
-            xp.sum((centers - centers_old) ** 2),
-            inertia_of(centers_old, sums, weights, frame),
-            xp.count_nonzero(weights == 0),
-        )
-        step.looked_at(n_active)
-        if n_empty:
-            relocated = relocate_empty(X, sample_weight, labels, centers_old, weights, frame)
-            centers = means(*relocated, centers_old, frame)
-            (shift,) = to_floats(xp.sum((centers - centers_old) ** 2))
+            unchanged = n_changed == 0 and shift == 0
+            converged = unchanged or shift <= tol
+            for name, value in zip(history, (inertia, shift, int(n_changed), time.perf_counter() - began), strict=True):
+                history[name].append(value)
+            completed = centers
+            if verbose:
+                _print_progress(history, unchanged, converged, tol)
+            if on_iteration is not None:
+                latest = (values[-1] for values in history.values())
+                stopped = on_iteration(Iteration(len(history["inertia"]), frame.leave(centers), *latest)) is True
+        except KeyboardInterrupt:
+            if not (keep_interrupted and history["inertia"]):
+                raise
+            centers, interrupted, converged = completed, True, False
+            rows.forget()  # the step may have stopped anywhere
+            break
 
-        unchanged = n_changed == 0 and shift == 0
-        converged = unchanged or shift <= tol
-        for name, value in zip(history, (inertia, shift, int(n_changed), time.perf_counter() - began), strict=True):
-            history[name].append(value)
-        if verbose:
-            _print_progress(history, unchanged, converged, tol)
-
-    if step.prunes and not n_empty:  # sums that were kept up to date carry the rounding of their history
-        centers = means(*update(X, sample_weight, labels, centers.shape[0], frame), centers_old, frame)
-    if step.prunes or not unchanged:  # else the labels are those of `centers` already
-        labels = step(centers)[0]
-    (inertia,) = to_floats(xp.sum(sample_weight * sq_distances_to_own(X, labels, centers, frame)))
-    return Result(frame.leave(centers), labels, inertia, len(history["inertia"]), converged, history)
+    if rows.prunes and not (n_empty or interrupted):  # sums kept up to date carry the rounding of their history
+        centers = means(*rows.update(), centers_old, frame)
+    if rows.prunes or interrupted or not unchanged:  # else the labels are those of `centers` already
+        rows.step(centers)
+    (inertia,) = to_floats(rows.inertia(centers))
+    found = frame.leave(centers), rows.labels, inertia, rows.count_distinct()
+    return Result(*found, len(history["inertia"]), converged, interrupted, history)
 
 
 def means(sums, weights, centers_old, frame):
@@ -92,29 +179,48 @@ def inertia_of(centers, sums, weights, frame):
     return xp.maximum(inertia, xp.zeros_like(inertia))
 
 
-def relocate_empty(X, sample_weight, labels, centers, weights, frame):
+def relocate_empty(rows, centers, sums, weights):
     """Give each empty cluster the row farthest from its center, and all rows equal to that: new sums and weights.
 
-    Rows without weight don't count. Stops early when every row sits on its center. Rare, so it may synchronise.
+    Fewer clusters than are empty, when all other rows sit on their centers. Rare, so it may synchronise.
+    """
+    empty = [cluster for cluster, weight in enumerate(to_numpy(weights).tolist()) if weight == 0]
+    _, points = rows.farthest(centers, len(empty))
+    if not points:
+        return sums, weights
+    return rows.relocate(points, empty[: len(points)])
+
+
+def farthest(X, sample_weight, labels, centers, n_rows, frame):
+    """At most `n_rows` different rows of X that are farthest from their centers, and not on them.
+
+    -> floats, farthest first, and as many arrays (1, n_features). Rows without weight don't count.
     """
     xp = namespace(X)
     distances = sq_distances_to_own(X, labels, centers, frame)
     distances = xp.where(sample_weight > 0, distances, xp.zeros_like(distances))
-    for cluster in [cluster for cluster, weight in enumerate(to_numpy(weights).tolist()) if weight == 0]:
-        farthest = xp.reshape(xp.argmax(distances), (1,))
-        if not to_floats(xp.max(distances))[0] > 0:
-            break
-        moved = _equal_rows(X, xp.take(X, farthest, axis=0), frame)
-        labels = xp.where(moved, xp.full_like(labels, cluster), labels)
-        distances = xp.where(moved, xp.zeros_like(distances), distances)
-    return update(X, sample_weight, labels, centers.shape[0], frame)
+    found, points = [], []
+    while len(points) < n_rows and (distance := to_floats(xp.max(distances))[0]) > 0:
+        found.append(distance)
+        points.append(take_rows(X, xp.reshape(xp.argmax(distances), (1,))))
+        distances = xp.where(equal_rows(X, points[-1], frame), xp.zeros_like(distances), distances)
+    return found, points
 
 
-def _equal_rows(X, row, frame):
-    """Mask of the rows of X equal to `row`, (n_samples,) bool."""
+def relocate(X, sample_weight, labels, points, clusters, n_clusters, frame):
+    """Sums and weights when the rows equal to each of the points belong to one of the clusters."""
     xp = namespace(X)
-    row = frame.enter(row)
-    equal = frame.map_tiles(lambda rows, tile: xp.all(tile == row, axis=1), X, 1, row.dtype)
+    for cluster, point in zip(clusters, points, strict=True):
+        moved = equal_rows(X, point, frame)
+        labels = xp.where(moved, xp.full_like(labels, cluster), labels)
+    return update(X, sample_weight, labels, n_clusters, frame)
+
+
+def equal_rows(X, point, frame):
+    """Mask of the rows of X equal to `point` (1, n_features): (n_samples,) bool."""
+    xp = namespace(X)
+    point = frame.enter(point)
+    equal = frame.map_tiles(lambda rows, tile: xp.all(tile == point, axis=1), X, 1, point.dtype)
     return collect(equal, X.shape[0])
 
 

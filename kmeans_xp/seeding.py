@@ -11,8 +11,8 @@ import math
 import numpy as np
 
 from kmeans_xp.arrays import asarray_like, collect, namespace, to_numpy
-from kmeans_xp.lloyd import lloyd
-from kmeans_xp.steps import lloyd_step, sq_distances, sq_distances_to
+from kmeans_xp.lloyd import Rows, lloyd
+from kmeans_xp.steps import lloyd_step, sq_distances, sq_distances_to, take_rows
 
 N_ROUNDS = 5  # of k-means||, and its candidates per round for each cluster, as in the experiments of the paper
 OVERSAMPLING = 2
@@ -29,8 +29,7 @@ def k_means_plus_plus(X, sample_weight, n_clusters, frame, rng):
         X, frame = frame.shift_once(X, frame.origin.dtype)
         return greedy(X, sample_weight, n_clusters, frame, rng, canonical_order(X, frame))
     rows, weights = coreset(X, sample_weight, sample_size(n_clusters), frame, rng)
-    X = namespace(X).take(X, rows, axis=0)
-    return namespace(X).take(rows, greedy(X, weights, n_clusters, frame, rng, None))
+    return namespace(X).take(rows, greedy(take_rows(X, rows), weights, n_clusters, frame, rng, None))
 
 
 def refined_start(X, sample_weight, n_clusters, frame, rng, **stopping):
@@ -40,10 +39,16 @@ def refined_start(X, sample_weight, n_clusters, frame, rng, **stopping):
     k-means clustering", 1998).
     """
     rows, weights = coreset(X, sample_weight, sample_size(n_clusters), frame, rng)
-    X = namespace(X).take(X, rows, axis=0)
-    first = greedy(X, weights, n_clusters, frame, rng, None)
-    centers = frame.enter(namespace(X).take(X, first, axis=0))
-    return frame.enter(lloyd(X, weights, centers, frame, **stopping).centers)
+    return start_from_sample(take_rows(X, rows), weights, n_clusters, frame, rng, True, **stopping)
+
+
+def start_from_sample(X, sample_weight, n_clusters, frame, rng, refine, *, algorithm, max_iter, tol):
+    """Centers, relative to the origin: k-means++ on all rows of a coreset and, to refine, Lloyd's iteration on it."""
+    centers = frame.enter(take_rows(X, greedy(X, sample_weight, n_clusters, frame, rng, None)))
+    if not refine:
+        return centers
+    rows = Rows(X, sample_weight, n_clusters, frame, algorithm)
+    return frame.enter(lloyd(rows, centers, frame, max_iter=max_iter, tol=tol).centers)
 
 
 def sample_size(n_clusters):
@@ -64,12 +69,21 @@ def coreset(X, sample_weight, n_sample, frame, rng):
     `n_sample` equal parts of the total probability, in the order of the rows.
     """
     xp = namespace(X)
-    squares = nearer(X, frame.origin[None, :], xp.full_like(sample_weight, xp.inf), frame)
+    squares = sq_distances_to_mean(X, sample_weight, frame)
     total = sample_weight @ squares
     density = 0.5 / xp.sum(sample_weight) + 0.5 * squares / xp.where(total > 0, total, xp.ones_like(total))
-    uniforms = (np.arange(n_sample) + rng.uniform(size=n_sample)) / n_sample
-    rows = draw(sample_weight * density, None, uniforms)
+    rows = draw(sample_weight * density, None, stratified(n_sample, rng))
     return rows, 1 / (n_sample * xp.take(density, rows))
+
+
+def sq_distances_to_mean(X, sample_weight, frame):
+    """Squared distance of each row from the origin of the frame, (n_samples,)."""
+    return nearer(X, frame.origin[None, :], namespace(X).full_like(sample_weight, math.inf), frame)
+
+
+def stratified(n, rng):
+    """Uniform random numbers, ascending, one in each of n equal parts of [0, 1)."""
+    return (np.arange(n) + rng.uniform(size=n)) / n
 
 
 def greedy(X, sample_weight, n_clusters, frame, rng, order):
@@ -117,10 +131,10 @@ def k_means_parallel(X, sample_weight, n_clusters, frame, rng):
     rows = [draw(sample_weight, order, rng.uniform(size=1))]
     closest = xp.full_like(sample_weight, xp.inf)
     for _ in range(N_ROUNDS):
-        closest = nearer(X, xp.take(X, rows[-1], axis=0), closest, frame)
+        closest = nearer(X, take_rows(X, rows[-1]), closest, frame)
         rows.append(draw(_mass(sample_weight, closest), order, rng.uniform(size=OVERSAMPLING * n_clusters)))
     candidates = xp.concat(rows)
-    points = xp.take(X, candidates, axis=0)
+    points = take_rows(X, candidates)
     weights = lloyd_step(X, sample_weight, frame.enter(points), frame)[2]
     return xp.take(candidates, greedy(points, weights, n_clusters, frame, rng, canonical_order(points, frame)))
 
@@ -152,11 +166,16 @@ def draw(mass, order, uniforms):
     """
     xp = namespace(mass)
     cumulative = xp.cumulative_sum(mass if order is None else xp.take(mass, order))
-    targets = asarray_like(uniforms, mass, mass.dtype) * cumulative[-1]
+    positions = places(cumulative, asarray_like(uniforms, mass, mass.dtype) * cumulative[-1])
+    return positions if order is None else xp.take(order, positions)
+
+
+def places(cumulative, targets):
+    """Index of the row whose part of the cumulative mass each target falls into."""
+    xp = namespace(cumulative)
     # side="right" passes over rows without mass; rounding may carry a target up to the total itself
     positions = xp.searchsorted(cumulative, targets, side="right")
-    positions = xp.minimum(positions, xp.full_like(positions, mass.shape[0] - 1))
-    return positions if order is None else xp.take(order, positions)
+    return xp.minimum(positions, xp.full_like(positions, cumulative.shape[0] - 1))
 
 
 def nearer(X, points, closest, frame):

@@ -94,15 +94,13 @@ class Frame:
         return xp.astype(centers + self.origin, self.dtype)
 
 
-def frame_at(origin, spread, X, n_clusters, tile_bytes):
-    """The frame around `origin` for rows like those of X."""
-    xp = namespace(X)
-    origin = xp.astype(xp.astype(origin, X.dtype), accumulator(X))
+def frame_at(origin, spread, like, work, tile_bytes):
+    """The frame around `origin` for rows like those of the array `like`. The other arguments are those of `Frame`."""
+    xp = namespace(like)
+    origin = xp.astype(xp.astype(origin, like.dtype), accumulator(like))
     # Squares of float32 numbers leave its range beyond about 1e±19.
     ordinary = spread == 0 or 1e-18 < spread < 1e18
-    return Frame(
-        origin, spread, X.dtype, X.dtype if ordinary else origin.dtype, tile_bytes, X.shape[0] * X.shape[1] * n_clusters
-    )
+    return Frame(origin, spread, like.dtype, like.dtype if ordinary else origin.dtype, tile_bytes, work)
 
 
 def moments(X, sample_weight, n_clusters, tile_bytes):
@@ -110,10 +108,11 @@ def moments(X, sample_weight, n_clusters, tile_bytes):
     xp = namespace(X)
     labels = xp.zeros(X.shape[0], dtype=xp.int32, device=device(X))
     zero = xp.zeros((1, X.shape[1]), dtype=sample_weight.dtype, device=device(X))
-    sums, weights = update(X, sample_weight, labels, 1, frame_at(zero[0, :], 0.0, X, n_clusters, tile_bytes))
+    job = X, X.shape[0] * X.shape[1] * n_clusters, tile_bytes
+    sums, weights = update(X, sample_weight, labels, 1, frame_at(zero[0, :], 0.0, *job))
     mean = sums[0, :] / weights[0]
-    squares = sq_distances_to_own(X, labels, zero, frame_at(mean, 0.0, X, n_clusters, tile_bytes))
-    return frame_at(mean, float(xp.sum(sample_weight * squares) / weights[0]), X, n_clusters, tile_bytes)
+    squares = sq_distances_to_own(X, labels, zero, frame_at(mean, 0.0, *job))
+    return frame_at(mean, float(xp.sum(sample_weight * squares) / weights[0]), *job)
 
 
 def coefficients(centers, frame):
@@ -202,10 +201,15 @@ def _sq_distances_to_own(tile, labels, centers):
     return xp.vecdot(difference, difference)
 
 
+def take_rows(X, rows):
+    """Rows of X by their numbers."""
+    return namespace(X).take(X, rows, axis=0)
+
+
 @replaceable
 def sq_distances_to(X, rows, frame):
     """Squared distances of every row of X from a few of them, (n_rows, n_samples) float64, never negative."""
-    points = frame.shift(namespace(X).take(X, rows, axis=0), frame.origin.dtype)
+    points = frame.shift(take_rows(X, rows), frame.origin.dtype)
     blocks = frame.map_tiles(lambda _, tile: sq_distances(points, tile), X, points.shape[0], points.dtype)
     return collect(blocks, X.shape[0], axis=1)
 

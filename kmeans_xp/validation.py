@@ -37,7 +37,7 @@ def check_rows(X, estimator=None, *, reset=True):
             f"Sparse data was passed for X, but dense data is required. Use '{how}' to convert to a dense array."
         )
     if is_dask(X):
-        raise TypeError("A dask array was passed for X, but data in memory is required. Use '.compute()' first.")
+        raise TypeError("A dask array was passed for X, but data in memory is required here. Use '.compute()' first.")
     if not is_foreign(X):
         options = {"dtype": [np.float64, np.float32]}
         if estimator is None:
@@ -61,7 +61,25 @@ def check_rows(X, estimator=None, *, reset=True):
     return X if estimator is None else validate_data(estimator, X, skip_check_array=True, reset=reset)
 
 
-def check_sample_weight(sample_weight, X):
+def check_source(X, estimator, *, reset=True):
+    """X, which is not in memory, with real numbers in rows and columns, neither being 0."""
+    if len(X.shape) != 2:
+        raise ValueError(f"Expected 2D data, got {len(X.shape)}D data of shape {tuple(X.shape)} instead.")
+    for count, noun in zip(X.shape, ("sample", "feature"), strict=True):
+        if count == 0:
+            raise ValueError(f"Found data with 0 {noun}(s) (shape={tuple(X.shape)}) while a minimum of 1 is required.")
+    if np.dtype(X.dtype).kind not in "fiub":
+        raise ValueError(f"Data of dtype {X.dtype} is not supported: use real numbers.")
+    return validate_data(estimator, X, skip_check_array=True, reset=reset)
+
+
+def check_out(out, shape):
+    """Where results are to be written has room for them."""
+    if tuple(out.shape) != shape:
+        raise ValueError(f"out.shape == {tuple(out.shape)}, expected {shape}.")
+
+
+def check_sample_weight(sample_weight, X, *, may_be_zero=False):
     """Weights as a float64 array (n_samples,) next to X: finite, none negative, not all zero. None means ones."""
     xp = namespace(X)
     dtype = accumulator(X)
@@ -86,7 +104,7 @@ def check_sample_weight(sample_weight, X):
         raise ValueError("Input sample_weight contains NaN or infinity, or its sum is too large.")
     if least < 0:
         raise ValueError("Negative values in data passed to `sample_weight`.")
-    if total == 0:
+    if total == 0 and not may_be_zero:
         raise ValueError("Sample weights must contain at least one non-zero number.")
     return sample_weight
 
@@ -116,9 +134,11 @@ def check_n_samples(X, n_clusters):
         raise ValueError(f"n_samples={X.shape[0]} should be >= n_clusters={n_clusters}.")
 
 
-def check_spread(spread):
-    """Finite squared distances, given their mean."""
+def check_spread(spread, has_nan=None):
+    """Finite squared distances, given their mean. `has_nan` is asked where X has not been checked."""
     if not math.isfinite(spread):
+        if has_nan is not None and has_nan():
+            raise ValueError("Input X contains NaN.")
         raise ValueError("X spans values whose squared distances are too large for float64. Divide it by a constant.")
 
 

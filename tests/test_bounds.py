@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from conftest import blobs, brute_force, load
 
-from kmeans_xp import KMeans, bounds, steps
+from kmeans_xp import KMeans, bounds, lloyd, steps
 from kmeans_xp.arrays import to_numpy
 from kmeans_xp.backends import backend_for
 
@@ -101,9 +101,10 @@ def test_a_row_that_is_not_looked_at_has_the_right_label(name, dtype, rng):
     weights = np.ones(len(X))
     frame = steps.moments(X, weights, 19, 2**16)
     centers = frame.enter(X[:19])
-    step = bounds.PrunedStep(X, weights, 19, frame, "elkan")
+    rows = lloyd.Rows(X, weights, 19, frame, "elkan")
     for _ in range(12):
-        labels, sums, mass, *_ = step(centers)
+        sums, mass, *_ = rows.step(centers)
+        labels = rows.labels
         expected = steps.assign(X, centers, frame)
         differ = np.flatnonzero(labels != expected)
         squares = ((X[differ].astype(float) - frame.origin)[:, None, :] - centers) ** 2
@@ -204,15 +205,16 @@ def test_auto_gives_up_bounds_that_do_not_pay(rng, monkeypatch):
     X = rng.normal(size=(500, 3))
     weights = np.ones(500)
     frame = steps.moments(X, weights, 5, 2**20)
-    step = bounds.PrunedStep(X, weights, 5, frame, "auto")
+    rows = lloyd.Rows(X, weights, 5, frame, "auto")
     trials = []
     monkeypatch.setattr(bounds, "lloyd_step", lambda *args: trials.append("dense") or steps.lloyd_step(*args))
     bounded = bounds.bounded_step
     monkeypatch.setattr(bounds, "bounded_step", lambda *args: trials.append("bounds") or bounded(*args))
     for iteration in range(11):
         centers = frame.enter(X[5 * iteration : 5 * iteration + 5])
-        labels, sums, mass, _, n_active = step(centers)
-        step.looked_at(n_active)
+        sums, mass, _, n_active = rows.step(centers)
+        labels = rows.labels
+        rows.looked_at(n_active)
         expected = steps.lloyd_step(X, weights, centers, frame)
         for ours, theirs in zip((labels, sums, mass), expected, strict=True):
             np.testing.assert_allclose(ours, theirs, atol=1e-9)
@@ -223,13 +225,13 @@ def test_a_center_that_was_first_takes_its_row_back():
     """The old owner of a row stays a rival at its distance, not at that of the bound."""
     X = np.array([[0.0], [1.0], [10.0]])
     weights = np.ones(3)
-    frame = steps.frame_at(np.zeros(1), 30.0, X, 2, 2**20)
-    step = bounds.PrunedStep(X, weights, 2, frame, "elkan")
+    frame = steps.frame_at(np.zeros(1), 30.0, X, 2 * X.size, 2**20)
+    rows = lloyd.Rows(X, weights, 2, frame, "elkan")
     for a, b, expected in ((0.9, 2.0, 0), (3.5, 2.0, 1), (0.9, 2.0, 0), (0.9, 1.0, 1), (1.0, 1.0, 0)):
-        labels, *_ = step(np.array([[a], [b]]))
-        assert labels[1] == expected
+        rows.step(np.array([[a], [b]]))
+        assert rows.labels[1] == expected
 
 
 def test_small_jobs_do_without_numba(backend, rng):
     X = rng.normal(size=(1797, 64))
-    assert backend._passes(X, steps.frame_at(X[0], 1.0, X, 10, 2**20)) is backend._blocks
+    assert backend._passes(X, steps.frame_at(X[0], 1.0, X, 10 * X.size, 2**20)) is backend._blocks

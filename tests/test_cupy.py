@@ -10,7 +10,7 @@ from conftest import blobs, load
 from test_bounds import SHAPES, check_bounded_step
 
 from benchmarks import gpu
-from kmeans_xp import KMeans, arrays, bounds, steps
+from kmeans_xp import KMeans, arrays, bounds, lloyd, steps
 
 pytestmark = pytest.mark.gpu
 
@@ -106,7 +106,7 @@ def test_bounds_are_their_portable_twin(rng, dtype, d, k):
 def test_equal_centers_give_the_lowest_label(cupy, backend):
     """Exact ties: whole numbers, and every center many times, over the lanes and tiles of the kernel."""
     X = cupy.arange(400, dtype="float64").reshape(-1, 2) % 7
-    frame = steps.frame_at(cupy.zeros(2), 1.0, X, 300, 2**28)
+    frame = steps.frame_at(cupy.zeros(2), 1.0, X, 300 * X.size, 2**28)
     centers = cupy.tile(cupy.asarray([[3.0, 1.0], [1.0, 5.0], [6.0, 6.0]]), (100, 1))
     assert set(steps.assign(X, centers, frame).get()) == {0, 1, 2}
 
@@ -247,11 +247,12 @@ def test_pruning_is_used(cupy, rng):
     X = cupy.asarray(blobs(rng, 4000, 8, n_clusters=20))
     weights = cupy.ones(4000)
     frame = steps.moments(X, weights, 20, 2**28)
-    step = bounds.PrunedStep(X, weights, 20, frame, "auto")
+    rows = lloyd.Rows(X, weights, 20, frame, "auto")
     centers, active = frame.enter(X[:20]), []
     for _ in range(12):
-        labels, sums, mass, _, n_active = step(centers)
-        step.looked_at(int(n_active))
+        sums, mass, _, n_active = rows.step(centers)
+        labels = rows.labels
+        rows.looked_at(int(n_active))
         active.append(int(n_active))
         cupy.testing.assert_array_equal(labels, steps.assign(X, centers, frame))
         centers = cupy.where(mass[:, None] > 0, sums / cupy.maximum(mass, 1)[:, None], centers)

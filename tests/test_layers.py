@@ -11,11 +11,20 @@ PACKAGE = Path(kmeans_xp.__file__).parent
 
 # What each file may import of ours, and of others
 ALLOWED = {
-    "__init__": ({"estimators", "versions"}, set()),
-    "estimators": ({"arrays", "seeding", "lloyd", "steps", "validation"}, {"sklearn"}),
+    "__init__": ({"estimators", "minibatch", "versions"}, set()),
+    "estimators": (
+        {"arrays", "centers", "dask", "seeding", "lloyd", "memory", "partitions", "steps", "validation"},
+        {"numpy", "sklearn"},
+    ),
+    "dask": ({"arrays", "partitions", "steps", "validation"}, {"dask", "numpy"}),
+    "centers": ({"arrays", "dask", "steps", "streaming", "validation"}, {"numpy", "sklearn"}),
+    "minibatch": ({"arrays", "centers", "lloyd", "seeding", "steps", "validation"}, {"numpy", "sklearn"}),
     "validation": ({"arrays"}, {"numpy", "sklearn"}),
     "lloyd": ({"arrays", "bounds", "steps"}, set()),
     "bounds": ({"arrays", "backends", "steps"}, set()),
+    "memory": ({"lloyd", "seeding", "steps"}, set()),
+    "partitions": ({"arrays", "lloyd", "seeding", "steps"}, {"numpy"}),
+    "streaming": ({"arrays", "partitions", "steps"}, {"numpy"}),
     "seeding": ({"arrays", "lloyd", "steps"}, {"numpy"}),
     "steps": ({"arrays", "backends"}, set()),
     "versions": ({"arrays", "backends"}, {"threadpoolctl"}),
@@ -27,7 +36,19 @@ ALLOWED = {
     "backends/cupy": (set(), {"cupy", "numpy"}),
     "backends/numpy": ({"backends"}, {"numpy"}),
 }
-STANDARD = {"ast", "contextlib", "dataclasses", "functools", "importlib", "math", "numbers", "pathlib", "pkgutil"}
+STANDARD = {
+    "ast",
+    "copy",
+    "contextlib",
+    "dataclasses",
+    "functools",
+    "importlib",
+    "math",
+    "numbers",
+    "operator",
+    "pathlib",
+    "pkgutil",
+}
 STANDARD |= {
     "collections",
     "concurrent",

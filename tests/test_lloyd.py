@@ -91,7 +91,7 @@ def test_invariants(n, d, k, seed, grid):
     weights = rng.integers(0, 4, size=n).astype("float64")
     weights[0] += 1
     frame = steps.moments(X, weights, k, 1_000)
-    result = lloyd.lloyd(X, weights, frame.enter(X[:k]), frame, max_iter=50, tol=0)
+    result = lloyd.lloyd(lloyd.Rows(X, weights, k, frame, "auto"), frame.enter(X[:k]), frame, max_iter=50, tol=0)
 
     history = result.history["inertia"]
     scale = weights.sum() * (frame.spread + 1)
@@ -193,5 +193,5 @@ def test_one_synchronisation_per_iteration(monkeypatch, rng):
     transfers = []
     monkeypatch.setattr(lloyd, "to_floats", lambda *s: transfers.append(s) or [float(x) for x in s])
     frame = steps.moments(X, np.ones(500), 4, 2**20)
-    result = lloyd.lloyd(X, np.ones(500), frame.enter(X[:4]), frame, max_iter=100, tol=0)
+    result = lloyd.lloyd(lloyd.Rows(X, np.ones(500), 4, frame, "auto"), frame.enter(X[:4]), frame, max_iter=100, tol=0)
     assert len(transfers) == result.n_iter + 1, "one an iteration, and the inertia at the end"

@@ -84,7 +84,7 @@ def test_moments(lib, rng, offset):
 
 def test_ties_go_to_the_first_center(lib):
     X = lib.asarray([[0.0], [1.0], [2.0]])
-    frame = steps.frame_at(lib.asarray([1.0]), 1.0, X, 4, 2**20)
+    frame = steps.frame_at(lib.asarray([1.0]), 1.0, X, 4 * X.shape[0], 2**20)
     labels = steps.assign(X, frame.enter(lib.asarray([[2.0], [0.0], [0.0], [2.0]])), frame)
     assert to_numpy(labels).tolist() == [1, 0, 0]
 
@@ -102,7 +102,7 @@ def test_replaced_steps_equal_the_portable_ones(name, data):
     n, d, k = (data.draw(st.integers(1, top)) for top in (200, 8, 40))
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
     X = lib.asarray(rng.normal(size=(n, d)) * data.draw(st.sampled_from([1, 1e-30, 1e15])))
-    frame = steps.frame_at(X[0, :], 1.0, X, k, 2**20)
+    frame = steps.frame_at(X[0, :], 1.0, X, X.shape[0] * X.shape[1] * k, 2**20)
     labels = lib.asarray(rng.integers(k, size=n), dtype="int32")
     weights = lib.asarray(rng.uniform(size=n) * rng.integers(2, size=n))
 

@@ -1,0 +1,233 @@
+"""What estimators with centers share: prediction on the data's library, placing, pickling."""
+
+import operator
+
+import numpy as np
+from sklearn import get_config
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, ClusterMixin, TransformerMixin
+from sklearn.utils.validation import check_is_fitted
+
+from kmeans_xp import arrays
+from kmeans_xp.steps import assign, distances, frame_at, own_threads, sq_distances_to_own
+from kmeans_xp.streaming import Stream
+from kmeans_xp.validation import check_out, check_rows, check_same_library, check_sample_weight, check_source
+
+# Multiplications of one pass from which on device="auto" sends NumPy arrays to a GPU. An estimate that no GPU has seen
+# yet: importing CuPy, copying X and compiling take longer than a small fit on the CPU.
+AUTO_GPU_WORK = 10**9
+
+
+class NearestCenters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):
+    """Abstract: an estimator that has `cluster_centers_` and knows how `fit` saw the rows.
+
+    A subclass has the parameters `n_clusters` and `device`, and after its fit `_origin` and `_spread` of a frame.
+    """
+
+    def predict(self, X, *, out=None):
+        """Index of the nearest center of each row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows, of any library: the centers move to them.
+
+        out : array-like of shape (n_samples,), default=None
+            Where to write the result: a memory map, say.
+
+        Returns
+        -------
+        labels : array of shape (n_samples,), int32
+            In the library and on the device of X; `out` if it is given. Of equally near centers the first.
+        """
+        if arrays.is_dask(X):
+            return self._lazily(self.predict, X, np.int32)
+        return self._pass_over(X, assign, "predict", out, ())
+
+    def fit_predict(self, X, y=None, sample_weight=None):
+        """Fit and return `labels_`.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows to cluster.
+
+        y : Ignored
+            Not used, present here for API consistency by convention.
+
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows; 1 each if None.
+
+        Returns
+        -------
+        labels : array of shape (n_samples,), int32
+            Cluster of each row.
+        """
+        return self.fit(X, sample_weight=sample_weight).labels_
+
+    def transform(self, X, *, out=None):
+        """Euclidean distances of the rows from the centers.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows, of any library: the centers move to them.
+
+        out : array-like of shape (n_samples, n_clusters), default=None
+            Where to write the result: a memory map, say. X that is read by blocks needs memory for one block then.
+
+        Returns
+        -------
+        X_new : array of shape (n_samples, n_clusters)
+            In the library, dtype and on the device of X, computed in float64; `out` if it is given.
+        """
+        if arrays.is_dask(X):
+            return self._lazily(self.transform, X, X.dtype if X.dtype == np.float32 else np.float64, *self._clusters())
+        return self._pass_over(X, distances, "transform", out, self._clusters())
+
+    def fit_transform(self, X, y=None, sample_weight=None):
+        """Fit and return the distances of the rows from the centers.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows to cluster.
+
+        y : Ignored
+            Not used, present here for API consistency by convention.
+
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows; 1 each if None.
+
+        Returns
+        -------
+        X_new : array of shape (n_samples, n_clusters)
+            Euclidean distances.
+        """
+        return self.fit(X, sample_weight=sample_weight).transform(X)
+
+    def score(self, X, y=None, sample_weight=None):
+        """Minus the inertia of X, so that higher is better.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        y : Ignored
+            Not used, present here for API consistency by convention.
+
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows; 1 each if None.
+
+        Returns
+        -------
+        score : float
+            Minus the weighted sum of squared distances from the nearest centers, summed in float64.
+        """
+
+        def inertia(X, sample_weight, centers, frame):
+            squares = sq_distances_to_own(X, assign(X, centers, frame), centers, frame)
+            return arrays.to_floats(arrays.namespace(X).sum(sample_weight * squares))[0]
+
+        if arrays.is_dask(X):
+            from kmeans_xp import dask
+
+            check_is_fitted(self)
+            return dask.score(self, check_source(X, self, reset=False), sample_weight)
+        return -self._pass_over(X, inertia, "score", sample_weight=sample_weight)
+
+    def _lazily(self, method, X, dtype, n_columns=None):
+        """A lazy dask array of `method` for each partition of X."""
+        from kmeans_xp import dask
+
+        check_is_fitted(self)
+        return dask.map_rows(method, check_source(X, self, reset=False), dtype, n_columns)
+
+    def _pass_over(self, X, function, method, out=None, more_shape=None, sample_weight=None):
+        """`function(X, centers, frame)` where it is to be computed, the result in the library of X.
+
+        Or, without `more_shape` of a row of the result, the sum of `function(X, sample_weight, centers, frame)`.
+        """
+        check_is_fitted(self)
+        if out is not None:
+            check_out(out, (X.shape[0], *more_shape))
+        if self._streams(X):
+            return self._pass_over_blocks(check_source(X, self, reset=False), function, out, more_shape, sample_weight)
+        check_same_library(X, self, method)
+        X_in = check_rows(X, self, reset=False)
+        X = self._place(X_in)
+        with arrays.on_device(X), own_threads(X, *self._clusters()):
+            if more_shape is None:
+                return function(X, check_sample_weight(sample_weight, X), *self._seen_from(X, X.shape[0]))
+            result = arrays.asarray_like(function(X, *self._seen_from(X, X.shape[0])), X_in)
+        if out is None:
+            return result
+        out[...] = result
+        return out
+
+    def _pass_over_blocks(self, X, function, out, more_shape, sample_weight):
+        """The same for X that is read block by block."""
+        if sample_weight is not None:
+            sample_weight = check_sample_weight(sample_weight, np.empty((X.shape[0], 0)))
+        stream = self._stream(X, sample_weight)
+        with arrays.on_device(stream.like):
+            seen = self._seen_from(stream.like, X.shape[0])
+        if more_shape is None:
+            return stream.reduce(lambda block: function(check_rows(block.X), block.sample_weight, *seen), operator.add)
+        if out is None:
+            dtype = np.int32 if more_shape == () else arrays.to_numpy(stream.like).dtype
+            out = np.empty((X.shape[0], *more_shape), dtype)
+        return stream.write(out, lambda block: function(check_rows(block.X), *seen))
+
+    def _clusters(self):
+        """Number of centers, as a shape: the parameter may have been set anew."""
+        check_is_fitted(self)
+        return (self.cluster_centers_.shape[0],)
+
+    def _seen_from(self, X, n_samples):
+        """Centers and the frame for `n_samples` rows like X, as fit saw them."""
+        work = n_samples * self.cluster_centers_.shape[0] * self.cluster_centers_.shape[1]
+        origin = arrays.asarray_like(self._origin, X)
+        frame = frame_at(origin, self._spread, X, work, arrays.tile_bytes(X, working_memory()))
+        return frame.enter(arrays.asarray_like(self.cluster_centers_, X)), frame
+
+    def _streams(self, X):
+        """Whether X is to be read block by block."""
+        if self.device is not None and type(X) is np.ndarray:  # into a GPU that is too small for it
+            kind, _ = arrays.parse_device(self.device) if self.device != "auto" else ("cpu", 0)
+            return kind == "cuda" and not arrays.fits_on_device(X, self.device)
+        return arrays.is_source(X) or (isinstance(X, np.memmap) and X.nbytes > working_memory())
+
+    def _stream(self, X, sample_weight):
+        """X, block by block, where `device` wants it."""
+        device = self.device if self.device not in (None, "auto", "cpu") else None
+        return Stream(X, sample_weight, self.n_clusters, working_memory(), device)
+
+    def _place(self, X):
+        """X where `device` wants the work to be done."""
+        if self.device == "auto":
+            work = X.shape[0] * X.shape[1] * self.n_clusters
+            if arrays.is_foreign(X) or work < AUTO_GPU_WORK or arrays.cuda_problem() is not None:
+                return X
+            return arrays.to_device(X, "cuda")
+        return X if self.device is None else arrays.to_device(X, self.device)
+
+    def __getstate__(self):
+        """State with all arrays on the host, so that a model opens where its library doesn't exist."""
+        return {name: on_host(value) for name, value in super().__getstate__().items()}
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.array_api_support = True
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+
+def on_host(value):
+    """An array of another library as NumPy's; anything else as it is, lazy dask arrays too."""
+    return arrays.to_numpy(value) if arrays.is_foreign(value) and not arrays.is_dask(value) else value
+
+
+def working_memory():
+    """Bytes that temporaries may take, by scikit-learn's configuration."""
+    return int(get_config()["working_memory"] * 2**20)

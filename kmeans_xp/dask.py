@@ -1,0 +1,168 @@
+"""Rows on a Dask cluster: one task a partition and pass, results summed in a tree.
+
+A partition stays with its worker as a `partitions.Block`, and so does the state of its rows. Only centers, sums of the
+clusters and a sample for the seeding travel. A worker that dies takes no result with it: Dask makes its partitions anew
+elsewhere, and a block without state compares its rows with all centers once.
+"""
+
+import copy
+from dataclasses import fields, is_dataclass, replace
+
+import dask
+import dask.array as da
+import numpy as np
+from dask import delayed
+
+from kmeans_xp.arrays import asarray_like, is_foreign, on_device, to_numpy
+from kmeans_xp.partitions import Block
+from kmeans_xp.steps import own_threads
+from kmeans_xp.validation import check_rows, check_sample_weight
+
+FAN_IN = 8  # results that one task combines
+
+
+class Cluster:
+    """Source of blocks (see `partitions`) that are the partitions of a Dask array along its rows."""
+
+    keeps_bounds = True
+
+    def __init__(self, X, sample_weight, n_clusters):
+        self._n_clusters = n_clusters
+        X = rows_together(X)
+        rows = X.to_delayed().ravel()
+        weights = [None] * len(rows) if sample_weight is None else _weights(sample_weight, X)
+        name = f"kmeans_xp-partition-{dask.base.tokenize(X, sample_weight, object())}"
+        blocks = [
+            delayed(_block)(x, weight, index, dask_key_name=f"{name}-{index}")
+            for index, (x, weight) in enumerate(zip(rows, weights, strict=True))
+        ]
+        blocks = dask.persist(*blocks)
+        sizes = dask.compute(*[delayed(_n_rows)(block) for block in blocks])
+        self._blocks = [block for block, size in zip(blocks, sizes, strict=True) if size > 0]
+        self.shape = sum(sizes), X.shape[1]
+        # Centers and sums are NumPy's on the client, whatever library the workers use
+        self.like = np.empty((0, X.shape[1]), dtype=X.dtype if X.dtype in (np.float32, np.float64) else np.float64)
+        self._n_runs = 0
+
+    def new_run(self):
+        self._n_runs += 1
+        return self._n_runs
+
+    def reduce(self, function, combine, *args):
+        args = delayed(_Together(args), traverse=False)  # one task: each worker fetches the centers once
+        values = [delayed(_run)(function, block, args, self._n_clusters) for block in self._blocks]
+        while len(values) > 1:
+            values = [delayed(_combine)(combine, values[i : i + FAN_IN]) for i in range(0, len(values), FAN_IN)]
+        return values[0].compute()
+
+    def labels(self, job, centers):
+        """None: the estimator's `labels_` are lazy, and don't keep the blocks in memory."""
+
+
+def rows_together(X):
+    """X with all features of a row in one partition."""
+    return X.rechunk({1: -1}) if X.numblocks[1] > 1 else X
+
+
+def map_rows(method, X, dtype, n_columns=None):
+    """Lazy dask array of `method(rows)`: (n_samples,), or (n_samples, n_columns). `method` is of an estimator."""
+    model = copy.copy(method.__self__)
+    vars(model).pop("labels_", None)
+    options = {"drop_axis": 1} if n_columns is None else {"chunks": (X.chunks[0], (n_columns,))}
+    shape = (0,) if n_columns is None else (0, n_columns)
+    meta = asarray_like(np.empty(shape, dtype), X._meta)
+    return rows_together(X).map_blocks(_call, model, method.__name__, meta, dtype=dtype, meta=meta, **options)
+
+
+def score(model, X, sample_weight):
+    """Sum of the scores of the partitions."""
+    X = rows_together(X)
+    rows = X.to_delayed().ravel()
+    weights = [None] * len(rows) if sample_weight is None else _weights(sample_weight, X)
+    model = copy.copy(model)
+    vars(model).pop("labels_", None)
+    return sum(dask.compute(*[delayed(_score)(model, x, weight) for x, weight in zip(rows, weights, strict=True)]))
+
+
+def _weights(sample_weight, X):
+    """The weights of each partition."""
+    known = not np.isnan(X.chunks[0]).any()
+    if not isinstance(sample_weight, da.Array):
+        if not known:
+            raise ValueError("X has partitions of unknown size: pass sample_weight as a dask array of like partitions.")
+        sample_weight = da.from_array(np.asarray(sample_weight), chunks=-1)
+    if sample_weight.ndim != 1:
+        raise ValueError(f"Sample weights must be 1D array or scalar, got {sample_weight.ndim}D array.")
+    if known and sample_weight.shape != X.shape[:1]:
+        raise ValueError(f"sample_weight.shape == {sample_weight.shape}, expected {X.shape[:1]}!")
+    if known:
+        sample_weight = sample_weight.rechunk((X.chunks[0],))
+    if sample_weight.numblocks != X.numblocks[:1]:
+        raise ValueError(
+            f"sample_weight has {sample_weight.numblocks[0]} partitions and X has {X.numblocks[0]}: they must be alike."
+        )
+    return sample_weight.to_delayed().ravel()
+
+
+# What runs on a worker
+
+
+def _block(X, sample_weight, index):
+    """A partition as a block."""
+    if X.shape[0] == 0:
+        return Block(X, sample_weight, index, 0)
+    try:
+        X = check_rows(X)
+        with on_device(X):
+            sample_weight = check_sample_weight(sample_weight, X, may_be_zero=True)
+    except (ValueError, TypeError, MemoryError) as error:
+        raise type(error)(f"Partition {index} of X: {error}") from error
+    return Block(X, sample_weight, index, index << 40)
+
+
+def _n_rows(block):
+    return block.X.shape[0]
+
+
+def _run(function, block, args, n_clusters):
+    """`function(block, *args)`, its arguments moved to the library of the block and its result to the host."""
+    X = block.X
+    try:
+        with on_device(X), own_threads(X, n_clusters):
+            return _moved(function(block, *_moved(args.values, lambda value: asarray_like(value, X))), to_numpy)
+    except MemoryError as error:
+        raise MemoryError(f"Partition {block.index} of X, {X.shape[0]} rows: {error}") from error
+
+
+def _combine(combine, values):
+    total = values[0]
+    for value in values[1:]:
+        total = combine(total, value)
+    return total
+
+
+def _call(X, model, method, nothing):
+    """A method of the model for the rows of a partition, which may have none."""
+    return getattr(model, method)(X) if X.shape[0] else nothing
+
+
+def _score(model, X, sample_weight):
+    return model.score(X, sample_weight=sample_weight) if X.shape[0] else 0.0
+
+
+class _Together:
+    """Arguments that Dask is not to look into."""
+
+    def __init__(self, values):
+        self.values = values
+
+
+def _moved(value, move):
+    """`value` with `move` applied to the arrays in it."""
+    if isinstance(value, np.ndarray) or is_foreign(value):
+        return move(value)
+    if isinstance(value, (tuple, list)):
+        return type(value)(_moved(part, move) for part in value)
+    if is_dataclass(value):
+        return replace(value, **{field.name: _moved(getattr(value, field.name), move) for field in fields(value)})
+    return value

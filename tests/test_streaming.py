@@ -1,0 +1,260 @@
+"""Data that are read block by block: the same answers as in memory."""
+
+import numpy as np
+import pytest
+import sklearn
+from conftest import blobs, load
+from numpy.testing import assert_allclose, assert_array_equal
+
+from kmeans_xp import KMeans, MiniBatchKMeans, partitions, streaming
+
+h5py = pytest.importorskip("h5py")
+
+
+@pytest.fixture(autouse=True)
+def little_memory():
+    """1 MiB, of which a block may have a quarter."""
+    with sklearn.config_context(working_memory=1):
+        yield
+
+
+class Slices:
+    """The least that a source must be able to do. Counts the rows that were read."""
+
+    def __init__(self, X):
+        self._X = X
+        self.shape, self.dtype = X.shape, X.dtype
+        self.n_read = 0
+
+    def __getitem__(self, rows):
+        rows = rows[0] if isinstance(rows, tuple) else rows
+        found = self._X[rows]
+        self.n_read += len(found)
+        return found
+
+
+def as_memmap(X, folder):
+    """X in a file."""
+    mapped = np.memmap(folder / "X.bin", dtype=X.dtype, mode="w+", shape=X.shape)
+    mapped[:] = X
+    mapped.flush()
+    return np.memmap(folder / "X.bin", dtype=X.dtype, mode="r", shape=X.shape)
+
+
+def as_hdf5(X, folder):
+    file = h5py.File(folder / "X.h5", "w")
+    return file.create_dataset("X", data=X, chunks=(1000, X.shape[1]))
+
+
+SOURCES = {"memmap": as_memmap, "h5py": as_hdf5, "slices": lambda X, folder: Slices(X)}
+
+
+@pytest.fixture(params=SOURCES)
+def source(request, tmp_path):
+    return lambda X: SOURCES[request.param](X, tmp_path)
+
+
+def assert_same_fit(ours, expected):
+    assert_array_equal(ours.labels_, expected.labels_)
+    assert_allclose(ours.cluster_centers_, expected.cluster_centers_, rtol=1e-6, atol=1e-6)
+    assert ours.cluster_centers_.dtype == expected.cluster_centers_.dtype
+    assert ours.labels_.dtype == np.int32
+    assert ours.inertia_ == pytest.approx(expected.inertia_, rel=1e-9)
+    assert ours.n_iter_ == expected.n_iter_
+    assert ours.converged_ == expected.converged_
+    assert ours.history_["n_changed"] == expected.history_["n_changed"]
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "int8"])
+@pytest.mark.parametrize("n_samples", [19_000, 90_000], ids=["all rows seed", "a sample seeds"])
+def test_equals_the_fit_in_memory(source, rng, n_samples, dtype):
+    X = blobs(rng, n_samples, 16, n_clusters=7, spread=4).astype(dtype)
+    job = {"n_clusters": 6, "random_state": 3}
+    ours = KMeans(**job).fit(source(X))
+    with sklearn.config_context(working_memory=1024):
+        expected = KMeans(**job).fit(X)
+    assert_same_fit(ours, expected)
+    np.testing.assert_array_equal(ours.predict(source(X[:30_000])), expected.labels_[:30_000])
+    assert ours.score(source(X)) == pytest.approx(expected.score(X), rel=1e-9)
+    assert_allclose(ours.transform(source(X[:20_000])), expected.transform(X[:20_000]), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("algorithm", ["auto", "lloyd", "elkan"])
+def test_weights_and_given_centers(source, rng, algorithm):
+    """In 9 blocks, with an empty cluster that must find the farthest row among all of them."""
+    X = blobs(rng, 17_000, 16, n_clusters=5)
+    X[12_345] += 500
+    weights = rng.integers(0, 3, size=len(X)).astype("float64")
+    weights[12_345] = 1
+    init = np.concatenate((X[:4], np.full((2, 16), -1e4)))
+    job = {"n_clusters": 6, "init": init, "tol": 0, "algorithm": algorithm}
+    ours = KMeans(**job).fit(source(X), sample_weight=weights)
+    expected = KMeans(**job).fit(X, sample_weight=weights)
+    assert_same_fit(ours, expected)
+    assert ours.score(source(X), sample_weight=weights) == pytest.approx(-ours.inertia_, rel=1e-9)
+
+
+def test_random_rows_are_different_and_follow_the_weights(rng):
+    X = np.repeat(np.arange(40.0), 1500)[:, None] * np.ones((1, 4))
+    weights = np.repeat(np.arange(40) >= 30, 1500).astype("float64")
+    starts = []
+    model = KMeans(5, init="random", n_init=1, max_iter=1, on_iteration=starts.append, random_state=0)
+    with pytest.warns(sklearn.exceptions.ConvergenceWarning):
+        model.fit(Slices(X), sample_weight=weights)
+    assert (model.cluster_centers_ >= 30 - 1e-9).all()
+
+
+def test_rows_that_are_settled_are_not_read(tmp_path, rng):
+    """Late iterations read less than the data; with the last center far off, the first blocks change no more."""
+    X = np.concatenate((blobs(rng, 40_000, 8, n_clusters=3, spread=30), rng.normal(size=(20_000, 8)) + 500))
+    init = np.concatenate((X[:3], X[-3:]))
+    read = []
+
+    class Counting(Slices):
+        def __getitem__(self, rows):
+            read[-1] += 1
+            return super().__getitem__(rows)
+
+    model = KMeans(6, init=init, tol=0, algorithm="elkan", on_iteration=lambda iteration: read.append(0))
+    read.append(0)
+    model.fit(Counting(X))
+    assert model.n_iter_ > 10
+    assert min(read[1:-1]) < max(read[1:-1]) / 2
+    expected = KMeans(6, init=init, tol=0, algorithm="lloyd").fit(X)
+    assert_same_fit(model, expected)
+
+
+def test_single_rows_are_read_from_a_map(tmp_path, rng, monkeypatch):
+    """The few rows that are not settled, where that is less to read than the block."""
+    monkeypatch.setattr(streaming, "PAGE", 1)
+    X = blobs(rng, 30_000, 8, n_clusters=9, spread=3)
+    partly = []
+    step = partitions.Rows.step_on
+    monkeypatch.setattr(partitions.Rows, "step_on", lambda *args: partly.append(len(args[1])) or step(*args))
+    job = {"n_clusters": 9, "init": X[:9], "tol": 0, "algorithm": "elkan"}
+    ours = KMeans(**job).fit(as_memmap(X, tmp_path))
+    assert max(partly) > 0
+    assert_same_fit(ours, KMeans(**job).fit(X))
+
+
+def test_bounds_that_do_not_fit_are_not_kept(rng, monkeypatch):
+    X = blobs(rng, 100_000, 2, n_clusters=4, dtype="float32")
+    assert not streaming.Stream(Slices(X), None, 4, 2**20).keeps_bounds
+    init = X[:4]
+    ours = KMeans(4, init=init, algorithm="elkan").fit(Slices(X))
+    assert_same_fit(ours, KMeans(4, init=init).fit(X))
+
+
+def test_results_go_where_they_are_wanted(source, rng, tmp_path):
+    X = blobs(rng, 20_000, 8)
+    model = KMeans(3, random_state=0).fit(X)
+    out = np.memmap(tmp_path / "distances", dtype="float32", mode="w+", shape=(20_000, 3))
+    assert model.transform(source(X), out=out) is out
+    assert_allclose(out, model.transform(X), rtol=1e-6)
+    labels = np.empty(20_000, dtype="int64")
+    assert model.predict(source(X), out=labels) is labels
+    assert_array_equal(labels, model.labels_)
+    labels[:] = -1
+    model.predict(X, out=labels)
+    assert_array_equal(labels, model.labels_)
+    with pytest.raises(ValueError, match=r"out.shape == \(20000,\), expected \(20000, 3\)"):
+        model.transform(source(X), out=labels)
+
+
+def test_a_small_map_is_an_array(tmp_path, rng):
+    """What fits in working memory is left to the system's file cache."""
+    X = as_memmap(blobs(rng, 1000, 4), tmp_path)
+    assert not KMeans()._streams(X)
+    KMeans(2).fit(X)
+
+
+def broken(X, when, error=None, shape=None):
+    """A source that fails from its `when`-th read on, or changes its shape."""
+
+    class Broken(Slices):
+        def __getitem__(self, rows):
+            self.n_reads = getattr(self, "n_reads", 0) + 1
+            if self.n_reads >= when:
+                if error is not None:
+                    raise error
+                self.shape = shape
+            return super().__getitem__(rows)
+
+    return Broken(X)
+
+
+@pytest.mark.parametrize("when", [1, 20, 60])
+def test_faults_while_reading(rng, when):
+    X = blobs(rng, 40_000, 8)
+    model = KMeans(3, random_state=0, max_iter=20).fit(X)
+    before = {**vars(model)}
+    with pytest.raises(OSError, match=r"Reading rows \d+ to \d+ of X failed: Input/output error"):
+        model.fit(broken(X, when, OSError("Input/output error")))
+    with pytest.raises(ValueError, match=r"X changed its shape from \(40000, 8\) to \(39000, 8\)"):
+        model.fit(broken(X, when, shape=(39_000, 8)))
+    assert vars(model) == before
+
+
+def test_a_file_that_was_truncated(tmp_path, rng):
+    X = as_memmap(blobs(rng, 40_000, 8), tmp_path)
+    with open(X.filename, "r+b") as file:
+        file.truncate(X.nbytes // 2)
+    with pytest.raises(OSError, match="has 1280000 bytes and should have 2560000"):
+        KMeans(3).fit(X)
+
+
+def test_bad_input(source, rng):
+    X = blobs(rng, 40_000, 8)
+    X[35_000, 3] = np.nan
+    for fit in (KMeans(2).fit, MiniBatchKMeans(2, random_state=0, max_iter=1).fit, KMeans(2).fit(X[:30_000]).predict):
+        with pytest.raises(ValueError, match="Input X contains NaN"):
+            fit(source(X))
+    X[35_000, 3] = np.inf
+    with pytest.raises(ValueError, match=r"infinity|too large"):
+        KMeans(2).fit(source(X))
+    X[35_000, 3] = 0
+    with pytest.raises(ValueError, match=r"'k-means\|\|' needs data in memory"):
+        KMeans(2, init="k-means||").fit(source(X))
+    with pytest.raises(ValueError, match="at least one non-zero"):
+        KMeans(2).fit(source(X), sample_weight=np.zeros(40_000))
+    with pytest.raises(ValueError, match=r"sample_weight.shape == \(3,\)"):
+        KMeans(2).fit(source(X), sample_weight=np.ones(3))
+    with pytest.raises(ValueError, match="should be >= n_clusters"):
+        KMeans(50_000).fit(source(X))
+    with pytest.raises(ValueError, match="X has 5 features, but KMeans is expecting 8"):
+        KMeans(2).fit(X).predict(source(X[:, :5].repeat(2, axis=0)))
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (40,), (4, 5, 6)])
+def test_bad_shapes(shape):
+    with pytest.raises(ValueError, match=r"minimum of 1|Expected 2D"):
+        KMeans(1).fit(Slices(np.zeros(shape)))
+
+
+def test_dtypes_that_are_no_numbers():
+    with pytest.raises(ValueError, match="dtype complex128 is not supported"):
+        KMeans(1).fit(Slices(np.zeros((3, 3), dtype=complex)))
+
+
+def test_mini_batches_of_a_file(source, rng):
+    X = blobs(rng, 40_000, 8, n_clusters=4, spread=9)
+    ours = MiniBatchKMeans(4, random_state=0).fit(source(X))
+    expected = MiniBatchKMeans(4, random_state=0).fit(X)
+    assert_array_equal(ours.labels_, expected.labels_)
+    assert ours.inertia_ == pytest.approx(expected.inertia_, rel=1e-9)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("algorithm", ["lloyd", "elkan"])
+def test_into_a_gpu_that_is_too_small(rng, monkeypatch, algorithm):
+    load("cupy")
+    monkeypatch.setattr("kmeans_xp.arrays.fits_on_device", lambda X, name: False)
+    X = blobs(rng, 20_000, 8, n_clusters=5, dtype="float32")
+    job = {"n_clusters": 5, "init": X[:5], "algorithm": algorithm}
+    ours = KMeans(**job, device="cuda").fit(X)
+    assert type(ours.cluster_centers_) is np.ndarray
+    assert_same_fit(ours, KMeans(**job).fit(X))
+    assert_array_equal(ours.predict(X), ours.labels_)
+    assert_allclose(ours.transform(X[:9000]), KMeans(**job).fit(X).transform(X[:9000]), rtol=1e-5, atol=1e-5)
+    seeded = KMeans(5, random_state=0, device="cuda").fit(X)
+    assert_array_equal(seeded.labels_, KMeans(5, random_state=0).fit(X).labels_)
