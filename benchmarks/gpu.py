@@ -113,8 +113,46 @@ def faiss(X, start, n_iter):
     return cupy.asarray(model.centroids, dtype=X.dtype)
 
 
-PEERS = {"plain CuPy": (plain_cupy, "cupy"), "torch": (plain_torch, "torch"), "cuML": (cuml, "cuml")}
-PEERS["faiss-gpu"] = (faiss, "faiss")
+def cuvs(X, start, n_iter):
+    import cupy
+    from cuvs.cluster import kmeans
+
+    job = {"n_clusters": len(start), "init_method": "Array", "max_iter": n_iter, "tol": 1e-30}
+    return cupy.asarray(kmeans.fit(kmeans.KMeansParams(**job), X, centroids=start.copy())[0])
+
+
+def flash_kmeans(X, start, n_iter):
+    """It multiplies in TF32."""
+    import cupy
+    import torch
+    from flash_kmeans import batch_kmeans_Euclid
+
+    X, start = (torch.from_dlpack(x)[None] for x in (X, start))
+    centers = batch_kmeans_Euclid(X, start.shape[1], max_iters=n_iter, tol=-1.0, init_centroids=start)[1]
+    return cupy.from_dlpack(centers[0].contiguous())
+
+
+def fastkmeans(X, start, n_iter):
+    """It takes host arrays and no start: random rows, so its inertia is of other clusters."""
+    import cupy
+    from fastkmeans import FastKMeans
+
+    model = FastKMeans(X.shape[1], len(start), niter=n_iter, tol=-1.0, gpu=True)
+    model.train(X.get().astype("float32"))
+    return cupy.asarray(model.centroids, dtype=X.dtype)
+
+
+# name: adapter, module that it needs
+PEERS = {
+    "plain CuPy": (plain_cupy, "cupy"),
+    "torch": (plain_torch, "torch"),
+    "cuML": (cuml, "cuml"),
+    "cuVS": (cuvs, "cuvs"),
+    "faiss-gpu": (faiss, "faiss"),
+    "flash-kmeans": (flash_kmeans, "flash_kmeans"),
+    "fastkmeans": (fastkmeans, "fastkmeans"),
+}
+ON_TORCH = ("torch", "flash_kmeans", "fastkmeans")
 
 
 def usable():
@@ -123,8 +161,8 @@ def usable():
     for name, (fit, module) in PEERS.items():
         if importlib.util.find_spec(module) is None:
             missing.append(f"{name} (not installed)")
-        elif module == "torch" and not importlib.import_module("torch").cuda.is_available():
-            missing.append("torch (sees no GPU)")
+        elif module in ON_TORCH and not importlib.import_module("torch").cuda.is_available():
+            missing.append(f"{name} (torch sees no GPU)")
         elif module == "faiss" and not hasattr(importlib.import_module("faiss"), "StandardGpuResources"):
             missing.append("faiss-gpu (faiss is built without CUDA)")
         else:

@@ -190,6 +190,14 @@ def distinct(block, job, centers):
     return set(np.unique(to_numpy(labels(block, job, centers))).tolist())
 
 
+def _no_rows(block, job, centers):
+    """Numbers of the rows that must be at hand to know their labels."""
+    return np.empty(0, dtype=np.int64) if block.knows(job) else None
+
+
+labels.needed = distinct.needed = _no_rows
+
+
 def has_nan(block):
     """Whether a number is NaN."""
     xp = namespace(block.X)

@@ -58,7 +58,7 @@ class Stream:
     def write(self, out, function, *args):
         """`out`, in which `function(block, *args)` is written to where the rows of the block stand."""
         for block in self._at_hand(function, args):
-            out[block.start : block.start + block.X.shape[0]] = to_numpy(function(block, *args))
+            out[self._rows(block)] = to_numpy(function(block, *args))
         return out
 
     def _at_hand(self, function, args):

@@ -19,7 +19,7 @@ def load(name):
 
 
 def test_none_is_forgotten():
-    assert EXAMPLES == ["colour_quantisation", "digits", "tutorial"]
+    assert EXAMPLES == ["colour_quantisation", "digits", "larger_than_memory", "tutorial"]
 
 
 def test_tutorial(tmp_path, capsys):
@@ -52,6 +52,20 @@ def test_colour_quantisation(tmp_path, capsys):
 
 def test_digits():
     assert load("digits").main() == pytest.approx(0.67, abs=0.03)
+
+
+def test_larger_than_memory(tmp_path, capsys):
+    example = load("larger_than_memory")
+    model = example.main(["--rows", "120000", "--folder", str(tmp_path)])
+    assert "120000 rows, " in capsys.readouterr().out
+    labels = np.load(tmp_path / "labels.npy")
+    rows = example.ParquetRows(tmp_path / "rows.parquet", example.COLUMNS)[:]
+    np.testing.assert_array_equal(labels, model.labels_)
+    np.testing.assert_array_equal(labels, model.predict(rows))
+    np.testing.assert_array_equal(
+        example.ParquetRows(tmp_path / "rows.parquet", ["x3"])[49_000:101_000], rows[49_000:101_000, 3:4]
+    )
+    assert model.inertia_ / 120_000 == pytest.approx(8, rel=0.3), "8 columns of variance 1 about their centers"
 
 
 def test_the_code_in_the_readme_runs():

@@ -124,6 +124,14 @@ def test_rows_that_are_settled_are_not_read(tmp_path, rng):
     assert_same_fit(model, expected)
 
 
+@pytest.mark.parametrize("algorithm", ["lloyd", "elkan"])
+def test_how_often_the_data_are_read(rng, algorithm):
+    """Beside the iterations: mean, spread, sample; fresh sums and labels after pruned iterations; inertia."""
+    X = Slices(blobs(rng, 90_000, 8, n_clusters=7, spread=3))
+    model = KMeans(7, random_state=0, algorithm=algorithm).fit(X)
+    assert X.n_read <= (model.n_iter_ + (7 if algorithm == "elkan" else 6)) * 90_000
+
+
 def test_single_rows_are_read_from_a_map(tmp_path, rng, monkeypatch):
     """The few rows that are not settled, where that is less to read than the block."""
     monkeypatch.setattr(streaming, "PAGE", 1)
