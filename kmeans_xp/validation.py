@@ -109,6 +109,18 @@ def check_sample_weight(sample_weight, X, *, may_be_zero=False):
     return sample_weight
 
 
+def check_labels(labels, X):
+    """The different labels, sorted, and the place among them of that of each row, (n_samples,) int32, next to X."""
+    xp = namespace(X)
+    if not is_foreign(labels):
+        labels = np.unique(np.asarray(labels), return_inverse=True)[1]  # names too
+    labels = asarray_like(labels, X)
+    if labels.shape != (X.shape[0],):
+        raise ValueError(f"labels.shape == {tuple(labels.shape)}, expected {(X.shape[0],)}.")
+    values, places = xp.unique_inverse(labels)
+    return values, xp.astype(xp.reshape(places, (-1,)), xp.int32)
+
+
 def check_centers(centers, X, n_clusters):
     """Initial centers as an array (n_clusters, n_features) next to X."""
     if is_foreign(centers):

@@ -1,0 +1,371 @@
+"""How good a clustering is, on arrays of any library: tile by tile, weighted.
+
+Everything but the exact silhouette follows from sums over the clusters: O(n_samples * n_features * n_clusters) at most.
+A weight of 2 is the row standing there twice.
+"""
+
+import math
+
+import numpy as np
+from sklearn.utils import check_random_state
+
+from kmeans_xp import arrays
+from kmeans_xp.centers import working_memory
+from kmeans_xp.steps import moments, own_threads, sq_distances, sq_distances_to_own, take_rows, update
+from kmeans_xp.validation import check_labels, check_rows, check_sample_weight
+
+
+class Clusters:
+    """Rows with labels, and the sums over clusters that the criteria are made of."""
+
+    def __init__(self, X, labels, sample_weight=None):
+        self.X = check_rows(X)
+        with arrays.on_device(self.X):
+            self.values, self.labels = check_labels(labels, self.X)
+            self.sample_weight = check_sample_weight(sample_weight, self.X)
+            self.n_clusters = self.values.shape[0]
+            self.frame = moments(
+                self.X, self.sample_weight, self.n_clusters, arrays.tile_bytes(self.X, working_memory())
+            )
+            self.xp = arrays.namespace(self.X)
+            sums, self.weights = update(self.X, self.sample_weight, self.labels, self.n_clusters, self.frame)
+            self.centers = sums / self.weights[:, None]  # relative to the mean of all rows
+            squares = sq_distances_to_own(self.X, self.labels, self.centers, self.frame)
+            self.inertias = self._sum(squares)
+            self.distances = self._sum(self.xp.sqrt(squares)) / self.weights  # mean distance from the center
+
+    def _sum(self, values):
+        """Weighted sum of a value of the rows in each cluster, (n_clusters,)."""
+        xp = self.xp
+        column = xp.reshape(values, (-1, 1))
+        frame = moments(column, self.sample_weight, self.n_clusters, self.frame.tile_bytes)
+        sums, weights = update(column, self.sample_weight, self.labels, self.n_clusters, frame)
+        return sums[:, 0] + weights * frame.origin[0]
+
+    def require(self, fewest=2):
+        """At least so many clusters, and fewer than rows."""
+        if not fewest <= self.n_clusters < self.X.shape[0]:
+            raise ValueError(
+                f"Number of labels is {self.n_clusters}. Valid values are {fewest} to n_samples - 1 (inclusive)"
+            )
+        return self
+
+    def float(self, value):
+        """A 0-d array as a Python float."""
+        return arrays.to_floats(value)[0]
+
+    def of_rows(self, function, n_columns):
+        """`function(rows, tile)` of all rows, one after the other."""
+        tiles = self.frame.map_tiles(function, self.X, n_columns, self.frame.origin.dtype)
+        return arrays.collect(tiles, self.X.shape[0])
+
+    def silhouette(self, own, others):
+        """(b - a) / max(a, b) from the mean distances from the own cluster and the nearest other."""
+        xp = self.xp
+        larger = xp.maximum(own, others)
+        score = (others - own) / xp.where(larger > 0, larger, xp.ones_like(larger))
+        alone = xp.take(self.weights, self.labels) <= 1
+        return xp.where(alone, xp.zeros_like(score), score)
+
+
+def cluster_inertias(X, labels, sample_weight=None):
+    """Sum of the squared distances of the rows of each cluster from their mean.
+
+    Parameters
+    ----------
+    X : array-like of shape (n_samples, n_features)
+        Rows, of any library.
+
+    labels : array-like of shape (n_samples,)
+        Cluster of each row: integers.
+
+    sample_weight : array-like of shape (n_samples,), default=None
+        Weights of the rows; 1 each if None.
+
+    Returns
+    -------
+    inertias : array of shape (n_clusters,), float64
+        In the order of the labels, sorted, in the library of X.
+
+    weights : array of shape (n_clusters,), float64
+        Sizes of the clusters: their total weights.
+    """
+    clusters = Clusters(X, labels, sample_weight)
+    return clusters.inertias, clusters.weights
+
+
+def calinski_harabasz_score(X, labels, sample_weight=None):
+    """Variance between clusters over variance within them: higher is better.
+
+    Same as :func:`sklearn.metrics.calinski_harabasz_score`, on arrays of any library and weighted.
+
+    Parameters
+    ----------
+    X : array-like of shape (n_samples, n_features)
+        Rows, of any library.
+
+    labels : array-like of shape (n_samples,)
+        Cluster of each row.
+
+    sample_weight : array-like of shape (n_samples,), default=None
+        Weights of the rows; 1 each if None.
+
+    Returns
+    -------
+    score : float
+        Not negative. 1 if all rows sit on the means of their clusters, as scikit-learn has it.
+
+    References
+    ----------
+    T. Calinski, J. Harabasz, "A dendrite method for cluster analysis", 1974
+    """
+    clusters = Clusters(X, labels, sample_weight).require()
+    xp, k = clusters.xp, clusters.n_clusters
+    within = clusters.float(xp.sum(clusters.inertias))
+    between = clusters.float(xp.sum(clusters.weights * xp.vecdot(clusters.centers, clusters.centers)))
+    total = clusters.float(xp.sum(clusters.weights))
+    return 1.0 if within == 0 else between / within * (total - k) / (k - 1)
+
+
+def davies_bouldin_score(X, labels, sample_weight=None):
+    """Mean over clusters of how much each overlaps with its worst neighbour: lower is better.
+
+    Same as :func:`sklearn.metrics.davies_bouldin_score`, on arrays of any library and weighted.
+
+    Parameters
+    ----------
+    X : array-like of shape (n_samples, n_features)
+        Rows, of any library.
+
+    labels : array-like of shape (n_samples,)
+        Cluster of each row.
+
+    sample_weight : array-like of shape (n_samples,), default=None
+        Weights of the rows; 1 each if None.
+
+    Returns
+    -------
+    score : float
+        Not negative.
+
+    References
+    ----------
+    D. Davies, D. Bouldin, "A cluster separation measure", 1979
+    """
+    clusters = Clusters(X, labels, sample_weight).require()
+    xp, spread = clusters.xp, clusters.distances
+    between = _distances_between(clusters.centers)
+    apart = between > 0  # two clusters at one place say nothing, as in scikit-learn
+    ratios = (spread[:, None] + spread[None, :]) / xp.where(apart, between, xp.ones_like(between))
+    return clusters.float(xp.mean(xp.max(xp.where(apart, ratios, xp.zeros_like(ratios)), axis=1)))
+
+
+def simplified_silhouette_samples(X, labels, sample_weight=None):
+    """Silhouette of each row with distances from the means of clusters in place of mean distances from their rows.
+
+    Parameters
+    ----------
+    X : array-like of shape (n_samples, n_features)
+        Rows, of any library.
+
+    labels : array-like of shape (n_samples,)
+        Cluster of each row.
+
+    sample_weight : array-like of shape (n_samples,), default=None
+        Weights of the rows, for the means; 1 each if None.
+
+    Returns
+    -------
+    scores : array of shape (n_samples,), float64
+        -1 to 1, in the library of X.
+
+    References
+    ----------
+    E. Hruschka et al., "Evolving clusters in gene-expression data", 2006
+    """
+    clusters = Clusters(X, labels, sample_weight).require()
+    return _from_centers(clusters, 0 * clusters.weights, clusters.xp.sqrt, exclude_self=False)
+
+
+def silhouette_samples(X, labels, *, metric="euclidean", sample_weight=None):
+    """Silhouette of each row: how much nearer its own cluster is than the next.
+
+    Same as :func:`sklearn.metrics.silhouette_samples`, on arrays of any library and weighted.
+
+    Parameters
+    ----------
+    X : array-like of shape (n_samples, n_features)
+        Rows, of any library.
+
+    labels : array-like of shape (n_samples,)
+        Cluster of each row.
+
+    metric : {'euclidean', 'sqeuclidean'}, default='euclidean'
+        'euclidean' compares all rows with all rows, O(n_samples² n_features), tile by tile. 'sqeuclidean' follows
+        from the sums of the clusters, O(n_samples n_features n_clusters): what Spark computes by default.
+
+    sample_weight : array-like of shape (n_samples,), default=None
+        Weights of the rows; 1 each if None.
+
+    Returns
+    -------
+    scores : array of shape (n_samples,), float64
+        -1 to 1, and 0 for a row that is alone in its cluster; in the library of X.
+
+    References
+    ----------
+    P. Rousseeuw, "Silhouettes: a graphical aid to the interpretation and validation of cluster analysis", 1987
+    """
+    clusters = Clusters(X, labels, sample_weight).require()
+    with arrays.on_device(clusters.X), own_threads(clusters.X, clusters.n_clusters):
+        if metric == "sqeuclidean":
+            return _from_centers(clusters, clusters.inertias / clusters.weights, lambda squares: squares)
+        if metric == "euclidean":
+            return _from_all_pairs(clusters)
+    raise ValueError(f"metric={metric!r} is not known: use 'euclidean' or 'sqeuclidean'.")
+
+
+def silhouette_score(X, labels, *, metric="euclidean", sample_weight=None, sample_size=None, random_state=None):
+    """Mean silhouette of the rows: higher is better.
+
+    Same as :func:`sklearn.metrics.silhouette_score`, on arrays of any library and weighted.
+
+    Parameters
+    ----------
+    X : array-like of shape (n_samples, n_features)
+        Rows, of any library.
+
+    labels : array-like of shape (n_samples,)
+        Cluster of each row.
+
+    metric : {'euclidean', 'sqeuclidean'}, default='euclidean'
+        See :func:`silhouette_samples`.
+
+    sample_weight : array-like of shape (n_samples,), default=None
+        Weights of the rows; 1 each if None.
+
+    sample_size : int, default=None
+        Look at so many random rows only, drawn without replacement.
+
+    random_state : int, RandomState instance or None, default=None
+        Source of the random numbers for `sample_size`.
+
+    Returns
+    -------
+    score : float
+        -1 to 1.
+    """
+    if sample_size is not None:
+        X = check_rows(X)
+        rows = check_random_state(random_state).permutation(X.shape[0])[:sample_size]
+        X, labels, sample_weight = _subset(X, labels, sample_weight, rows)
+    scores = silhouette_samples(X, labels, metric=metric, sample_weight=sample_weight)
+    weights = check_sample_weight(sample_weight, scores)
+    return arrays.to_floats(arrays.namespace(scores).vecdot(scores, weights) / arrays.namespace(scores).sum(weights))[0]
+
+
+def bic_score(X, labels, sample_weight=None):
+    """Bayesian information criterion of round Gaussian clusters of one variance: lower is better.
+
+    Parameters
+    ----------
+    X : array-like of shape (n_samples, n_features)
+        Rows, of any library.
+
+    labels : array-like of shape (n_samples,)
+        Cluster of each row. One cluster only is fine.
+
+    sample_weight : array-like of shape (n_samples,), default=None
+        Weights of the rows; 1 each if None.
+
+    Returns
+    -------
+    score : float
+        -2 log-likelihood + log(n_samples) * (n_clusters * (n_features + 1)): of each cluster its center and share,
+        less 1 as the shares sum to 1, plus 1 for the variance.
+
+    References
+    ----------
+    D. Pelleg, A. Moore, "X-means: extending k-means with efficient estimation of the number of clusters", 2000
+    """
+    clusters = Clusters(X, labels, sample_weight).require(fewest=1)
+    xp, k, d = clusters.xp, clusters.n_clusters, clusters.X.shape[1]
+    within, n = arrays.to_floats(xp.sum(clusters.inertias), xp.sum(clusters.weights))
+    if n <= k or within == 0:
+        raise ValueError("BIC needs rows that differ from the means of their clusters, and more rows than clusters.")
+    variance = within / (d * (n - k))
+    shares = clusters.float(xp.sum(clusters.weights * xp.log(clusters.weights / n)))
+    log_likelihood = shares - n * d / 2 * math.log(2 * math.pi * variance) - within / (2 * variance)
+    return -2 * log_likelihood + math.log(n) * k * (d + 1)
+
+
+def _distances_between(centers):
+    """Euclidean distances between centers, summed directly: (n_clusters, n_clusters)."""
+    xp = arrays.namespace(centers)
+    return xp.stack([xp.linalg.vector_norm(centers - centers[i, :][None, :], axis=1) for i in range(centers.shape[0])])
+
+
+def _from_centers(clusters, extra, root, exclude_self=True):
+    """Silhouettes from `root(squared distance from the center + extra)` as the mean distance from a cluster."""
+    xp = clusters.xp
+    numbers = xp.arange(clusters.n_clusters, dtype=clusters.labels.dtype, device=arrays.device(clusters.X))
+
+    def of_tile(rows, tile):
+        is_own = clusters.labels[rows][:, None] == numbers[None, :]
+        means = root(sq_distances(tile, clusters.centers) + extra[None, :])
+        own = xp.sum(xp.where(is_own, means, xp.zeros_like(means)), axis=1)
+        others = xp.min(xp.where(is_own, xp.full_like(means, xp.inf), means), axis=1)
+        return xp.stack((own, others), axis=1)
+
+    means = clusters.of_rows(of_tile, clusters.n_clusters)
+    own = means[:, 0]
+    if exclude_self:
+        weights = xp.take(clusters.weights, clusters.labels)
+        own = own * weights / xp.where(weights > 1, weights - 1, xp.ones_like(weights))
+    return clusters.silhouette(own, means[:, 1])
+
+
+def _from_all_pairs(clusters):
+    """Silhouettes from the distances between all rows."""
+    xp, frame, n_clusters = clusters.xp, clusters.frame, clusters.n_clusters
+    order = xp.argsort(clusters.labels, stable=True)  # the rows of a cluster one after the other
+    X = frame.shift(take_rows(clusters.X, order), frame.origin.dtype)
+    weights = xp.take(clusters.sample_weight, order)
+    labels = xp.take(clusters.labels, order)
+    sizes = np.bincount(arrays.to_numpy(labels), minlength=n_clusters)
+    ends = np.concatenate(([0], np.cumsum(sizes)))
+    numbers = xp.arange(X.shape[0], device=arrays.device(X))
+    height = max(1, min(X.shape[0], 1024))  # rows in a tile, and as many columns as fit beside them
+    width = max(1, int(frame.tile_bytes // (8 * 4 * height)))
+    own_and_others = []
+    for start in range(0, X.shape[0], height):
+        rows = slice(start, start + height)
+        sums = []
+        for cluster in range(n_clusters):
+            total = xp.zeros_like(weights[rows])
+            for first in range(ends[cluster], ends[cluster + 1], width):
+                columns = slice(first, min(first + width, int(ends[cluster + 1])))
+                squares = sq_distances(X[rows, :], X[columns, :])
+                itself = numbers[rows][:, None] == numbers[columns][None, :]
+                total = total + xp.sqrt(xp.where(itself, xp.zeros_like(squares), squares)) @ weights[columns]
+            sums.append(total)
+        sums = xp.stack(sums, axis=1)
+        is_own = labels[rows][:, None] == numbers[:n_clusters][None, :]
+        means = sums / clusters.weights[None, :]
+        own = xp.sum(xp.where(is_own, sums, xp.zeros_like(sums)), axis=1)
+        others = xp.min(xp.where(is_own, xp.full_like(means, xp.inf), means), axis=1)
+        own_and_others.append(xp.stack((own, others), axis=1))
+    found = xp.take(xp.concat(own_and_others), xp.argsort(order), axis=0)
+    weight = xp.take(clusters.weights, clusters.labels)
+    return clusters.silhouette(found[:, 0] / xp.where(weight > 1, weight - 1, xp.ones_like(weight)), found[:, 1])
+
+
+def _subset(X, labels, sample_weight, rows):
+    """Some of the rows."""
+    xp = arrays.namespace(X)
+    with arrays.on_device(X):
+        index = arrays.asarray_like(rows, X, xp.int64)
+        _, labels = check_labels(labels, X)
+        if sample_weight is not None:
+            sample_weight = xp.take(check_sample_weight(sample_weight, X), index)
+        return take_rows(X, index), xp.take(labels, index), sample_weight

@@ -1,0 +1,135 @@
+"""Criteria of a clustering: scikit-learn's values, on every library, and weights that are repetitions."""
+
+import numpy as np
+import pytest
+import sklearn
+from conftest import blobs
+from numpy.testing import assert_allclose
+from scipy.spatial.distance import cdist
+from sklearn import metrics as theirs
+from sklearn.mixture import GaussianMixture
+
+from kmeans_xp import KMeans, metrics
+from kmeans_xp.arrays import to_numpy
+
+SAME = ["calinski_harabasz_score", "davies_bouldin_score", "silhouette_score", "silhouette_samples"]
+OURS = ["simplified_silhouette_samples", "bic_score", "cluster_inertias"]
+
+
+def data(rng, n=400, k=5, offset=0.0):
+    """Rows with labels of a clustering that is not perfect, one cluster of a single row."""
+    X = blobs(rng, n, 3, n_clusters=k, spread=3) + offset
+    labels = KMeans(k - 1, init=X[: k - 1], max_iter=3, tol=1e9).fit(X).labels_
+    labels[0] = k - 1
+    return X, labels
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e6])
+@pytest.mark.parametrize("name", SAME)
+def test_equals_scikit_learn(lib, rng, name, offset):
+    X, labels = data(rng, offset=offset)
+    ours = getattr(metrics, name)(lib.asarray(X), lib.asarray(labels))
+    # At an offset scikit-learn's own distances lose digits, so it gets the centered rows
+    assert_allclose(
+        to_numpy(ours) if name.endswith("s") else ours, getattr(theirs, name)(X - offset, labels), rtol=1e-6, atol=1e-7
+    )
+    if name.endswith("samples"):
+        lib.assert_owns(ours, "float64")
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_in_many_tiles(rng, name):
+    X, labels = data(rng, 3000, 7)
+    with sklearn.config_context(working_memory=1):
+        assert_allclose(getattr(metrics, name)(X, labels), getattr(theirs, name)(X, labels), rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_silhouette_of_squared_distances(lib, rng, dtype):
+    X, labels = data(rng)
+    ours = metrics.silhouette_samples(lib.asarray(X, dtype=dtype), lib.asarray(labels), metric="sqeuclidean")
+    expected = theirs.silhouette_samples(cdist(X, X, "sqeuclidean"), labels, metric="precomputed")
+    assert_allclose(to_numpy(ours), expected, rtol=1e-6 if dtype == "float64" else 1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [*SAME, *OURS, "sqeuclidean"])
+def test_weights_are_repetitions(lib, rng, name):
+    X, labels = data(rng)
+    weights = rng.integers(1, 4, size=len(X))
+    options = {}
+    if name == "sqeuclidean":
+        name, options = "silhouette_samples", {"metric": "sqeuclidean"}
+    function = getattr(metrics, name)
+    weighted = function(lib.asarray(X), lib.asarray(labels), sample_weight=lib.asarray(weights), **options)
+    repeated = function(lib.asarray(X.repeat(weights, axis=0)), lib.asarray(labels.repeat(weights)), **options)
+    if name.endswith("samples"):
+        first = np.concatenate(([0], np.cumsum(weights)[:-1]))
+        weighted, repeated = to_numpy(weighted), to_numpy(repeated)[first]
+    if name == "cluster_inertias":
+        weighted, repeated = (np.stack([to_numpy(part) for part in parts]) for parts in (weighted, repeated))
+    assert_allclose(weighted, repeated, rtol=1e-9, atol=1e-7)
+
+
+def test_simplified_silhouette(lib, rng):
+    X, labels = data(rng)
+    means = np.stack([X[labels == label].mean(axis=0) for label in range(5)])
+    distances = cdist(X, means)
+    own = distances[np.arange(len(X)), labels]
+    distances[np.arange(len(X)), labels] = np.inf
+    expected = (distances.min(axis=1) - own) / np.maximum(own, distances.min(axis=1))
+    expected[0] = 0
+    ours = metrics.simplified_silhouette_samples(lib.asarray(X), lib.asarray(labels))
+    assert_allclose(to_numpy(ours), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_inertias(lib, rng):
+    X, labels = data(rng)
+    inertias, weights = metrics.cluster_inertias(lib.asarray(X), lib.asarray(labels))
+    for label in range(5):
+        mine = X[labels == label]
+        assert float(weights[label]) == len(mine)
+        assert_allclose(float(inertias[label]), ((mine - mine.mean(axis=0)) ** 2).sum(), atol=1e-9)
+
+
+def test_bic_is_lowest_at_the_true_number(rng):
+    X = blobs(rng, 3000, 2, n_clusters=6, spread=15)
+    scores = {k: metrics.bic_score(X, KMeans(k, n_init=5, random_state=0).fit_predict(X)) for k in range(1, 12)}
+    assert min(scores, key=scores.get) == 6
+    mixture = GaussianMixture(1, covariance_type="spherical").fit(X)
+    assert scores[1] == pytest.approx(mixture.bic(X), rel=1e-3)
+
+
+def test_a_sample(lib, rng):
+    X, labels = data(rng, 2000)
+    options = {"sample_size": 300, "random_state": 7}
+    ours = metrics.silhouette_score(lib.asarray(X), lib.asarray(labels), **options)
+    assert ours == pytest.approx(theirs.silhouette_score(X, labels, **options), rel=1e-6)
+
+
+def test_names_as_labels(rng):
+    X, labels = data(rng)
+    names = np.asarray(["e", "a", "c", "b", "d"])[labels]
+    assert metrics.calinski_harabasz_score(X, names) == pytest.approx(metrics.calinski_harabasz_score(X, labels))
+
+
+def test_rows_on_their_means():
+    X = np.repeat(np.eye(3), 4, axis=0)
+    labels = np.repeat(np.arange(3), 4)
+    for name in SAME:
+        assert_allclose(getattr(metrics, name)(X, labels), getattr(theirs, name)(X, labels), atol=1e-7)
+
+
+@pytest.mark.parametrize("name", [*SAME, "simplified_silhouette_samples"])
+def test_bad_input(rng, name):
+    X = rng.normal(size=(10, 2))
+    function = getattr(metrics, name)
+    for labels in (np.zeros(10, dtype=int), np.arange(10)):
+        with pytest.raises(ValueError, match=r"Number of labels is \d+\. Valid values are 2 to n_samples - 1"):
+            function(X, labels)
+    with pytest.raises(ValueError, match=r"labels.shape == \(9,\), expected \(10,\)"):
+        function(X, np.zeros(9, dtype=int))
+
+
+def test_bad_metric(rng):
+    with pytest.raises(ValueError, match="metric='cosine' is not known"):
+        metrics.silhouette_samples(rng.normal(size=(10, 2)), np.arange(10) % 2, metric="cosine")
