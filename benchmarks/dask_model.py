@@ -16,7 +16,6 @@ FAN_IN = 8
 NETWORK = 25e9 / 8  # bytes a second of a node: 25 Gb/s
 CORES = 32  # of a node
 GPU_RATE = 0.55 * 67e12  # multiplications and additions a second; README says where the share comes from
-PARTITION_BYTES = 256 * 2**20
 
 
 def core_rate():
@@ -48,11 +47,11 @@ def task_seconds():
         return (time.perf_counter() - began) / 2000
 
 
-def iteration(n, d, k, n_workers, rate, task):
+def iteration(n, d, k, n_workers, rate, task, partition_bytes):
     """Seconds of an iteration, of it computing alone, and bytes that cross the network."""
     message = 8 * k * d
     transfer = message / NETWORK
-    n_partitions = max(n_workers, -(-4 * n * d // PARTITION_BYTES))
+    n_partitions = max(n_workers, -(-4 * n * d // partition_bytes))
     compute = 2 * n * d * k / n_partitions / rate
 
     # The centers: each worker that has them serves one other at a time
@@ -96,13 +95,16 @@ def main():
     core, task = core_rate(), task_seconds()
     print(f"measured: {core / 1e9:.0f} GFLOP/s a core, {task * 1e3:.2f} ms a task")
     print(f"assumed: {CORES} cores a node, {NETWORK * 8 / 1e9:.0f} Gb/s, {GPU_RATE / 1e12:.0f} TFLOP/s a GPU")
-    for name, rate in (("node", CORES * core), ("GPU", GPU_RATE)):
-        for n_workers in (1, 8, 64):
-            total, computing, sent = iteration(int(options.n), options.d, options.k, n_workers, rate, task)
-            print(
-                f"{n_workers:3} {name}s: {total:8.2f} s an iteration, {computing:8.2f} s of it computing "
-                f"({computing / total:.0%}), {sent / 1e9:.2f} GB over the network"
-            )
+    for mib in (256, 4096):
+        print(f"float32 partitions of {mib} MiB:")
+        for name, rate in (("node", CORES * core), ("GPU", GPU_RATE)):
+            for n_workers in (1, 8, 64):
+                job = int(options.n), options.d, options.k, n_workers, rate, task, mib * 2**20
+                total, computing, sent = iteration(*job)
+                print(
+                    f"{n_workers:3} {name}s: {total:8.2f} s an iteration, {computing:8.2f} s of it computing "
+                    f"({computing / total:.0%}), {sent / 1e9:.2f} GB over the network"
+                )
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ elsewhere, and a block without state compares its rows with all centers once.
 """
 
 import copy
+import sys
 from dataclasses import fields, is_dataclass, replace
 
 import dask
@@ -37,7 +38,7 @@ class Cluster:
             for index, (x, weight) in enumerate(zip(rows, weights, strict=True))
         ]
         blocks = dask.persist(*blocks)
-        sizes = dask.compute(*[delayed(_n_rows)(block) for block in blocks])
+        sizes = _compute([delayed(_n_rows)(block) for block in blocks])
         self._blocks = [block for block, size in zip(blocks, sizes, strict=True) if size > 0]
         self.shape = sum(sizes), X.shape[1]
         # Centers and sums are NumPy's on the client, whatever library the workers use
@@ -53,7 +54,7 @@ class Cluster:
         values = [delayed(_run)(function, block, args, self._n_clusters) for block in self._blocks]
         while len(values) > 1:
             values = [delayed(_combine)(combine, values[i : i + FAN_IN]) for i in range(0, len(values), FAN_IN)]
-        return values[0].compute()
+        return _compute(values)[0]
 
     def labels(self, job, centers):
         """None: the estimator's `labels_` are lazy, and don't keep the blocks in memory."""
@@ -81,7 +82,22 @@ def score(model, X, sample_weight):
     weights = [None] * len(rows) if sample_weight is None else _weights(sample_weight, X)
     model = copy.copy(model)
     vars(model).pop("labels_", None)
-    return sum(dask.compute(*[delayed(_score)(model, x, weight) for x, weight in zip(rows, weights, strict=True)]))
+    return sum(_compute([delayed(_score)(model, x, weight) for x, weight in zip(rows, weights, strict=True)]))
+
+
+def _compute(values):
+    """Results of delayed values. If the workers that were given a partition died, the error says which one it was."""
+    killed = getattr(sys.modules.get("distributed"), "KilledWorker", ())
+    try:
+        return dask.compute(*values)
+    except killed as error:
+        # The key of a task: (name, number of the partition, 0), or the name of a block
+        key = error.task
+        partition = key[1] if isinstance(key, tuple) else str(key).rpartition("-")[2]
+        raise MemoryError(
+            f"Partition {partition} of X: all workers that were given it died, most likely for lack of memory. Use "
+            "smaller chunks, or workers with more memory."
+        ) from error
 
 
 def _weights(sample_weight, X):

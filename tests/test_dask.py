@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import time
 from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
@@ -211,6 +212,27 @@ def test_a_worker_without_memory_names_the_partition(rng, monkeypatch):
     X = da.from_array(rng.normal(size=(4000, 3)), chunks=(1000, -1))
     with pytest.raises(MemoryError, match=r"Partition 2 of X, 1000 rows: Unable to allocate 9 GiB"):
         KMeans(2, random_state=0).fit(X)
+
+
+def greedy_for_memory(block, block_info=None):
+    if block_info[0]["chunk-location"][0] == 2:
+        hog = np.ones(2**27)  # 1 GiB
+        time.sleep(2)
+        return block + hog[:1]
+    return block
+
+
+def test_workers_killed_for_memory_name_the_partition(rng):
+    with (
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, memory_limit="700MiB", dashboard_address=":0"
+        ) as cluster,
+        distributed.Client(cluster),
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+    ):
+        X = da.from_array(rng.normal(size=(4000, 3)), chunks=(1000, -1)).map_blocks(greedy_for_memory, dtype=float)
+        with pytest.raises(MemoryError, match=r"Partition 2 of X: all workers that were given it died"):
+            KMeans(2, random_state=0).fit(X)
 
 
 @pytest.mark.gpu

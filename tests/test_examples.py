@@ -68,7 +68,8 @@ def test_larger_than_memory(tmp_path, capsys):
     assert model.inertia_ / 120_000 == pytest.approx(8, rel=0.3), "8 columns of variance 1 about their centers"
 
 
-def test_the_code_in_the_readme_runs():
+def test_the_code_in_the_readme_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     assert blocks
     for block in blocks:
