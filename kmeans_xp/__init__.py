@@ -5,7 +5,8 @@ from importlib.metadata import version
 from kmeans_xp import metrics
 from kmeans_xp.estimators import KMeans, kmeans_plusplus
 from kmeans_xp.minibatch import MiniBatchKMeans
+from kmeans_xp.sweep import KMeansSweep
 from kmeans_xp.versions import show_versions
 
 __version__ = version("kmeans_xp")
-__all__ = ["KMeans", "MiniBatchKMeans", "__version__", "kmeans_plusplus", "metrics", "show_versions"]
+__all__ = ["KMeans", "KMeansSweep", "MiniBatchKMeans", "__version__", "kmeans_plusplus", "metrics", "show_versions"]

@@ -8,6 +8,8 @@ from kmeans_xp.steps import moments, take_rows
 class InMemory:
     """Rows and their weights, arrays of one library on one device."""
 
+    in_blocks = False
+
     def __init__(self, X, sample_weight):
         self._X, self._sample_weight = X, sample_weight
         self.shape, self.like = X.shape, X
@@ -22,6 +24,17 @@ class InMemory:
         if init == "k-means++" and seeding.repays_refinement(self.shape[0], n_clusters):
             return seeding.refined_start(*job, **stopping)
         return frame.enter(take_rows(self._X, seeding.METHODS[init](*job)))
+
+    def sample(self, n_clusters, frame, rng):
+        """A weighted sample of the rows, or all of them if they are few: rows, weights."""
+        if self.shape[0] <= seeding.sample_size(n_clusters):
+            return self._X, self._sample_weight
+        rows, weights = seeding.coreset(self._X, self._sample_weight, seeding.sample_size(n_clusters), frame, rng)
+        return take_rows(self._X, rows), weights
+
+    def all_rows(self):
+        """Rows, weights."""
+        return self._X, self._sample_weight
 
     def rows(self, n_clusters, frame, algorithm):
         """What `lloyd` iterates over."""

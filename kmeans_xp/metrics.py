@@ -119,7 +119,11 @@ def calinski_harabasz_score(X, labels, sample_weight=None):
     ----------
     T. Calinski, J. Harabasz, "A dendrite method for cluster analysis", 1974
     """
-    clusters = Clusters(X, labels, sample_weight).require()
+    return _calinski_harabasz(Clusters(X, labels, sample_weight))
+
+
+def _calinski_harabasz(clusters):
+    clusters.require()
     xp, k = clusters.xp, clusters.n_clusters
     within = clusters.float(xp.sum(clusters.inertias))
     between = clusters.float(xp.sum(clusters.weights * xp.vecdot(clusters.centers, clusters.centers)))
@@ -152,7 +156,11 @@ def davies_bouldin_score(X, labels, sample_weight=None):
     ----------
     D. Davies, D. Bouldin, "A cluster separation measure", 1979
     """
-    clusters = Clusters(X, labels, sample_weight).require()
+    return _davies_bouldin(Clusters(X, labels, sample_weight))
+
+
+def _davies_bouldin(clusters):
+    clusters.require()
     xp, spread = clusters.xp, clusters.distances
     between = _distances_between(clusters.centers)
     apart = between > 0  # two clusters at one place say nothing, as in scikit-learn
@@ -183,7 +191,11 @@ def simplified_silhouette_samples(X, labels, sample_weight=None):
     ----------
     E. Hruschka et al., "Evolving clusters in gene-expression data", 2006
     """
-    clusters = Clusters(X, labels, sample_weight).require()
+    return _simplified_silhouettes(Clusters(X, labels, sample_weight))
+
+
+def _simplified_silhouettes(clusters):
+    clusters.require()
     return _from_centers(clusters, 0 * clusters.weights, clusters.xp.sqrt, exclude_self=False)
 
 
@@ -216,13 +228,16 @@ def silhouette_samples(X, labels, *, metric="euclidean", sample_weight=None):
     ----------
     P. Rousseeuw, "Silhouettes: a graphical aid to the interpretation and validation of cluster analysis", 1987
     """
+    if metric not in ("euclidean", "sqeuclidean"):
+        raise ValueError(f"metric={metric!r} is not known: use 'euclidean' or 'sqeuclidean'.")
     clusters = Clusters(X, labels, sample_weight).require()
     with arrays.on_device(clusters.X), own_threads(clusters.X, clusters.n_clusters):
-        if metric == "sqeuclidean":
-            return _from_centers(clusters, clusters.inertias / clusters.weights, lambda squares: squares)
-        if metric == "euclidean":
-            return _from_all_pairs(clusters)
-    raise ValueError(f"metric={metric!r} is not known: use 'euclidean' or 'sqeuclidean'.")
+        return _from_all_pairs(clusters) if metric == "euclidean" else _sq_silhouettes(clusters)
+
+
+def _sq_silhouettes(clusters):
+    clusters.require()
+    return _from_centers(clusters, clusters.inertias / clusters.weights, lambda squares: squares)
 
 
 def silhouette_score(X, labels, *, metric="euclidean", sample_weight=None, sample_size=None, random_state=None):
@@ -288,7 +303,11 @@ def bic_score(X, labels, sample_weight=None):
     ----------
     D. Pelleg, A. Moore, "X-means: extending k-means with efficient estimation of the number of clusters", 2000
     """
-    clusters = Clusters(X, labels, sample_weight).require(fewest=1)
+    return _bic(Clusters(X, labels, sample_weight))
+
+
+def _bic(clusters):
+    clusters.require(fewest=1)
     xp, k, d = clusters.xp, clusters.n_clusters, clusters.X.shape[1]
     within, n = arrays.to_floats(xp.sum(clusters.inertias), xp.sum(clusters.weights))
     if n <= k or within == 0:
@@ -369,3 +388,24 @@ def _subset(X, labels, sample_weight, rows):
         if sample_weight is not None:
             sample_weight = xp.take(check_sample_weight(sample_weight, X), index)
         return take_rows(X, index), xp.take(labels, index), sample_weight
+
+
+def _mean_of(silhouettes):
+    """Function of clusters: the weighted mean of the silhouettes of their rows."""
+
+    def mean(clusters):
+        total = clusters.xp.vecdot(silhouettes(clusters), clusters.sample_weight)
+        return clusters.float(total / clusters.xp.sum(clusters.weights))
+
+    return mean
+
+
+# What a sweep over the number of clusters may go by: name, function of the clusters, sign of a better value
+CRITERIA = {
+    "calinski_harabasz": (_calinski_harabasz, 1),
+    "davies_bouldin": (_davies_bouldin, -1),
+    "simplified_silhouette": (_mean_of(_simplified_silhouettes), 1),
+    "sq_silhouette": (_mean_of(_sq_silhouettes), 1),
+    "silhouette": (_mean_of(lambda clusters: _from_all_pairs(clusters.require())), 1),
+    "bic": (_bic, -1),
+}

@@ -67,7 +67,8 @@ default='k-means++'
         Stop after so many batches without a new minimum of the smoothed inertia; None for never.
 
     init_size : int, default=None
-        Random rows that `init` chooses from. None: `3 * batch_size`, or `3 * n_clusters` if that is more.
+        Random rows that `init` chooses from. None: `3 * batch_size`, or `20 * n_clusters` if that is more (3 times in
+        scikit-learn).
 
     n_init : 'auto' or int, default='auto'
         Number of seedings, of which the one with the lowest inertia is used. 'auto' is 3 for 'random' and callables,
@@ -269,7 +270,7 @@ default='k-means++'
         """Rows to choose the first centers from."""
         init_size = self.init_size
         if init_size is None:
-            init_size = max(3 * min(self.batch_size, n_samples), 3 * self.n_clusters)
+            init_size = max(3 * min(self.batch_size, n_samples), 20 * self.n_clusters)
         elif init_size < self.n_clusters:
             warnings.warn(
                 f"init_size={init_size} should be larger than n_clusters={self.n_clusters}. Setting it to "

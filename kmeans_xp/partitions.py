@@ -75,6 +75,8 @@ class Job:
 class Partitioned:
     """Data of a fit that come from a source. The same methods as `memory.InMemory`."""
 
+    in_blocks = True
+
     def __init__(self, source):
         self._source = source
         self.shape, self.like = source.shape, source.like
@@ -87,6 +89,13 @@ class Partitioned:
     def initial_centers(self, init, n_clusters, frame, rng, stopping):
         """Centers, relative to the origin, by the method called `init`."""
         return initial_centers(self._source, init, n_clusters, frame, self._blocks, rng, stopping)
+
+    def sample(self, n_clusters, frame, rng):
+        """A weighted sample of the rows, or all of them if they are few: rows, weights."""
+        if self.shape[0] <= seeding.sample_size(n_clusters):
+            X, sample_weight = map(join, self._source.reduce(all_rows, add))
+            return X, sample_weight
+        return coreset(self._source, n_clusters, frame, self._blocks, rng)
 
     def rows(self, n_clusters, frame, algorithm):
         """What `lloyd` iterates over."""
@@ -295,20 +304,29 @@ def initial_centers(source, init, n_clusters, frame, blocks, rng, stopping):
     if n_samples <= n_sample:
         X, sample_weight = map(join, source.reduce(all_rows, add))
         return frame.enter(steps.take_rows(X, seeding.METHODS[init](X, sample_weight, n_clusters, frame, rng)))
-    squares, weights = np.asarray(list(blocks.values())).T
     if init == "random":
-        return frame.enter(random_rows(source, n_clusters, frame, weights.sum(), _places(blocks, weights), rng))
+        return frame.enter(random_rows(source, n_clusters, frame, blocks, rng))
+    refine = seeding.repays_refinement(n_samples, n_clusters)
+    sample = coreset(source, n_clusters, frame, blocks, rng)
+    return seeding.start_from_sample(*sample, n_clusters, frame, rng, refine, **stopping)
+
+
+def coreset(source, n_clusters, frame, blocks, rng):
+    """Rows and weights: `seeding.coreset` of a source."""
+    n_sample = seeding.sample_size(n_clusters)
+    squares, weights = np.asarray(list(blocks.values())).T
     per_weight, per_square = 0.5 / weights.sum(), 0.5 / (squares.sum() or 1.0)
     total = per_weight * weights + per_square * squares
     targets = seeding.stratified(n_sample, rng) * total.sum()
     job = frame, per_weight, per_square, targets, _places(blocks, total)
     _, _, density, X = map(join, source.reduce(drawn, add, *job))
-    refine = seeding.repays_refinement(n_samples, n_clusters)
-    return seeding.start_from_sample(X, 1 / (n_sample * density), n_clusters, frame, rng, refine, **stopping)
+    return X, 1 / (n_sample * density)
 
 
-def random_rows(source, n_clusters, frame, total, places, rng):
+def random_rows(source, n_clusters, frame, blocks, rng):
     """Different rows, with probability proportional to their weights: drawn with replacement, repetitions dropped."""
+    weights = np.asarray([weight for _, weight in blocks.values()])
+    total, places = weights.sum(), _places(blocks, weights)
     seen, rows = set(), []
     for _ in range(MOST_ROUNDS):
         targets = rng.uniform(size=n_clusters) * total

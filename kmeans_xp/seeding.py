@@ -51,6 +51,33 @@ def start_from_sample(X, sample_weight, n_clusters, frame, rng, refine, *, algor
     return frame.enter(lloyd(rows, centers, frame, max_iter=max_iter, tol=tol).centers)
 
 
+def continued_start(X, sample_weight, centers, n_clusters, frame, rng, **stopping):
+    """Centers, relative to the origin: the better on this sample of a fresh start and one that adds to `centers`."""
+    starts = [take_rows(X, greedy(X, sample_weight, n_clusters, frame, rng, None))]
+    if centers is not None:
+        starts.append(added(X, sample_weight, frame.leave(centers), n_clusters, frame, rng))
+    algorithm = stopping.pop("algorithm")
+    runs = [
+        lloyd(Rows(X, sample_weight, n_clusters, frame, algorithm), frame.enter(start), frame, **stopping)
+        for start in starts
+    ]
+    return frame.enter(min(runs, key=lambda run: run.inertia).centers)
+
+
+def added(X, sample_weight, centers, n_clusters, frame, rng):
+    """`centers` and as many rows more, by greedy k-means++, as there shall be."""
+    xp = namespace(X)
+    closest = nearer(X, centers, xp.full_like(sample_weight, math.inf), frame)
+    n_trials = 2 + int(math.log(n_clusters))
+    while centers.shape[0] < n_clusters:
+        candidates = draw(_mass(sample_weight, closest), None, rng.uniform(size=n_trials))
+        lowered = xp.minimum(sq_distances_to(X, candidates, frame), closest[None, :])
+        best = xp.reshape(xp.argmin(lowered @ sample_weight), (1,))
+        closest = xp.take(lowered, best, axis=0)[0, :]
+        centers = xp.concat((centers, take_rows(X, xp.take(candidates, best))))
+    return centers
+
+
 def sample_size(n_clusters):
     """Rows that k-means++ looks at: at this size the final inertia is that of all rows within the noise of seeds."""
     return max(MIN_SAMPLE, SAMPLE_PER_CLUSTER * n_clusters)

@@ -11,13 +11,17 @@ PACKAGE = Path(kmeans_xp.__file__).parent
 
 # What each file may import of ours, and of others
 ALLOWED = {
-    "__init__": ({"estimators", "metrics", "minibatch", "versions"}, set()),
+    "__init__": ({"estimators", "metrics", "minibatch", "sweep", "versions"}, set()),
     "estimators": (
         {"arrays", "centers", "dask", "seeding", "lloyd", "memory", "partitions", "steps", "validation"},
         {"numpy", "sklearn"},
     ),
     "dask": ({"arrays", "partitions", "steps", "validation"}, {"dask", "numpy"}),
     "centers": ({"arrays", "dask", "steps", "streaming", "validation"}, {"numpy", "sklearn"}),
+    "sweep": (
+        {"arrays", "centers", "estimators", "metrics", "seeding", "steps", "validation"},
+        {"kneed", "numpy", "sklearn"},
+    ),
     "metrics": ({"arrays", "centers", "steps", "validation"}, {"numpy", "sklearn"}),
     "minibatch": ({"arrays", "centers", "lloyd", "seeding", "steps", "validation"}, {"numpy", "sklearn"}),
     "validation": ({"arrays"}, {"numpy", "sklearn"}),

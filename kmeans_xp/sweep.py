@@ -1,0 +1,234 @@
+"""How many clusters? One k-means for each number, each from the centers of the one before, judged by criteria."""
+
+import time
+import warnings
+from numbers import Integral
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClusterMixin, MetaEstimatorMixin, TransformerMixin, _fit_context, clone
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import StrOptions
+from sklearn.utils.validation import check_is_fitted
+
+from kmeans_xp import arrays, seeding
+from kmeans_xp.centers import working_memory
+from kmeans_xp.estimators import KMeans
+from kmeans_xp.metrics import CRITERIA, Clusters
+from kmeans_xp.steps import own_threads
+from kmeans_xp.validation import check_spread
+
+
+class KMeansSweep(MetaEstimatorMixin, TransformerMixin, ClusterMixin, BaseEstimator):
+    """K-means for a range of numbers of clusters, and a recommendation.
+
+    Each number starts from the centers of the one before and as many more, which greedy k-means++ adds on a weighted
+    sample of the rows that all share, and from fresh ones; the better of the two on that sample goes on to all rows.
+
+    Parameters
+    ----------
+    n_clusters : iterable of int, default=range(2, 11)
+        Numbers of clusters to try.
+
+    criterion : {'elbow', 'calinski_harabasz', 'davies_bouldin', 'simplified_silhouette', 'sq_silhouette', \
+'silhouette', 'bic'}, default='simplified_silhouette'
+        What the recommendation goes by. None of them knows what you want the clusters for:
+
+        'elbow' : where the curve of the inertia bends most (Satopää et al., "Finding a kneedle in a haystack", 2011,
+        as in the package kneed, extra `sweep`). There is a bend in data without clusters too.
+
+        'calinski_harabasz', 'davies_bouldin' : variance between and within, and the worst overlap. Both expect round
+        clusters of similar size, the first favours few.
+
+        'simplified_silhouette', 'sq_silhouette', 'silhouette' : how much nearer the own cluster is than the next, by
+        distances from centers; by mean squared distances from rows; by mean distances from rows, which takes time that
+        grows with the square of n_samples. They favour few clusters that lie far apart, and cannot say "one".
+
+        'bic' : how well round Gaussians of one variance describe the rows. Grows with rows that don't fit that.
+
+    criteria : iterable of str, default=('calinski_harabasz', 'davies_bouldin')
+        More criteria for `results_`.
+
+    estimator : KMeans, default=None
+        Its other parameters (`max_iter`, `tol`, `algorithm`, `device` and so on); None for the defaults.
+
+    random_state : int, RandomState instance or None, default=None
+        Source of the random numbers, which are drawn on the host.
+
+    Attributes
+    ----------
+    results_ : dict of lists
+        A table: 'n_clusters', 'inertia', 'n_iter', 'seconds' and each of the criteria but 'elbow'.
+        `pandas.DataFrame(results_)` shows it.
+
+    best_n_clusters_ : int
+        The recommended number.
+
+    best_estimator_ : KMeans
+        The fitted model with that number.
+
+    reason_ : str
+        Why that number, in a sentence.
+
+    labels_ : array of shape (n_samples,), int32
+        Of the best estimator, as are `cluster_centers_` and `inertia_`.
+
+    n_features_in_ : int
+        Number of features.
+
+    Examples
+    --------
+    >>> from kmeans_xp import KMeansSweep
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(300, 2)) + 20 * np.repeat(np.eye(2)[[0, 1, 0]] * [[1], [1], [-1]], 100, axis=0)
+    >>> KMeansSweep(range(2, 7), random_state=0).fit(X).best_n_clusters_
+    3
+    """
+
+    _parameter_constraints = {
+        "n_clusters": ["array-like", range],
+        "criterion": [StrOptions({"elbow", *CRITERIA})],
+        "criteria": ["array-like", tuple, set],
+        "estimator": [KMeans, None],
+        "random_state": ["random_state"],
+    }
+
+    def __init__(
+        self,
+        n_clusters=range(2, 11),
+        *,
+        criterion="simplified_silhouette",
+        criteria=("calinski_harabasz", "davies_bouldin"),
+        estimator=None,
+        random_state=None,
+    ):
+        self.n_clusters = n_clusters
+        self.criterion = criterion
+        self.criteria = criteria
+        self.estimator = estimator
+        self.random_state = random_state
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X, y=None, sample_weight=None):
+        """Fit a model for each number of clusters.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows, wherever :class:`KMeans` takes them from. The criteria of data in blocks (files, Dask) are those of
+            the weighted sample.
+
+        y : Ignored
+            Not used, present here for API consistency by convention.
+
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows; 1 each if None.
+
+        Returns
+        -------
+        self : object
+            Fitted estimator.
+        """
+        numbers = self._numbers()
+        names = list(dict.fromkeys([*self.criteria, *({self.criterion} - {"elbow"})]))
+        unknown = [name for name in names if name not in CRITERIA]
+        if unknown:
+            raise ValueError(f"criteria {unknown} are not known: use {list(CRITERIA)}.")
+        model = clone(self.estimator or KMeans()).set_params(n_clusters=numbers[-1])
+        rng = check_random_state(self.random_state)
+        data, home = model._open(X, sample_weight)
+        with arrays.on_device(data.like), own_threads(data.like, numbers[-1]):
+            frame = data.moments(numbers[-1], arrays.tile_bytes(data.like, working_memory()))
+            check_spread(frame.spread, getattr(data, "has_nan", None))
+            sample = data.sample(numbers[-1], frame, rng)
+        stopping = {"max_iter": model.max_iter, "tol": model.tol * frame.spread / data.shape[1]}
+
+        results = {name: [] for name in ("n_clusters", "inertia", "n_iter", "seconds", *names)}
+        models, centers = [], None
+        for k in numbers:
+            began = time.perf_counter()
+            with arrays.on_device(data.like), own_threads(data.like, k):
+                centers = seeding.continued_start(
+                    *sample, centers, k, frame, rng, algorithm=model.algorithm, **stopping
+                )
+            init = arrays.asarray_like(frame.leave(centers), home)
+            fitted = clone(model).set_params(n_clusters=k, init=init, n_init=1).fit(X, sample_weight=sample_weight)
+            with arrays.on_device(data.like):
+                centers = frame.enter(arrays.asarray_like(fitted.cluster_centers_, data.like))
+            row = {"n_clusters": k, "inertia": fitted.inertia_, "n_iter": fitted.n_iter_}
+            row["seconds"] = time.perf_counter() - began
+            row |= self._judge(names, k, fitted, data, sample)
+            for name, value in row.items():
+                results[name].append(value)
+            models.append(fitted)
+
+        place, reason = recommend(results, self.criterion)
+        self.results_ = results
+        self.best_n_clusters_, self.best_estimator_, self.reason_ = numbers[place], models[place], reason
+        self.n_features_in_ = self.best_estimator_.n_features_in_
+        if hasattr(self.best_estimator_, "feature_names_in_"):
+            self.feature_names_in_ = self.best_estimator_.feature_names_in_
+        for name in ("labels_", "cluster_centers_", "inertia_"):
+            setattr(self, name, getattr(self.best_estimator_, name))
+        return self
+
+    def _numbers(self):
+        """The numbers of clusters, ascending."""
+        numbers = sorted({int(k) for k in self.n_clusters if isinstance(k, Integral)})
+        if len(numbers) != len(list(self.n_clusters)) or not numbers or numbers[0] < 1:
+            raise ValueError(f"n_clusters={self.n_clusters!r} must be different integers from 1 on.")
+        return numbers
+
+    def _judge(self, names, k, fitted, data, sample):
+        """Values of the criteria; NaN where there is one cluster and a criterion compares two."""
+        X, sample_weight = sample if data.in_blocks else data.all_rows()
+        labels = fitted.predict(X) if data.in_blocks else fitted.labels_
+        clusters = Clusters(X, labels, sample_weight)
+        return {name: CRITERIA[name][0](clusters) if k > 1 or name == "bic" else np.nan for name in names}
+
+    def predict(self, X):
+        """Index of the nearest center of the best estimator; see :meth:`KMeans.predict`."""
+        check_is_fitted(self)
+        return self.best_estimator_.predict(X)
+
+    def transform(self, X):
+        """Distances from the centers of the best estimator; see :meth:`KMeans.transform`."""
+        check_is_fitted(self)
+        return self.best_estimator_.transform(X)
+
+    def score(self, X, y=None, sample_weight=None):
+        """Minus the inertia of X by the best estimator; see :meth:`KMeans.score`."""
+        check_is_fitted(self)
+        return self.best_estimator_.score(X, sample_weight=sample_weight)
+
+    def get_feature_names_out(self, input_features=None):
+        """Names of the columns that `transform` returns."""
+        check_is_fitted(self)
+        return self.best_estimator_.get_feature_names_out(input_features)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.array_api_support = True
+        return tags
+
+
+def recommend(results, criterion):
+    """Place in `results` of the number to recommend, and the reason."""
+    numbers = results["n_clusters"]
+    if criterion == "elbow":
+        try:
+            from kneed import KneeLocator
+        except ImportError as error:
+            raise ImportError("criterion='elbow' needs kneed: pip install 'kmeans_xp[sweep]'") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that there is no knee: said below
+            found = KneeLocator(numbers, results["inertia"], curve="convex", direction="decreasing").elbow
+        if found is None:
+            return len(numbers) - 1, f"The inertia bends nowhere between {numbers[0]} and {numbers[-1]} clusters."
+        return numbers.index(int(found)), f"The inertia bends most at {int(found)} clusters."
+    values = np.asarray(results[criterion], dtype=float) * CRITERIA[criterion][1]
+    if np.isnan(values).all():
+        raise ValueError(f"criterion={criterion!r} compares clusters: n_clusters must have a number above 1.")
+    place = int(np.nanargmax(values))
+    which = "highest" if CRITERIA[criterion][1] > 0 else "lowest"
+    return place, f"{criterion} is {which} at {numbers[place]} clusters: {results[criterion][place]:.4g}."

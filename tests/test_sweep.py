@@ -1,0 +1,140 @@
+"""A range of numbers of clusters, and which one is recommended."""
+
+import numpy as np
+import pytest
+import sklearn
+from conftest import blobs, load
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from kmeans_xp import KMeans, KMeansSweep, metrics
+from kmeans_xp.arrays import to_numpy
+from kmeans_xp.metrics import CRITERIA
+from kmeans_xp.sweep import recommend
+
+
+def apart(n=1200, seed=4):
+    """Six blobs that lie apart."""
+    return blobs(np.random.default_rng(seed), n, 3, n_clusters=6, spread=25)
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_finds_blobs_that_lie_apart(criterion):
+    sweep = KMeansSweep(range(2, 12), criterion=criterion, random_state=0).fit(apart(500))
+    assert sweep.best_n_clusters_ == 6
+    assert " 6 clusters" in sweep.reason_
+    assert sweep.best_estimator_.n_clusters == 6
+
+
+def test_the_table_on_every_library(lib):
+    X = apart()
+    sweep = KMeansSweep([2, 4, 6, 8], criterion="bic", criteria=["davies_bouldin", "sq_silhouette"], random_state=0)
+    sweep.fit(lib.asarray(X))
+    assert list(sweep.results_) == [
+        "n_clusters",
+        "inertia",
+        "n_iter",
+        "seconds",
+        "davies_bouldin",
+        "sq_silhouette",
+        "bic",
+    ]
+    assert sweep.results_["n_clusters"] == [2, 4, 6, 8]
+    lib.assert_owns(sweep.labels_, "int32")
+    labels = to_numpy(sweep.labels_)
+    at = sweep.results_["n_clusters"].index(sweep.best_n_clusters_)
+    assert sweep.results_["bic"][at] == pytest.approx(metrics.bic_score(X, labels), rel=1e-9)
+    assert sweep.results_["davies_bouldin"][at] == pytest.approx(metrics.davies_bouldin_score(X, labels), rel=1e-9)
+    expected = KMeansSweep([2, 4, 6, 8], criterion="bic", random_state=0).fit(X)
+    assert_allclose(sweep.results_["inertia"], expected.results_["inertia"], rtol=1e-9)
+
+
+def test_no_worse_than_fits_by_themselves(rng):
+    """In the mean over the numbers, and the inertia never rises with their number."""
+    X = blobs(rng, 30_000, 4, n_clusters=30, spread=3)
+    ours = KMeansSweep(range(2, 31, 4), random_state=0).fit(X).results_["inertia"]
+    theirs = [sklearn.cluster.KMeans(k, random_state=0).fit(X).inertia_ for k in range(2, 31, 4)]
+    assert np.mean(np.log(ours) - np.log(theirs)) <= 0.001
+    assert ours == sorted(ours, reverse=True)
+
+
+def test_weights_are_repetitions(rng):
+    X = apart(400)
+    weights = rng.integers(1, 4, size=400)
+    weighted = KMeansSweep(range(2, 9), random_state=0).fit(X, sample_weight=weights)
+    repeated = KMeansSweep(range(2, 9), random_state=0).fit(X.repeat(weights, axis=0))
+    assert weighted.best_n_clusters_ == repeated.best_n_clusters_ == 6
+    assert weighted.inertia_ == pytest.approx(repeated.inertia_)
+
+
+def test_in_a_pipeline():
+    X = apart()
+    pipeline = make_pipeline(StandardScaler(), KMeansSweep(range(2, 10), random_state=0)).fit(X)
+    sweep = pipeline[-1]
+    assert_array_equal(pipeline.predict(X), sweep.labels_)
+    assert pipeline.transform(X).shape == (1200, 6)
+    assert pipeline.score(X) == pytest.approx(-sweep.inertia_)
+    assert list(sweep.get_feature_names_out()) == [f"kmeans{i}" for i in range(6)]
+
+
+def test_of_a_dask_array_and_of_a_file(tmp_path):
+    """Their criteria are those of a sample, or of all rows if they are few."""
+    da = pytest.importorskip("dask.array")
+    X = apart(60_000)
+    expected = KMeansSweep(range(3, 9), random_state=0).fit(X)
+    lazy = KMeansSweep(range(3, 9), random_state=0).fit(da.from_array(X, chunks=(25_000, 3)))
+    mapped = np.lib.format.open_memmap(tmp_path / "X.npy", mode="w+", dtype=X.dtype, shape=X.shape)
+    mapped[:] = X
+    with sklearn.config_context(working_memory=1):
+        streamed = KMeansSweep(range(3, 9), random_state=0).fit(mapped)
+    for sweep in (lazy, streamed):
+        assert sweep.best_n_clusters_ == 6
+        assert sweep.inertia_ == pytest.approx(expected.inertia_, rel=1e-9)
+        for name in ("calinski_harabasz", "simplified_silhouette"):
+            assert_allclose(sweep.results_[name], expected.results_[name], rtol=0.1)
+
+
+def test_parameters_of_the_estimator():
+    sweep = KMeansSweep([2, 3], estimator=KMeans(algorithm="lloyd", tol=0.1)).fit(apart())
+    assert sweep.best_estimator_.algorithm == "lloyd"
+    assert sweep.best_estimator_.tol == 0.1
+
+
+def test_one_cluster():
+    sweep = KMeansSweep([1, 2], random_state=0).fit(apart())
+    assert np.isnan(sweep.results_["calinski_harabasz"][0])
+    assert sweep.best_n_clusters_ == 2
+    assert KMeansSweep([1], criterion="bic", criteria=[]).fit(apart()).best_n_clusters_ == 1
+    with pytest.raises(ValueError, match="n_clusters must have a number above 1"):
+        KMeansSweep([1]).fit(apart())
+
+
+def test_a_knee():
+    results = {"n_clusters": list(range(1, 9)), "inertia": [100.0, 60.0, 30.0, 5.0, 4.0, 3.5, 3.0, 2.8]}
+    assert recommend(results, "elbow") == (3, "The inertia bends most at 4 clusters.")
+
+
+def test_no_knee():
+    place, reason = recommend({"n_clusters": [2, 3, 4], "inertia": [3.0, 2.0, 1.0]}, "elbow")
+    assert place == 2
+    assert reason == "The inertia bends nowhere between 2 and 4 clusters."
+
+
+@pytest.mark.parametrize("n_clusters", [[], [0, 2], [2, 2], [2.5], "ab"])
+def test_bad_numbers(n_clusters):
+    with pytest.raises(ValueError, match="must be"):
+        KMeansSweep(n_clusters).fit(apart())
+
+
+def test_bad_criteria():
+    with pytest.raises(ValueError, match=r"criteria \['elbows'\] are not known: use \['calinski_harabasz'"):
+        KMeansSweep(criteria=["elbows"]).fit(apart())
+
+
+@pytest.mark.gpu
+def test_on_a_gpu():
+    cupy = load("cupy").xp
+    sweep = KMeansSweep(range(4, 8), random_state=0).fit(cupy.asarray(apart(300)))
+    assert sweep.best_n_clusters_ == 6
+    assert isinstance(sweep.labels_, cupy.ndarray)
