@@ -22,6 +22,7 @@ ALLOWED = {
         {"arrays", "centers", "estimators", "metrics", "seeding", "steps", "validation"},
         {"kneed", "numpy", "sklearn"},
     ),
+    "plotting": ({"arrays", "metrics"}, {"matplotlib", "numpy"}),
     "metrics": ({"arrays", "centers", "steps", "validation"}, {"numpy", "sklearn"}),
     "minibatch": ({"arrays", "centers", "lloyd", "seeding", "steps", "validation"}, {"numpy", "sklearn"}),
     "validation": ({"arrays"}, {"numpy", "sklearn"}),

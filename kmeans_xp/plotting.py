@@ -1,0 +1,282 @@
+"""Pictures of clusterings, after scikit-learn's Display objects: matplotlib is imported when one is drawn.
+
+Each has `from_estimator` (a fitted model) and, where that makes sense, `from_predictions` (labels), takes `ax=`, and
+keeps `ax_` and `figure_`. Arrays of any library go in.
+"""
+
+import numpy as np
+
+from kmeans_xp import metrics
+from kmeans_xp.arrays import is_foreign, to_numpy
+
+# Okabe and Ito's colours, which people with colour-blindness tell apart too; more clusters than colours go round again,
+# with other marks
+COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000"]
+MARKS = "os^Dv*PX"
+MOST_POINTS = 20_000  # drawn of a scatter: a random share of more
+
+
+class _Display:
+    """Abstract: what all displays do with their axes."""
+
+    def _axes(self, ax):
+        import matplotlib.pyplot as plt
+
+        if ax is None:
+            _, ax = plt.subplots(layout="constrained")
+        self.ax_, self.figure_ = ax, ax.figure
+        return ax
+
+
+class ElbowDisplay(_Display):
+    """Inertia, or another column of the table of a sweep, against the number of clusters.
+
+    Parameters
+    ----------
+    n_clusters : list of int
+        Numbers of clusters.
+
+    values : list of float
+        The value of each.
+
+    name : str
+        What the values are.
+
+    best : int or None
+        Number to mark.
+
+    Attributes
+    ----------
+    ax_, figure_ : matplotlib Axes and Figure
+        Where it was drawn.
+    """
+
+    def __init__(self, n_clusters, values, name="inertia", best=None):
+        self.n_clusters, self.values, self.name, self.best = n_clusters, values, name, best
+
+    @classmethod
+    def from_estimator(cls, sweep, *, column="inertia", ax=None):
+        """Draw a column of `results_` of a fitted :class:`KMeansSweep`."""
+        results = sweep.results_
+        return cls(results["n_clusters"], results[column], column, sweep.best_n_clusters_).plot(ax=ax)
+
+    def plot(self, *, ax=None):
+        """Draw it, on new axes unless there are some."""
+        ax = self._axes(ax)
+        ax.plot(self.n_clusters, self.values, marker="o", color=COLOURS[0])
+        if self.best is not None:
+            ax.axvline(self.best, color=COLOURS[5], linestyle="--", label=f"recommended: {self.best}")
+            ax.legend()
+        ax.set(xlabel="number of clusters", ylabel=self.name.replace("_", " "))
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        return self
+
+
+class SilhouetteDisplay(_Display):
+    """The silhouettes of the rows, sorted within their clusters: a knife for each cluster.
+
+    Parameters
+    ----------
+    silhouettes : ndarray of shape (n_samples,)
+        Silhouette of each row.
+
+    labels : ndarray of shape (n_samples,)
+        Cluster of each row.
+
+    Attributes
+    ----------
+    ax_, figure_ : matplotlib Axes and Figure
+        Where it was drawn.
+    """
+
+    def __init__(self, silhouettes, labels):
+        self.silhouettes, self.labels = silhouettes, labels
+
+    @classmethod
+    def from_estimator(cls, model, X, *, metric="sqeuclidean", ax=None):
+        """Draw the rows of X by the labels that the fitted model gives them; see :meth:`from_predictions`."""
+        return cls.from_predictions(X, model.predict(X), metric=metric, ax=ax)
+
+    @classmethod
+    def from_predictions(cls, X, labels, *, metric="sqeuclidean", ax=None):
+        """Draw rows by labels. `metric`: see :func:`metrics.silhouette_samples`; 'euclidean' compares all pairs."""
+        silhouettes = metrics.silhouette_samples(X, labels, metric=metric)
+        return cls(to_numpy(silhouettes), _host(labels)).plot(ax=ax)
+
+    def plot(self, *, ax=None):
+        """Draw it, on new axes unless there are some."""
+        ax = self._axes(ax)
+        bottom, gap = 0, max(1, len(self.labels) // 100)
+        places = []
+        for i, label in enumerate(np.unique(self.labels)):
+            knife = np.sort(self.silhouettes[self.labels == label])
+            heights = np.arange(bottom, bottom + len(knife))
+            ax.fill_betweenx(heights, 0, knife, color=COLOURS[i % len(COLOURS)], linewidth=0)
+            places.append((bottom + len(knife) / 2, f"{label} ({len(knife)})"))
+            bottom += len(knife) + gap
+        mean = self.silhouettes.mean()
+        ax.axvline(mean, color="black", linestyle="--", label=f"mean {mean:.2f}")
+        ax.legend(loc="lower left")
+        ax.set_yticks(*zip(*places, strict=True))
+        ax.set(xlabel="silhouette", ylabel="cluster (rows)", ylim=(-gap, bottom))
+        return self
+
+
+class ClustersDisplay(_Display):
+    """The rows in two dimensions, coloured by cluster, with the centers.
+
+    Of more than two features, the two principal components of the rows that are drawn.
+
+    Parameters
+    ----------
+    points : ndarray of shape (n_points, 2)
+        Places of rows.
+
+    labels : ndarray of shape (n_points,)
+        Their clusters.
+
+    centers : ndarray of shape (n_clusters, 2) or None
+        Places of the centers.
+
+    axis_names : tuple of str
+        Names of the two axes.
+
+    Attributes
+    ----------
+    ax_, figure_ : matplotlib Axes and Figure
+        Where it was drawn.
+    """
+
+    def __init__(self, points, labels, centers=None, axis_names=("feature 0", "feature 1")):
+        self.points, self.labels, self.centers, self.axis_names = points, labels, centers, axis_names
+
+    @classmethod
+    def from_estimator(cls, model, X, *, random_state=0, ax=None):
+        """Draw X by the labels and centers of a fitted model."""
+        return cls.from_predictions(
+            X, model.predict(X), centers=model.cluster_centers_, random_state=random_state, ax=ax
+        )
+
+    @classmethod
+    def from_predictions(cls, X, labels, *, centers=None, random_state=0, ax=None):
+        """Draw X by labels. Of more than 20,000 rows, that many at random."""
+        X, labels = _host(X), _host(labels)
+        if len(X) > MOST_POINTS:
+            chosen = np.random.RandomState(random_state).permutation(len(X))[:MOST_POINTS]
+            X, labels = X[chosen], labels[chosen]
+        X = X.astype(float)
+        centers = None if centers is None else _host(centers).astype(float)
+        names = "feature 0", "feature 1"
+        if X.shape[1] == 1:
+            X, names = np.column_stack((X, np.zeros(len(X)))), ("feature 0", "")
+            centers = None if centers is None else np.column_stack((centers, np.zeros(len(centers))))
+        elif X.shape[1] > 2:
+            mean = X.mean(axis=0)
+            _, widths, axes = np.linalg.svd(X - mean, full_matrices=False)
+            shares = widths**2 / np.sum(widths**2)
+            names = tuple(f"principal component {i + 1} ({shares[i]:.0%} of the variance)" for i in range(2))
+            X = (X - mean) @ axes[:2].T
+            centers = None if centers is None else (centers - mean) @ axes[:2].T
+        return cls(X, labels, centers, names).plot(ax=ax)
+
+    def plot(self, *, ax=None):
+        """Draw it, on new axes unless there are some."""
+        ax = self._axes(ax)
+        size = float(np.clip(20_000 / len(self.points), 2, 30))
+        for i, label in enumerate(np.unique(self.labels)):
+            mine = self.points[self.labels == label]
+            style = {"color": COLOURS[i % len(COLOURS)], "marker": MARKS[i // len(COLOURS) % len(MARKS)]}
+            ax.scatter(*mine.T, s=size, alpha=0.6, linewidths=0, label=str(label), rasterized=True, **style)
+        if self.centers is not None:
+            ax.scatter(*self.centers.T, s=120, marker="X", color="white", edgecolors="black", linewidths=1.5)
+        if len(np.unique(self.labels)) <= 10:
+            ax.legend(title="cluster", markerscale=max(1, 5 / size**0.5))
+        ax.set(xlabel=self.axis_names[0], ylabel=self.axis_names[1])
+        return self
+
+
+class ConvergenceDisplay(_Display):
+    """What each iteration of a fit did: the inertia, and how many rows changed cluster.
+
+    Parameters
+    ----------
+    history : dict of lists
+        `history_` of a fitted :class:`KMeans`.
+
+    Attributes
+    ----------
+    ax_, figure_ : matplotlib Axes and Figure
+        Where it was drawn.
+    """
+
+    def __init__(self, history):
+        self.history = history
+
+    @classmethod
+    def from_estimator(cls, model, *, ax=None):
+        """Draw the history of a fitted :class:`KMeans`."""
+        return cls(model.history_).plot(ax=ax)
+
+    def plot(self, *, ax=None):
+        """Draw it, on new axes unless there are some."""
+        ax = self._axes(ax)
+        iterations = np.arange(1, len(self.history["inertia"]) + 1)
+        ax.plot(iterations, self.history["inertia"], marker="o", markersize=3, color=COLOURS[0])
+        ax.set_xlabel("iteration")
+        ax.set_ylabel("inertia before it", color=COLOURS[0])
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        other = ax.twinx()
+        other.plot(iterations, self.history["n_changed"], linestyle="--", color=COLOURS[5])
+        other.set_yscale("symlog", linthresh=1)
+        other.set_ylim(bottom=0)
+        other.set_ylabel("rows that changed cluster", color=COLOURS[5])
+        return self
+
+
+class ClusterSizesDisplay(_Display):
+    """How many rows each cluster has.
+
+    Parameters
+    ----------
+    labels : ndarray of shape (n_clusters,)
+        The clusters.
+
+    sizes : ndarray of shape (n_clusters,)
+        Their rows.
+
+    Attributes
+    ----------
+    ax_, figure_ : matplotlib Axes and Figure
+        Where it was drawn.
+    """
+
+    def __init__(self, labels, sizes):
+        self.labels, self.sizes = labels, sizes
+
+    @classmethod
+    def from_estimator(cls, model, *, ax=None):
+        """Draw the sizes of the clusters of a fitted model."""
+        return cls.from_predictions(model.labels_, ax=ax)
+
+    @classmethod
+    def from_predictions(cls, labels, *, ax=None):
+        """Draw the sizes of clusters by the labels of rows."""
+        return cls(*np.unique(_host(labels), return_counts=True)).plot(ax=ax)
+
+    def plot(self, *, ax=None):
+        """Draw it, on new axes unless there are some."""
+        ax = self._axes(ax)
+        order = np.argsort(-self.sizes, kind="stable")
+        bars = ax.bar(np.arange(len(order)), self.sizes[order], color=COLOURS[0])
+        ax.set(xlabel="cluster", ylabel="rows")
+        if len(order) <= 20:
+            ax.set_xticks(np.arange(len(order)), [str(label) for label in self.labels[order]])
+            ax.bar_label(bars, fmt="{:,.0f}", fontsize="small")
+        else:
+            ax.set_xticks([])
+        return self
+
+
+def _host(x):
+    """Any array as NumPy's."""
+    return to_numpy(x) if is_foreign(x) else np.asarray(x)
