@@ -118,6 +118,8 @@ class Stream:
 def _check_file(X):
     """A mapped file that has become shorter would end the process with a bus error."""
     if isinstance(X, np.memmap) and X.filename is not None:
+        while isinstance(X.base, np.memmap):  # the map that X is a part of
+            X = X.base
         size = os.path.getsize(X.filename)
         if size < X.offset + X.nbytes:
             raise OSError(f"{X.filename} has {size} bytes and should have {X.offset + X.nbytes}")
