@@ -34,7 +34,8 @@ def _superkmeans(X, k, seed):
 def _kmeans2(X, k, seed):
     from scipy.cluster.vq import kmeans2
 
-    return kmeans2(X, k, iter=25, minit="points", rng=seed, missing="warn")[0]  # its "++" costs k² n d
+    start = X[np.random.RandomState(seed).permutation(len(X))[:k]]  # its "++" costs k² n d
+    return kmeans2(X, start, iter=25, minit="matrix", missing="warn")[0]
 
 
 def _intelex(X, k, seed):

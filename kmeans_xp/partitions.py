@@ -27,7 +27,7 @@ class Block:
     def __init__(self, X, sample_weight, index, start):
         self.index = index  # among the blocks
         self.start = start  # number of its first row
-        self._run = None
+        self._run = self._step = None
         self.put(X, sample_weight)
 
     def put(self, X, sample_weight, active=None):
@@ -55,10 +55,25 @@ class Block:
         """Whether there is a state of this run."""
         return self._run == job.run
 
-    def assigned(self, job, centers):
-        """The rows labeled: a block that lost its state has no labels."""
-        if not self.knows(job):
-            self.rows(job).step(centers)
+    def is_labeled(self, job):
+        """Whether it is that of the last step: Dask may have kept a copy of an earlier one."""
+        return self.knows(job) and self._step == job.step
+
+    def step(self, job, centers):
+        """Label the rows: sums and weights of the clusters, counts of labels changed and rows looked at."""
+        rows = self.rows(job)
+        if self.active is None:
+            *totals, n_active = rows.step(centers)
+        else:
+            *totals, n_active = rows.step_on(self.active, self.X, self.sample_weight, centers)
+        rows.looked_at(float(n_active))
+        self._step = job.step
+        return *totals, n_active
+
+    def labeled(self, job, centers):
+        """The rows with the labels of the last step, which was to `centers`."""
+        if not self.is_labeled(job):
+            self.step(job, centers)
         return self._rows
 
 
@@ -67,6 +82,7 @@ class Job:
     """What all blocks need to know of a run."""
 
     run: int
+    step: int
     n_clusters: int
     frame: Any
     algorithm: str
@@ -113,7 +129,7 @@ class PartitionedRows:
 
     def __init__(self, source, n_clusters, frame, algorithm):
         self._source = source
-        self._job = Job(0, n_clusters, frame, algorithm)
+        self._job = Job(0, 0, n_clusters, frame, algorithm)
         self.forget()
 
     def forget(self):
@@ -125,6 +141,7 @@ class PartitionedRows:
 
     def step(self, centers):
         self._centers = centers
+        self._job = replace(self._job, step=self._job.step + 1)
         return self._source.reduce(step, add, self._job, centers)
 
     def looked_at(self, n_active):
@@ -152,13 +169,7 @@ class PartitionedRows:
 
 def step(block, job, centers):
     """Sums and weights of the clusters, counts of labels changed and rows looked at."""
-    rows = block.rows(job)
-    if block.active is None:
-        *totals, n_active = rows.step(centers)
-    else:
-        *totals, n_active = rows.step_on(block.active, block.X, block.sample_weight, centers)
-    rows.looked_at(float(n_active))
-    return *totals, n_active
+    return block.step(job, centers)
 
 
 def _needed_by_step(block, job, centers):
@@ -171,27 +182,27 @@ step.needed = _needed_by_step
 
 def update(block, job, centers):
     """Sums and weights of the clusters, anew."""
-    return block.assigned(job, centers).update()
+    return block.labeled(job, centers).update()
 
 
 def farthest(block, job, centers, n_rows):
     """Distances and rows of those farthest from their centers."""
-    return block.assigned(job, centers).farthest(centers, n_rows)
+    return block.labeled(job, centers).farthest(centers, n_rows)
 
 
 def relocate(block, job, centers, points, clusters):
     """Sums and weights when the rows equal to points belong to clusters."""
-    return block.assigned(job, centers).relocate(points, clusters)
+    return block.labeled(job, centers).relocate(points, clusters)
 
 
 def inertia(block, job, centers):
     """Sum of the squared distances from the centers."""
-    return (block.assigned(job, centers).inertia(centers),)
+    return (block.labeled(job, centers).inertia(centers),)
 
 
 def labels(block, job, centers):
     """Clusters of the rows."""
-    return block.assigned(job, centers).labels
+    return block.labeled(job, centers).labels
 
 
 def distinct(block, job, centers):
@@ -201,7 +212,7 @@ def distinct(block, job, centers):
 
 def _no_rows(block, job, centers):
     """Numbers of the rows that must be at hand to know their labels."""
-    return np.empty(0, dtype=np.int64) if block.knows(job) else None
+    return np.empty(0, dtype=np.int64) if block.is_labeled(job) else None
 
 
 labels.needed = distinct.needed = _no_rows

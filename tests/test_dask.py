@@ -2,9 +2,11 @@
 
 import multiprocessing
 import os
+import pickle
 import signal
 import time
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from conftest import blobs, load
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.exceptions import ConvergenceWarning
 
-from kmeans_xp import KMeans
+from kmeans_xp import KMeans, partitions, steps
 
 dask = pytest.importorskip("dask")
 da = pytest.importorskip("dask.array")
@@ -133,6 +135,24 @@ def test_only_small_things_come_to_the_client(rng):
     assert max(sizes) < X.nbytes / 2
 
 
+def test_a_copy_with_an_earlier_state_is_noticed(rng):
+    """Dask may send a block to another worker, and use that copy again some iterations later."""
+    X = blobs(rng, 1000, 3, n_clusters=5)
+    weights = np.ones(1000)
+    frame = steps.moments(X, weights, 5, 2**20)
+    block = partitions.Block(X, weights, 0, 0)
+    job = partitions.Job(1, 0, 5, frame, "elkan")
+    centers = frame.enter(X[:5])
+    for number in range(4):
+        job = replace(job, step=number)
+        sums, mass, *_ = partitions.step(block, job, centers)
+        if number == 1:
+            earlier = pickle.loads(pickle.dumps(block))
+        last, centers = centers, sums / mass[:, None]
+    assert_allclose(partitions.update(earlier, job, last)[0], sums, rtol=1e-12, atol=1e-9)
+    assert_array_equal(partitions.labels(earlier, job, last), steps.assign(X, last, frame))
+
+
 def test_processes(rng):
     """Their blocks lose their state in every iteration: slower, and the same."""
     X = blobs(rng, 2000, 3, n_clusters=4)
@@ -204,8 +224,6 @@ def test_a_worker_without_memory_names_the_partition(rng, monkeypatch):
         if block.index == 2:
             raise MemoryError("Unable to allocate 9 GiB")
         return step(block, *args)
-
-    from kmeans_xp import partitions
 
     step = partitions.step
     monkeypatch.setattr(partitions, "step", no_memory)
