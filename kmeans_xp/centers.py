@@ -1,5 +1,6 @@
 """What estimators with centers share: prediction on the data's library, placing, pickling."""
 
+import contextlib
 import operator
 
 import numpy as np
@@ -40,7 +41,7 @@ class NearestCenters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
             In the library and on the device of X; `out` if it is given. Of equally near centers the first.
         """
         if arrays.is_dask(X):
-            return self._lazily(self.predict, X, np.int32)
+            return self._lazily(self.predict, X, out, np.int32)
         return self._pass_over(X, assign, "predict", out, ())
 
     def fit_predict(self, X, y=None, sample_weight=None):
@@ -81,7 +82,8 @@ class NearestCenters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
             In the library, dtype and on the device of X, computed in float64; `out` if it is given.
         """
         if arrays.is_dask(X):
-            return self._lazily(self.transform, X, X.dtype if X.dtype == np.float32 else np.float64, *self._clusters())
+            dtype = X.dtype if X.dtype == np.float32 else np.float64
+            return self._lazily(self.transform, X, out, dtype, *self._clusters())
         return self._pass_over(X, distances, "transform", out, self._clusters())
 
     def fit_transform(self, X, y=None, sample_weight=None):
@@ -136,12 +138,17 @@ class NearestCenters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
             return dask.score(self, check_source(X, self, reset=False), sample_weight)
         return -self._pass_over(X, inertia, "score", sample_weight=sample_weight)
 
-    def _lazily(self, method, X, dtype, n_columns=None):
-        """A lazy dask array of `method` for each partition of X."""
+    def _lazily(self, method, X, out, dtype, n_columns=None):
+        """A lazy dask array of `method` for each partition of X, or `out` with its values."""
         from kmeans_xp import dask
 
         check_is_fitted(self)
-        return dask.map_rows(method, check_source(X, self, reset=False), dtype, n_columns)
+        result = dask.map_rows(method, check_source(X, self, reset=False), dtype, n_columns)
+        if out is None:
+            return result
+        check_out(out, result.shape)
+        result.store(out)
+        return out
 
     def _pass_over(self, X, function, method, out=None, more_shape=None, sample_weight=None):
         """`function(X, centers, frame)` where it is to be computed, the result in the library of X.
@@ -149,12 +156,12 @@ class NearestCenters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
         Or, without `more_shape` of a row of the result, the sum of `function(X, sample_weight, centers, frame)`.
         """
         check_is_fitted(self)
-        if out is not None:
-            check_out(out, (X.shape[0], *more_shape))
         if self._streams(X):
             return self._pass_over_blocks(check_source(X, self, reset=False), function, out, more_shape, sample_weight)
         check_same_library(X, self, method)
         X_in = check_rows(X, self, reset=False)
+        if out is not None:
+            check_out(out, (X_in.shape[0], *more_shape))
         X = self._place(X_in)
         with arrays.on_device(X), own_threads(X, *self._clusters()):
             if more_shape is None:
@@ -162,7 +169,7 @@ class NearestCenters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
             result = arrays.asarray_like(function(X, *self._seen_from(X, X.shape[0])), X_in)
         if out is None:
             return result
-        out[...] = result
+        out[...] = result if arrays.is_foreign(out) else on_host(result)
         return out
 
     def _pass_over_blocks(self, X, function, out, more_shape, sample_weight):
@@ -174,10 +181,23 @@ class NearestCenters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
             seen = self._seen_from(stream.like, X.shape[0])
         if more_shape is None:
             return stream.reduce(lambda block: function(check_rows(block.X), block.sample_weight, *seen), operator.add)
-        if out is None:
+        if out is not None:
+            check_out(out, (X.shape[0], *more_shape))
+        else:
             dtype = np.int32 if more_shape == () else arrays.to_numpy(stream.like).dtype
             out = np.empty((X.shape[0], *more_shape), dtype)
         return stream.write(out, lambda block: function(check_rows(block.X), *seen))
+
+    @contextlib.contextmanager
+    def _unchanged_if_it_fails(self):
+        """What a fit that ends by an error or an interruption has set is undone."""
+        before = dict(vars(self))
+        try:
+            yield
+        except BaseException:
+            vars(self).clear()
+            vars(self).update(before)
+            raise
 
     def _clusters(self):
         """Number of centers, as a shape: the parameter may have been set anew."""

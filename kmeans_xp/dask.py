@@ -6,7 +6,9 @@ elsewhere, and a block without state compares its rows with all centers once.
 """
 
 import copy
+import numbers
 import sys
+import uuid
 from dataclasses import fields, is_dataclass, replace
 
 import dask
@@ -14,7 +16,7 @@ import dask.array as da
 import numpy as np
 from dask import delayed
 
-from kmeans_xp.arrays import asarray_like, is_foreign, on_device, to_numpy
+from kmeans_xp.arrays import asarray_like, is_foreign, namespace, on_device, to_floats, to_numpy
 from kmeans_xp.partitions import Block
 from kmeans_xp.steps import own_threads
 from kmeans_xp.validation import check_rows, check_sample_weight
@@ -30,20 +32,20 @@ class Cluster:
     def __init__(self, X, sample_weight, n_clusters):
         self._n_clusters = n_clusters
         X = rows_together(X)
-        rows = X.to_delayed().ravel()
-        weights = [None] * len(rows) if sample_weight is None else _weights(sample_weight, X)
-        name = f"kmeans_xp-partition-{dask.base.tokenize(X, sample_weight, object())}"
+        rows, weights = _parts(X, sample_weight)
+        name = f"kmeans_xp-partition-{uuid.uuid4().hex}"
         blocks = [
             delayed(_block)(x, weight, index, dask_key_name=f"{name}-{index}")
             for index, (x, weight) in enumerate(zip(rows, weights, strict=True))
         ]
         blocks = dask.persist(*blocks)
+        self._name = name
         sizes = _compute([delayed(_n_rows)(block) for block in blocks])
-        self._blocks = [block for block, size in zip(blocks, sizes, strict=True) if size > 0]
+        self._blocks = {i: block for i, (block, size) in enumerate(zip(blocks, sizes, strict=True)) if size > 0}
         self.shape = sum(sizes), X.shape[1]
         # Centers and sums are NumPy's on the client, whatever library the workers use
         self.like = np.empty((0, X.shape[1]), dtype=X.dtype if X.dtype in (np.float32, np.float64) else np.float64)
-        self._n_runs = 0
+        self._n_runs = self._n_passes = 0
 
     def new_run(self):
         self._n_runs += 1
@@ -51,7 +53,12 @@ class Cluster:
 
     def reduce(self, function, combine, *args):
         args = delayed(_Together(args), traverse=False)  # one task: each worker fetches the centers once
-        values = [delayed(_run)(function, block, args, self._n_clusters) for block in self._blocks]
+        self._n_passes += 1
+        name = f"{self._name}-pass-{self._n_passes}"
+        values = [
+            delayed(_run)(function, block, args, self._n_clusters, dask_key_name=f"{name}-{index}")
+            for index, block in self._blocks.items()
+        ]
         while len(values) > 1:
             values = [delayed(_combine)(combine, values[i : i + FAN_IN]) for i in range(0, len(values), FAN_IN)]
         return _compute(values)[0]
@@ -67,8 +74,7 @@ def rows_together(X):
 
 def map_rows(method, X, dtype, n_columns=None):
     """Lazy dask array of `method(rows)`: (n_samples,), or (n_samples, n_columns). `method` is of an estimator."""
-    model = copy.copy(method.__self__)
-    vars(model).pop("labels_", None)
+    model = _for_workers(method.__self__)
     options = {"drop_axis": 1} if n_columns is None else {"chunks": (X.chunks[0], (n_columns,))}
     shape = (0,) if n_columns is None else (0, n_columns)
     meta = asarray_like(np.empty(shape, dtype), X._meta)
@@ -78,11 +84,23 @@ def map_rows(method, X, dtype, n_columns=None):
 def score(model, X, sample_weight):
     """Sum of the scores of the partitions."""
     X = rows_together(X)
-    rows = X.to_delayed().ravel()
-    weights = [None] * len(rows) if sample_weight is None else _weights(sample_weight, X)
+    rows, weights = _parts(X, sample_weight)
+    model, name = _for_workers(model), f"kmeans_xp-score-{uuid.uuid4().hex}"
+    scores = [
+        delayed(_score)(model, x, weight, dask_key_name=f"{name}-{index}")
+        for index, (x, weight) in enumerate(zip(rows, weights, strict=True))
+    ]
+    scores, weights = zip(*_compute(scores), strict=True)
+    if sum(weights) == 0:
+        raise ValueError("Sample weights must contain at least one non-zero number.")
+    return sum(scores)
+
+
+def _for_workers(model):
+    """The model without what a prediction does not need and perhaps cannot travel."""
     model = copy.copy(model)
     vars(model).pop("labels_", None)
-    return sum(_compute([delayed(_score)(model, x, weight) for x, weight in zip(rows, weights, strict=True)]))
+    return model.set_params(**dict.fromkeys({"init", "on_iteration", "random_state"} & set(model.get_params())))
 
 
 def _compute(values):
@@ -91,13 +109,21 @@ def _compute(values):
     try:
         return dask.compute(*values)
     except killed as error:
-        # The key of a task: (name, number of the partition, 0), or the name of a block
+        # The key of a task: (name, number of the partition, 0), or a name of ours that ends in the number
         key = error.task
         partition = key[1] if isinstance(key, tuple) else str(key).rpartition("-")[2]
         raise MemoryError(
             f"Partition {partition} of X: all workers that were given it died, most likely for lack of memory. Use "
             "smaller chunks, or workers with more memory."
         ) from error
+
+
+def _parts(X, sample_weight):
+    """Rows and weights of each partition, delayed; None for no weights."""
+    rows = X.to_delayed().ravel()
+    if sample_weight is None or isinstance(sample_weight, numbers.Number):
+        return rows, [sample_weight] * len(rows)
+    return rows, _weights(sample_weight, X)
 
 
 def _weights(sample_weight, X):
@@ -132,7 +158,8 @@ def _block(X, sample_weight, index):
         with on_device(X):
             sample_weight = check_sample_weight(sample_weight, X, may_be_zero=True)
     except (ValueError, TypeError, MemoryError) as error:
-        raise type(error)(f"Partition {index} of X: {error}") from error
+        kind = next(kind for kind in (ValueError, TypeError, MemoryError) if isinstance(error, kind))
+        raise kind(f"Partition {index} of X: {error}") from error
     return Block(X, sample_weight, index, index << 40)
 
 
@@ -163,7 +190,14 @@ def _call(X, model, method, nothing):
 
 
 def _score(model, X, sample_weight):
-    return model.score(X, sample_weight=sample_weight) if X.shape[0] else 0.0
+    """Score and weight of a partition, which may have no rows or weigh nothing."""
+    if X.shape[0] == 0:
+        return 0.0, 0.0
+    X = check_rows(X)
+    with on_device(X):
+        weights = check_sample_weight(sample_weight, X, may_be_zero=True)
+        (total,) = to_floats(namespace(X).sum(weights))
+    return (model.score(X, sample_weight=weights), total) if total else (0.0, 0.0)
 
 
 class _Together:

@@ -37,6 +37,10 @@ class KMeans(NearestCenters):
     - a seed picks the same starting points on every library; of up to `max(20_000, 50 * n_clusters)` rows, also
       whatever their order, and a weight of 2 is the same as the row standing there twice;
     - reaching `max_iter` gives a warning; `history_` and `converged_` say what happened;
+    - data larger than memory are read block by block: a NumPy memory map larger than `working_memory` of scikit-learn's
+      configuration, and anything else with shape, dtype and row slicing (data sets of h5py or zarr); a dask array is
+      clustered where its partitions are, and `labels_`, `predict` and `transform` are lazy then. The labels are those
+      of a fit in memory, but for ties that rounding decides;
     - negative weights are refused, sparse data is not supported.
 
     Parameters
@@ -212,7 +216,7 @@ default='k-means++'
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like, dask array or source of shape (n_samples, n_features)
             Rows to cluster. float32 and float64 are kept, float16 and bfloat16 of a device become float32, and other
             real dtypes float64.
 
@@ -227,23 +231,24 @@ default='k-means++'
         self : object
             Fitted estimator.
         """
-        data, home = self._open(X, sample_weight)
-        like = data.like
-        with arrays.on_device(like), own_threads(like, self.n_clusters):
-            frame = data.moments(self.n_clusters, arrays.tile_bytes(like, working_memory()))
-            check_spread(frame.spread, getattr(data, "has_nan", None))
-            result = self._best_run(X, data, frame)
+        with self._unchanged_if_it_fails():
+            data, home = self._open(X, sample_weight)
+            like = data.like
+            with arrays.on_device(like), own_threads(like, self.n_clusters):
+                frame = data.moments(self.n_clusters, arrays.tile_bytes(like, working_memory()))
+                check_spread(frame.spread, getattr(data, "has_nan", None))
+                result = self._best_run(X, data, frame)
 
-        self.cluster_centers_ = arrays.asarray_like(result.centers, home)
-        self.inertia_ = result.inertia
-        self.n_iter_ = result.n_iter
-        self.converged_ = result.converged
-        self.history_ = result.history
-        self._n_features_out = self.n_clusters
-        # For predict to see rows just as fit did
-        self._origin = arrays.asarray_like(frame.origin, home)
-        self._spread = frame.spread
-        self.labels_ = self.predict(X) if arrays.is_dask(X) else arrays.asarray_like(result.labels, home)
+            self.cluster_centers_ = arrays.asarray_like(result.centers, home)
+            self.inertia_ = result.inertia
+            self.n_iter_ = result.n_iter
+            self.converged_ = result.converged
+            self.history_ = result.history
+            self._n_features_out = self.n_clusters
+            # For predict to see rows just as fit did
+            self._origin = arrays.asarray_like(frame.origin, home)
+            self._spread = frame.spread
+            self.labels_ = self.predict(X) if arrays.is_dask(X) else arrays.asarray_like(result.labels, home)
         return self
 
     def _open(self, X, sample_weight):
@@ -275,24 +280,23 @@ default='k-means++'
             "on_iteration": self.on_iteration,
             "keep_interrupted": self.keep_interrupted,
         }
-        best = None
+        best, interrupted = None, False
         for _ in range(self._n_runs()):
-            if isinstance(self.init, str):
-                sample_stopping = {**stopping, "algorithm": self.algorithm}
-                centers = data.initial_centers(self.init, self.n_clusters, frame, random_state, sample_stopping)
-            else:
-                centers = frame.enter(self._given_centers(X, data.like, random_state))
-            if self.verbose:
-                print("Initialization complete")
-            rows = data.rows(self.n_clusters, frame, self.algorithm)
-            result = lloyd(rows, centers, frame, **stopping, **watching)
+            try:
+                result = self._run(X, data, frame, random_state, stopping, watching)
+            except KeyboardInterrupt:
+                if best is None or not self.keep_interrupted:
+                    raise
+                interrupted = True
+                break
             # Better by more than rounding: runs that found the same clusters must not compete by their last bits,
             # which differ from library to library.
             if best is None or result.inertia < best.inertia * (1 - 1e-9):
                 best = result
-            if result.interrupted:
+            interrupted = result.interrupted
+            if interrupted:
                 break
-        if result.interrupted:
+        if interrupted:
             warnings.warn(
                 f"The fit was interrupted after {result.n_iter} iterations.", ConvergenceWarning, stacklevel=4
             )
@@ -311,6 +315,18 @@ default='k-means++'
                 stacklevel=4,
             )
         return best
+
+    def _run(self, X, data, frame, random_state, stopping, watching):
+        """Result of one run."""
+        if isinstance(self.init, str):
+            sample_stopping = {**stopping, "algorithm": self.algorithm}
+            centers = data.initial_centers(self.init, self.n_clusters, frame, random_state, sample_stopping)
+        else:
+            centers = frame.enter(self._given_centers(X, data.like, random_state))
+        if self.verbose:
+            print("Initialization complete")
+        rows = data.rows(self.n_clusters, frame, self.algorithm)
+        return lloyd(rows, centers, frame, **stopping, **watching)
 
     def _n_runs(self):
         """Number of runs that `n_init` asks for."""

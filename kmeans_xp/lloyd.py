@@ -111,7 +111,7 @@ def lloyd(rows, centers, frame, *, max_iter, tol, verbose=0, on_iteration=None, 
     xp = namespace(centers)
     history = {"inertia": [], "center_shift": [], "n_changed": [], "seconds": []}
     unchanged = converged = stopped = interrupted = False
-    n_empty = 0
+    n_empty, completed = 0, centers
     while not (converged or stopped) and len(history["inertia"]) < max_iter:
         began = time.perf_counter()
         centers_old = centers
@@ -133,9 +133,9 @@ def lloyd(rows, centers, frame, *, max_iter, tol, verbose=0, on_iteration=None, 
 
             unchanged = n_changed == 0 and shift == 0
             converged = unchanged or shift <= tol
+            completed = centers
             for name, value in zip(history, (inertia, shift, int(n_changed), time.perf_counter() - began), strict=True):
                 history[name].append(value)
-            completed = centers
             if verbose:
                 _print_progress(history, unchanged, converged, tol)
             if on_iteration is not None:

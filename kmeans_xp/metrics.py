@@ -1,7 +1,7 @@
 """How good a clustering is, on arrays of any library: tile by tile, weighted.
 
 Everything but the exact silhouette follows from sums over the clusters: O(n_samples * n_features * n_clusters) at most.
-A weight of 2 is the row standing there twice.
+Weights are counts: a weight of 2 is the row standing there twice.
 """
 
 import math
@@ -11,8 +11,12 @@ from sklearn.utils import check_random_state
 
 from kmeans_xp import arrays
 from kmeans_xp.centers import working_memory
-from kmeans_xp.steps import moments, own_threads, sq_distances, sq_distances_to_own, take_rows, update
+from kmeans_xp.steps import frame_at, moments, own_threads, sq_distances, sq_distances_to_own, take_rows, update
 from kmeans_xp.validation import check_labels, check_rows, check_sample_weight
+
+
+class UndefinedCriterionError(ValueError):
+    """The criterion says nothing about these labels."""
 
 
 class Clusters:
@@ -21,14 +25,15 @@ class Clusters:
     def __init__(self, X, labels, sample_weight=None):
         self.X = check_rows(X)
         with arrays.on_device(self.X):
-            self.values, self.labels = check_labels(labels, self.X)
+            self.n_clusters, self.labels = check_labels(labels, self.X)
             self.sample_weight = check_sample_weight(sample_weight, self.X)
-            self.n_clusters = self.values.shape[0]
             self.frame = moments(
                 self.X, self.sample_weight, self.n_clusters, arrays.tile_bytes(self.X, working_memory())
             )
             self.xp = arrays.namespace(self.X)
             sums, self.weights = update(self.X, self.sample_weight, self.labels, self.n_clusters, self.frame)
+            if self.float(self.xp.min(self.weights)) == 0:
+                raise ValueError("A cluster has no weight: leave its rows out.")
             self.centers = sums / self.weights[:, None]  # relative to the mean of all rows
             squares = sq_distances_to_own(self.X, self.labels, self.centers, self.frame)
             self.inertias = self._sum(squares)
@@ -38,15 +43,15 @@ class Clusters:
         """Weighted sum of a value of the rows in each cluster, (n_clusters,)."""
         xp = self.xp
         column = xp.reshape(values, (-1, 1))
-        frame = moments(column, self.sample_weight, self.n_clusters, self.frame.tile_bytes)
-        sums, weights = update(column, self.sample_weight, self.labels, self.n_clusters, frame)
-        return sums[:, 0] + weights * frame.origin[0]
+        frame = frame_at(xp.zeros_like(column[0, :]), 0.0, column, column.shape[0], self.frame.tile_bytes)
+        return update(column, self.sample_weight, self.labels, self.n_clusters, frame)[0][:, 0]
 
     def require(self, fewest=2):
-        """At least so many clusters, and fewer than rows."""
-        if not fewest <= self.n_clusters < self.X.shape[0]:
-            raise ValueError(
-                f"Number of labels is {self.n_clusters}. Valid values are {fewest} to n_samples - 1 (inclusive)"
+        """At least so many clusters, and fewer than rows: their weights count as so many."""
+        if not fewest <= self.n_clusters < self.float(self.xp.sum(self.weights)):
+            raise UndefinedCriterionError(
+                f"Number of labels is {self.n_clusters}. Valid values are {fewest} to n_samples - 1 (inclusive); with "
+                "sample_weight, n_samples is the sum of the weights, as a weight says how often a row stands there."
             )
         return self
 
@@ -311,7 +316,9 @@ def _bic(clusters):
     xp, k, d = clusters.xp, clusters.n_clusters, clusters.X.shape[1]
     within, n = arrays.to_floats(xp.sum(clusters.inertias), xp.sum(clusters.weights))
     if n <= k or within == 0:
-        raise ValueError("BIC needs rows that differ from the means of their clusters, and more rows than clusters.")
+        raise UndefinedCriterionError(
+            "BIC needs rows that differ from the means of their clusters, and more rows than clusters."
+        )
     variance = within / (d * (n - k))
     shares = clusters.float(xp.sum(clusters.weights * xp.log(clusters.weights / n)))
     log_likelihood = shares - n * d / 2 * math.log(2 * math.pi * variance) - within / (2 * variance)

@@ -187,29 +187,30 @@ default='k-means++'
         self : object
             Fitted estimator.
         """
-        rows = self._rows_of(X, sample_weight)
-        self._random_state = rng = check_random_state(self.random_state)
-        batch_size = min(self.batch_size, rows.n_samples)
-        with arrays.on_device(rows.like), own_threads(rows.like, self.n_clusters):
-            state = self._first_state(rows.draw(self._init_size(rows.n_samples), rng), rng)
-            monitor = Monitor(self.max_no_improvement, self.tol * state.frame.spread / rows.n_features)
-            n_steps = max(1, self.max_iter * rows.n_samples // batch_size)
-            smoothing = min(1.0, 2 * batch_size / (rows.n_samples + 1))
-            for step in range(n_steps):
-                inertia, shift = state.step(*rows.draw(batch_size, rng), self.reassignment_ratio, rng)
-                stop = monitor.stops(inertia / batch_size, shift, smoothing)
-                if self.verbose:
-                    print(f"Minibatch step {step + 1}/{n_steps}: {monitor}")
-                if stop:
-                    break
+        with self._unchanged_if_it_fails():
+            rows = self._rows_of(X, sample_weight)
+            self._random_state = rng = check_random_state(self.random_state)
+            batch_size = min(self.batch_size, rows.n_samples)
+            with arrays.on_device(rows.like), own_threads(rows.like, self.n_clusters):
+                state = self._first_state(rows.sample(self._init_size(rows.n_samples), rng), rng)
+                monitor = Monitor(self.max_no_improvement, self.tol * state.frame.spread / rows.n_features)
+                n_steps = max(1, self.max_iter * rows.n_samples // batch_size)
+                smoothing = min(1.0, 2 * batch_size / (rows.n_samples + 1))
+                for step in range(n_steps):
+                    inertia, shift = state.step(*rows.draw(batch_size, rng), self.reassignment_ratio, rng)
+                    stop = monitor.stops(inertia / batch_size, shift, smoothing)
+                    if self.verbose:
+                        print(f"Minibatch step {step + 1}/{n_steps}: {monitor}")
+                    if stop:
+                        break
 
-        self._learn(state, rows.home)
-        self.n_steps_ = step + 1
-        self.n_iter_ = math.ceil(self.n_steps_ * batch_size / rows.n_samples)
-        if self.compute_labels:
-            self._label(X, sample_weight)
-        else:
-            self.inertia_ = monitor.smoothed * rows.total_weight
+            self._learn(state, rows.home)
+            self.n_steps_ = step + 1
+            self.n_iter_ = math.ceil(self.n_steps_ * batch_size / rows.n_samples)
+            if self.compute_labels:
+                self._label(X, sample_weight)
+            else:
+                self.inertia_ = monitor.smoothed * rows.total_weight
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -232,23 +233,24 @@ default='k-means++'
         self : object
             Updated estimator.
         """
-        first = not hasattr(self, "cluster_centers_")
-        X_in = check_rows(X, self, reset=first)
-        X = self._place(X_in)
-        with arrays.on_device(X), own_threads(X, self.n_clusters):
-            weights = check_sample_weight(sample_weight, X)
-            if first:
-                check_n_samples(X_in, self.n_clusters)
-                self._random_state = check_random_state(self.random_state)
-                state = self._first_state((X, weights), self._random_state)
-            else:
-                centers, frame = self._seen_from(X, X.shape[0])
-                state = State(centers, frame, arrays.asarray_like(self._counts, X), self._n_since)
-            state.step(X, weights, self.reassignment_ratio, self._random_state)
-        self._learn(state, X_in)
-        self.n_steps_ = getattr(self, "n_steps_", 0) + 1
-        if self.compute_labels:
-            self._label(X_in, sample_weight)
+        with self._unchanged_if_it_fails():
+            first = not hasattr(self, "cluster_centers_")
+            X_in = check_rows(X, self, reset=first)
+            batch = self._place(X_in)
+            with arrays.on_device(batch), own_threads(batch, self.n_clusters):
+                weights = check_sample_weight(sample_weight, batch)
+                if first:
+                    check_n_samples(X_in, self.n_clusters)
+                    self._random_state = check_random_state(self.random_state)
+                    state = self._first_state((batch, weights), self._random_state)
+                else:
+                    centers, frame = self._seen_from(batch, batch.shape[0])
+                    state = State(centers, frame, arrays.asarray_like(self._counts, batch), self._n_since)
+                state.step(batch, weights, self.reassignment_ratio, self._random_state)
+            self._learn(state, X_in)
+            self.n_steps_ = getattr(self, "n_steps_", 0) + 1
+            if self.compute_labels:
+                self._label(X, sample_weight)
         return self
 
     def _rows_of(self, X, sample_weight):
@@ -309,7 +311,7 @@ default='k-means++'
     def _learn(self, state, home):
         """Keep a state, in the library of `home`: all that the next batch needs."""
         self.cluster_centers_ = arrays.asarray_like(state.frame.leave(state.centers), home)
-        self._n_features_out = self.n_clusters
+        self._n_features_out = state.centers.shape[0]
         self._counts = arrays.asarray_like(state.counts, home)
         self._n_since = state.n_since
         self._origin = arrays.asarray_like(state.frame.origin, home)
@@ -350,7 +352,7 @@ class State:
     def _reassign(self, X, ratio, rng):
         """Move clusters that have little weight to random rows of the batch."""
         counts = arrays.to_numpy(self.counts).copy()
-        small = np.flatnonzero(counts < ratio * counts.max())
+        small = np.flatnonzero((counts < ratio * counts.max()) & (counts < counts.max()))
         small = small[np.argsort(counts[small], kind="stable")][: X.shape[0] // 2]
         if len(small) == 0:
             return
@@ -404,24 +406,29 @@ class RowsInMemory:
     """Draws batches of an array."""
 
     def __init__(self, X, sample_weight, home):
-        self.like, self.home = X, home
+        self.like, self.home, self._sample_weight = X, home, sample_weight
         self.n_samples, self.n_features = X.shape
         self._draw = Draw(self.n_samples, sample_weight)
         self.total_weight = self._draw.total_weight
 
     def draw(self, n_rows, rng):
         """Rows and their weights, all 1: the draw has taken account of the weights."""
-        xp = arrays.namespace(self.like)
-        rows = arrays.asarray_like(self._draw(n_rows, rng), self.like, xp.int64)
+        rows = arrays.asarray_like(self._draw(n_rows, rng), self.like, arrays.namespace(self.like).int64)
         X = take_rows(self.like, rows)
-        return X, xp.ones(n_rows, dtype=arrays.accumulator(X), device=arrays.device(X))
+        return X, check_sample_weight(None, X)
+
+    def sample(self, n_rows, rng):
+        """Rows to choose centers from and their weights: all, if that is not more."""
+        if n_rows < self.n_samples:
+            return self.draw(n_rows, rng)
+        return self.like, check_sample_weight(self._sample_weight, self.like)
 
 
 class RowsOfSource:
     """Draws batches of data that are read from a file."""
 
     def __init__(self, X, sample_weight, place):
-        self._X, self._place = X, place
+        self._X, self._sample_weight, self._place = X, sample_weight, place
         self.home = np.empty(0)
         self.n_samples, self.n_features = X.shape
         self._draw = Draw(self.n_samples, sample_weight)
@@ -433,8 +440,14 @@ class RowsOfSource:
         numbers, back = np.unique(self._draw(n_rows, rng), return_inverse=True)
         rows = np.asarray(getattr(self._X, "oindex", self._X)[numbers, :])
         X = self._place(check_rows(rows[back]))
-        xp = arrays.namespace(X)
-        return X, xp.ones(n_rows, dtype=arrays.accumulator(X), device=arrays.device(X))
+        return X, check_sample_weight(None, X)
+
+    def sample(self, n_rows, rng):
+        """Rows to choose centers from and their weights: all, if that is not more."""
+        if n_rows < self.n_samples:
+            return self.draw(n_rows, rng)
+        X = self._place(check_rows(np.asarray(self._X[: self.n_samples])))
+        return X, check_sample_weight(self._sample_weight, X)
 
 
 class Draw:
@@ -446,10 +459,14 @@ class Draw:
     def __init__(self, n_samples, sample_weight):
         self._n_samples = n_samples
         self._cumulative = None if sample_weight is None else np.cumsum(arrays.to_numpy(sample_weight))
-        self.total_weight = float(n_samples if sample_weight is None else self._cumulative[-1])
+        self.total_weight = float(n_samples)
+        if sample_weight is not None:
+            self.total_weight = float(self._cumulative[-1])
+            # Rounding may carry a target up to the total: the last row that has weight
+            self._last = np.searchsorted(self._cumulative, self.total_weight)
 
     def __call__(self, n_rows, rng):
         if self._cumulative is None:
             return rng.randint(0, self._n_samples, n_rows)
         places = np.searchsorted(self._cumulative, rng.uniform(size=n_rows) * self.total_weight, side="right")
-        return np.minimum(places, np.flatnonzero(np.diff(self._cumulative, prepend=0))[-1])
+        return np.minimum(places, self._last)

@@ -125,10 +125,9 @@ class Partitioned:
 class PartitionedRows:
     """`lloyd.Rows` of a source."""
 
-    prunes = True
-
     def __init__(self, source, n_clusters, frame, algorithm):
         self._source = source
+        self.prunes = algorithm != "lloyd"
         self._job = Job(0, 0, n_clusters, frame, algorithm)
         self.forget()
 
@@ -281,7 +280,7 @@ def farther(n_rows, these, those):
     pairs = sorted(zip(*map(list.__add__, these, those), strict=True), key=lambda pair: -pair[0])
     kept, seen = [], set()
     for distance, point in pairs:
-        value = to_numpy(point).tobytes()
+        value = to_numpy(point + 0.0).tobytes()  # -0.0 is 0.0
         if value not in seen and len(kept) < n_rows:
             seen.add(value)
             kept.append((distance, point))

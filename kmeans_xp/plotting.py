@@ -5,6 +5,7 @@ keeps `ax_` and `figure_`. Arrays of any library go in.
 """
 
 import numpy as np
+from sklearn.utils.validation import check_is_fitted
 
 from kmeans_xp import metrics
 from kmeans_xp.arrays import is_foreign, to_numpy
@@ -57,6 +58,7 @@ class ElbowDisplay(_Display):
     @classmethod
     def from_estimator(cls, sweep, *, column="inertia", ax=None):
         """Draw a column of `results_` of a fitted :class:`KMeansSweep`."""
+        check_is_fitted(sweep, "results_")
         results = sweep.results_
         return cls(results["n_clusters"], results[column], column, sweep.best_n_clusters_).plot(ax=ax)
 
@@ -172,11 +174,11 @@ class ClustersDisplay(_Display):
             centers = None if centers is None else np.column_stack((centers, np.zeros(len(centers))))
         elif X.shape[1] > 2:
             mean = X.mean(axis=0)
-            _, widths, axes = np.linalg.svd(X - mean, full_matrices=False)
-            shares = widths**2 / np.sum(widths**2)
+            variances, axes = np.linalg.eigh((X - mean).T @ (X - mean))  # ascending
+            shares = variances[:-3:-1] / max(variances.sum(), np.finfo(float).tiny)
             names = tuple(f"principal component {i + 1} ({shares[i]:.0%} of the variance)" for i in range(2))
-            X = (X - mean) @ axes[:2].T
-            centers = None if centers is None else (centers - mean) @ axes[:2].T
+            X = (X - mean) @ axes[:, :-3:-1]
+            centers = None if centers is None else (centers - mean) @ axes[:, :-3:-1]
         return cls(X, labels, centers, names).plot(ax=ax)
 
     def plot(self, *, ax=None):
@@ -215,6 +217,7 @@ class ConvergenceDisplay(_Display):
     @classmethod
     def from_estimator(cls, model, *, ax=None):
         """Draw the history of a fitted :class:`KMeans`."""
+        check_is_fitted(model, "history_")
         return cls(model.history_).plot(ax=ax)
 
     def plot(self, *, ax=None):
@@ -256,6 +259,7 @@ class ClusterSizesDisplay(_Display):
     @classmethod
     def from_estimator(cls, model, *, ax=None):
         """Draw the sizes of the clusters of a fitted model."""
+        check_is_fitted(model, "labels_")
         return cls.from_predictions(model.labels_, ax=ax)
 
     @classmethod

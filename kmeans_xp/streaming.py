@@ -108,16 +108,21 @@ class Stream:
                 raise ValueError(f"X changed its shape from {self.shape} to {tuple(self._X.shape)} while it was read.")
             try:
                 _check_file(self._X)
-                found = self._X[rows] if active is None else self._X[rows.start + to_numpy(active)]
-                slot.fill(found)
+                found = np.asarray(self._X[rows] if active is None else self._X[rows.start + to_numpy(active)])
             except Exception as error:
                 raise OSError(f"Reading rows {rows.start} to {rows.stop - 1} of X failed: {error}") from error
+            if tuple(found.shape) != (n_rows, self.shape[1]):
+                raise ValueError(
+                    f"X gave an array of shape {tuple(found.shape)} for rows {rows.start} to {rows.stop - 1}, "
+                    f"expected {(n_rows, self.shape[1])}."
+                )
+            slot.fill(found)
         return n_rows
 
 
 def _check_file(X):
     """A mapped file that has become shorter would end the process with a bus error."""
-    if isinstance(X, np.memmap) and X.filename is not None:
+    if isinstance(X, np.memmap) and X.filename is not None and os.path.exists(X.filename):
         while isinstance(X.base, np.memmap):  # the map that X is a part of
             X = X.base
         size = os.path.getsize(X.filename)

@@ -13,8 +13,8 @@ from sklearn.utils.validation import check_is_fitted
 from kmeans_xp import arrays, seeding
 from kmeans_xp.centers import working_memory
 from kmeans_xp.estimators import KMeans
-from kmeans_xp.metrics import CRITERIA, Clusters
-from kmeans_xp.steps import own_threads
+from kmeans_xp.metrics import CRITERIA, Clusters, UndefinedCriterionError
+from kmeans_xp.steps import own_threads, take_rows
 from kmeans_xp.validation import check_spread
 
 
@@ -26,7 +26,7 @@ class KMeansSweep(MetaEstimatorMixin, TransformerMixin, ClusterMixin, BaseEstima
 
     Parameters
     ----------
-    n_clusters : iterable of int, default=range(2, 11)
+    n_clusters : sequence of int, default=range(2, 11)
         Numbers of clusters to try.
 
     criterion : {'elbow', 'calinski_harabasz', 'davies_bouldin', 'simplified_silhouette', 'sq_silhouette', \
@@ -157,7 +157,7 @@ class KMeansSweep(MetaEstimatorMixin, TransformerMixin, ClusterMixin, BaseEstima
                 centers = frame.enter(arrays.asarray_like(fitted.cluster_centers_, data.like))
             row = {"n_clusters": k, "inertia": fitted.inertia_, "n_iter": fitted.n_iter_}
             row["seconds"] = time.perf_counter() - began
-            row |= self._judge(names, k, fitted, data, sample)
+            row |= self._judge(names, fitted, data, sample)
             for name, value in row.items():
                 results[name].append(value)
             models.append(fitted)
@@ -166,6 +166,7 @@ class KMeansSweep(MetaEstimatorMixin, TransformerMixin, ClusterMixin, BaseEstima
         self.results_ = results
         self.best_n_clusters_, self.best_estimator_, self.reason_ = numbers[place], models[place], reason
         self.n_features_in_ = self.best_estimator_.n_features_in_
+        vars(self).pop("feature_names_in_", None)
         if hasattr(self.best_estimator_, "feature_names_in_"):
             self.feature_names_in_ = self.best_estimator_.feature_names_in_
         for name in ("labels_", "cluster_centers_", "inertia_"):
@@ -179,12 +180,25 @@ class KMeansSweep(MetaEstimatorMixin, TransformerMixin, ClusterMixin, BaseEstima
             raise ValueError(f"n_clusters={self.n_clusters!r} must be different integers from 1 on.")
         return numbers
 
-    def _judge(self, names, k, fitted, data, sample):
-        """Values of the criteria; NaN where there is one cluster and a criterion compares two."""
+    def _judge(self, names, fitted, data, sample):
+        """Values of the criteria; NaN where one is not defined: of one cluster, of as many clusters as rows."""
         X, sample_weight = sample if data.in_blocks else data.all_rows()
         labels = fitted.predict(X) if data.in_blocks else fitted.labels_
-        clusters = Clusters(X, labels, sample_weight)
-        return {name: CRITERIA[name][0](clusters) if k > 1 or name == "bic" else np.nan for name in names}
+        xp = arrays.namespace(X)
+        present = sample_weight > 0
+        if not arrays.to_floats(xp.min(sample_weight))[0] > 0:  # else Clusters would find clusters without weight
+            (rows,) = xp.nonzero(present)
+            X, labels, sample_weight = take_rows(X, rows), xp.take(labels, rows), xp.take(sample_weight, rows)
+        # As counts: weights of any scale that mean as much as there are rows at least
+        total = arrays.to_floats(xp.sum(sample_weight))[0]
+        clusters = Clusters(X, labels, sample_weight * max(1.0, X.shape[0] / total))
+        values = {}
+        for name in names:
+            try:
+                values[name] = CRITERIA[name][0](clusters)
+            except UndefinedCriterionError:
+                values[name] = np.nan
+        return values
 
     def predict(self, X):
         """Index of the nearest center of the best estimator; see :meth:`KMeans.predict`."""
@@ -228,7 +242,10 @@ def recommend(results, criterion):
         return numbers.index(int(found)), f"The inertia bends most at {int(found)} clusters."
     values = np.asarray(results[criterion], dtype=float) * CRITERIA[criterion][1]
     if np.isnan(values).all():
-        raise ValueError(f"criterion={criterion!r} compares clusters: n_clusters must have a number above 1.")
+        raise ValueError(
+            f"criterion={criterion!r} compares clusters: n_clusters must have a number above 1 and below that of the "
+            "different rows."
+        )
     place = int(np.nanargmax(values))
     which = "highest" if CRITERIA[criterion][1] > 0 else "lowest"
     return place, f"{criterion} is {which} at {numbers[place]} clusters: {results[criterion][place]:.4g}."

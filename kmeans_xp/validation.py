@@ -84,6 +84,8 @@ def check_sample_weight(sample_weight, X, *, may_be_zero=False):
     xp = namespace(X)
     dtype = accumulator(X)
     n_samples = X.shape[0]
+    if is_dask(sample_weight):
+        sample_weight = sample_weight.compute()
     if sample_weight is None or isinstance(sample_weight, numbers.Number):
         weight = 1.0 if sample_weight is None else float(sample_weight)
         sample_weight = xp.full(n_samples, weight, dtype=dtype, device=device(X))
@@ -110,19 +112,24 @@ def check_sample_weight(sample_weight, X, *, may_be_zero=False):
 
 
 def check_labels(labels, X):
-    """The different labels, sorted, and the place among them of that of each row, (n_samples,) int32, next to X."""
+    """How many different labels there are, and the place of that of each row among them, (n_samples,) int32."""
     xp = namespace(X)
     if not is_foreign(labels):
-        labels = np.unique(np.asarray(labels), return_inverse=True)[1]  # names too
+        labels = np.asarray(labels)
+        labels = np.unique(labels, return_inverse=True)[1].reshape(labels.shape)  # names too
     labels = asarray_like(labels, X)
+    if labels.shape == (X.shape[0], 1):
+        labels = xp.reshape(labels, (-1,))
     if labels.shape != (X.shape[0],):
         raise ValueError(f"labels.shape == {tuple(labels.shape)}, expected {(X.shape[0],)}.")
     values, places = xp.unique_inverse(labels)
-    return values, xp.astype(xp.reshape(places, (-1,)), xp.int32)
+    return values.shape[0], xp.astype(xp.reshape(places, (-1,)), xp.int32)
 
 
 def check_centers(centers, X, n_clusters):
     """Initial centers as an array (n_clusters, n_features) next to X."""
+    if is_dask(centers):
+        centers = centers.compute()
     if is_foreign(centers):
         centers = _check_foreign(centers, "init")
     else:
@@ -149,8 +156,8 @@ def check_n_samples(X, n_clusters):
 def check_spread(spread, has_nan=None):
     """Finite squared distances, given their mean. `has_nan` is asked where X has not been checked."""
     if not math.isfinite(spread):
-        if has_nan is not None and has_nan():
-            raise ValueError("Input X contains NaN.")
+        if has_nan is not None:
+            raise ValueError(f"Input X contains {'NaN' if has_nan() else 'infinity or values too large for float64'}.")
         raise ValueError("X spans values whose squared distances are too large for float64. Divide it by a constant.")
 
 

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -100,6 +101,30 @@ def test_small_data_weights_and_inits(rng, init):
         ours = KMeans(**job).fit(rows, sample_weight=w)
         assert_same_fit(ours, expected)
         assert ours.score(rows, sample_weight=w) == pytest.approx(-expected.inertia_, rel=1e-9)
+
+
+@pytest.mark.usefixtures("scheduler")
+def test_out_init_and_weights_of_a_partition(rng):
+    """Results written where they are wanted, lazy centers, scalars and partitions without weight."""
+    X = blobs(rng, 3000, 4, n_clusters=3)
+    lazy, weights = da.from_array(X, chunks=(1000, 4)), np.repeat([0.0, 1.0, 2.0], 1000)
+    model = KMeans(3, init=lazy[:3]).fit(lazy, sample_weight=weights)
+    assert model.score(lazy, sample_weight=weights) == pytest.approx(-model.inertia_, rel=1e-9)
+    out = np.empty(3000, dtype="int32")
+    assert model.predict(lazy, out=out) is out
+    assert_array_equal(out, model.predict(X))
+    doubled = KMeans(3, init=X[:3]).fit(lazy, sample_weight=2.0)
+    assert doubled.inertia_ == pytest.approx(2 * KMeans(3, init=X[:3]).fit(X).inertia_)
+    assert KMeans(3, init=X[:3]).fit(X, sample_weight=da.from_array(weights)).inertia_ == pytest.approx(model.inertia_)
+    with pytest.raises(ValueError, match="at least one non-zero"):
+        model.score(lazy, sample_weight=0 * weights)
+
+
+def test_what_does_not_travel_is_not_sent(rng):
+    lock = threading.Lock()
+    X = rng.normal(size=(100, 2))
+    model = KMeans(2, init=X[:2], on_iteration=lambda iteration: lock.locked()).fit(da.from_array(X, chunks=(50, 2)))
+    pickle.dumps(model.labels_)
 
 
 @pytest.mark.usefixtures("scheduler")

@@ -22,7 +22,7 @@ ALLOWED = {
         {"arrays", "centers", "estimators", "metrics", "seeding", "steps", "validation"},
         {"kneed", "numpy", "sklearn"},
     ),
-    "plotting": ({"arrays", "metrics"}, {"matplotlib", "numpy"}),
+    "plotting": ({"arrays", "metrics"}, {"matplotlib", "numpy", "sklearn"}),
     "metrics": ({"arrays", "centers", "steps", "validation"}, {"numpy", "sklearn"}),
     "minibatch": ({"arrays", "centers", "lloyd", "seeding", "steps", "validation"}, {"numpy", "sklearn"}),
     "validation": ({"arrays"}, {"numpy", "sklearn"}),
@@ -66,6 +66,7 @@ STANDARD |= {
     "time",
     "types",
     "typing",
+    "uuid",
     "warnings",
 }
 

@@ -130,6 +130,27 @@ def test_bad_input(rng, name):
         function(X, np.zeros(9, dtype=int))
 
 
+def test_weights_are_counts(rng):
+    """Two rows of weight 2 are four; a cluster without weight, or less weight than clusters, is refused."""
+    assert metrics.silhouette_score([[0.0], [1.0]], [0, 1], sample_weight=[2, 2]) == 1
+    X, labels = data(rng)
+    with pytest.raises(ValueError, match="A cluster has no weight"):
+        metrics.davies_bouldin_score(X, labels, sample_weight=labels != 2)
+    with pytest.raises(ValueError, match="a weight says how often a row stands there"):
+        metrics.silhouette_score(X, labels, sample_weight=np.full(len(X), 1 / len(X)))
+
+
+def test_a_tight_cluster_beside_far_rows(rng):
+    X = np.concatenate((rng.normal(size=(1000, 1)) * 1e6, 5 + rng.normal(size=(997, 1)) * 1e-3))
+    inertias, _ = metrics.cluster_inertias(X, np.repeat([0, 1], [1000, 997]))
+    assert inertias[1] == pytest.approx(997 * X[1000:].var(), rel=1e-6)
+
+
+def test_labels_in_a_column(rng):
+    X, labels = data(rng)
+    assert metrics.davies_bouldin_score(X, labels[:, None]) == metrics.davies_bouldin_score(X, labels)
+
+
 def test_bad_metric(rng):
     with pytest.raises(ValueError, match="metric='cosine' is not known"):
         metrics.silhouette_samples(rng.normal(size=(10, 2)), np.arange(10) % 2, metric="cosine")

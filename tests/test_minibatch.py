@@ -3,6 +3,7 @@
 import pickle
 
 import numpy as np
+import pandas as pd
 import pytest
 import sklearn.cluster
 from conftest import blobs, inertia
@@ -117,6 +118,33 @@ def test_verbose(capsys, rng):
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == model.n_steps_
     assert lines[-1].startswith(f"Minibatch step {model.n_steps_}/4: mean batch inertia: ")
+
+
+def test_few_rows_are_all_candidates():
+    """Ten rows in five pairs: a center for each is found about as often as by scikit-learn."""
+    X = np.asarray([[c + d] for c in (0, 10, 20, 30, 40) for d in (0, 0.1)])
+    ours, theirs = (
+        np.mean([Model(5, random_state=seed).fit(X).inertia_ < 1 for seed in range(100)])
+        for Model in (MiniBatchKMeans, sklearn.cluster.MiniBatchKMeans)
+    )
+    assert ours > theirs - 0.15
+
+
+def test_another_number_of_clusters_between_batches(rng):
+    X = rng.normal(size=(50, 2))
+    model = MiniBatchKMeans(3, random_state=0).partial_fit(X)
+    model.set_params(n_clusters=5).partial_fit(X)
+    assert model.set_output(transform="pandas").transform(X).shape == (50, 3)
+
+
+def test_names_of_columns_are_kept(rng):
+    table = pd.DataFrame(rng.normal(size=(50, 2)), columns=["a", "b"])
+    model = MiniBatchKMeans(2, random_state=0).partial_fit(table).partial_fit(table)
+    assert list(model.feature_names_in_) == ["a", "b"]
+
+
+def test_any_share_may_be_reassigned(rng):
+    MiniBatchKMeans(2, random_state=0, reassignment_ratio=2.0).fit(rng.normal(size=(100, 2)))
 
 
 def test_bad_input(rng):

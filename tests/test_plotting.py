@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from conftest import blobs
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.exceptions import NotFittedError
 
 from kmeans_xp import KMeans, KMeansSweep, metrics
 from kmeans_xp.arrays import to_numpy
@@ -80,6 +81,21 @@ def test_few_features_are_drawn_as_they_are(rng, n_features):
     X = rng.normal(size=(50, n_features))
     display = ClustersDisplay.from_predictions(X, np.arange(50) % 3)
     assert_array_equal(display.points[:, :n_features], X)
+
+
+@pytest.mark.parametrize("X", [np.zeros((1, 3)), np.ones((5, 4))])
+def test_rows_without_any_spread(X):
+    assert "(0% of the variance)" in ClustersDisplay.from_predictions(X, np.zeros(len(X), dtype=int)).ax_.get_xlabel()
+
+
+def test_what_is_not_fitted_is_refused():
+    for Display, model in (
+        (ElbowDisplay, KMeansSweep()),
+        (ConvergenceDisplay, KMeans()),
+        (ClusterSizesDisplay, KMeans()),
+    ):
+        with pytest.raises(NotFittedError):
+            Display.from_estimator(model)
 
 
 def test_many_rows_and_clusters(rng):

@@ -99,6 +99,22 @@ def test_an_interruption_before_the_first_iteration_leaves_nothing(rng, monkeypa
     assert not hasattr(model, "labels_")
 
 
+def test_an_interruption_while_the_second_run_is_seeded(rng):
+    X = blobs(rng, 500, 2, n_clusters=4, spread=9)
+    calls = []
+
+    def init(X, n_clusters, random_state):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return X[:4]
+
+    model = KMeans(4, init=init, n_init=2, keep_interrupted=True)
+    with pytest.warns(ConvergenceWarning, match="interrupted"):
+        model.fit(X)
+    assert model.inertia_ == KMeans(4, init=X[:4]).fit(X).inertia_
+
+
 def test_the_best_run_before_an_interruption_counts(rng):
     """Of several runs, one that was better stays the best."""
     X = blobs(rng, 500, 2, n_clusters=4, spread=9)

@@ -126,10 +126,10 @@ def test_rows_that_are_settled_are_not_read(tmp_path, rng):
 
 @pytest.mark.parametrize("algorithm", ["lloyd", "elkan"])
 def test_how_often_the_data_are_read(rng, algorithm):
-    """Beside the iterations: mean, spread, sample; fresh sums and labels after pruned iterations; inertia."""
+    """Beside the iterations: mean, spread, sample, last labels, inertia, and fresh sums after pruned iterations."""
     X = Slices(blobs(rng, 90_000, 8, n_clusters=7, spread=3))
     model = KMeans(7, random_state=0, algorithm=algorithm).fit(X)
-    assert X.n_read <= (model.n_iter_ + (7 if algorithm == "elkan" else 6)) * 90_000
+    assert X.n_read <= (model.n_iter_ + (6 if algorithm == "elkan" else 5)) * 90_000
 
 
 def test_single_rows_are_read_from_a_map(tmp_path, rng, monkeypatch):
@@ -167,6 +167,7 @@ def test_results_go_where_they_are_wanted(source, rng, tmp_path):
     assert_array_equal(labels, model.labels_)
     with pytest.raises(ValueError, match=r"out.shape == \(20000,\), expected \(20000, 3\)"):
         model.transform(source(X), out=labels)
+    assert_array_equal(model.predict(X[:3].tolist(), out=labels[:3]), model.labels_[:3])
 
 
 def test_a_small_map_is_an_array(tmp_path, rng):
@@ -201,6 +202,25 @@ def test_faults_while_reading(rng, when):
     with pytest.raises(ValueError, match=r"X changed its shape from \(40000, 8\) to \(39000, 8\)"):
         model.fit(broken(X, when, shape=(39_000, 8)))
     assert vars(model) == before
+
+
+@pytest.mark.parametrize("part", [slice(None, -1), (slice(None), slice(1))])
+def test_a_source_that_gives_other_shapes(rng, part):
+    class Odd(Slices):
+        def __getitem__(self, rows):
+            return super().__getitem__(rows)[part]
+
+    with pytest.raises(ValueError, match=r"X gave an array of shape .* expected \(\d+, 8\)"):
+        KMeans(2).fit(Odd(rng.normal(size=(9000, 8))))
+
+
+def test_a_failed_fit_forgets_what_it_learned(rng):
+    X = rng.normal(size=(9000, 4))
+    for model in (KMeans(2, random_state=0), MiniBatchKMeans(2, random_state=0)):
+        model.fit(X)
+        with pytest.raises(OSError, match="gone"):
+            model.fit(broken(X[:, :2], 1, OSError("gone")))
+        assert model.predict(X).shape == (9000,)
 
 
 def test_a_file_that_was_truncated(tmp_path, rng):

@@ -110,6 +110,25 @@ def test_one_cluster():
         KMeansSweep([1]).fit(apart())
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_numbers_without_a_value_are_passed_over(rng):
+    """As many clusters as rows, and rows that are all the same."""
+    X = rng.normal(size=(5, 2))
+    sweep = KMeansSweep(range(1, 6), criteria=["bic"], random_state=0).fit(X)
+    assert np.isnan(sweep.results_["simplified_silhouette"][-1])
+    assert sweep.best_n_clusters_ in (2, 3, 4)
+    with pytest.raises(ValueError, match="below that of the different rows"):
+        KMeansSweep(range(1, 4)).fit(np.ones((9, 2)))
+
+
+def test_the_scale_of_weights_does_not_matter():
+    X = apart()
+    weights = np.arange(1200) % 3
+    expected = KMeansSweep(range(3, 9), criteria=["bic"], random_state=0).fit(X, sample_weight=weights)
+    sweep = KMeansSweep(range(3, 9), criteria=["bic"], random_state=0).fit(X, sample_weight=weights / 1e6)
+    assert sweep.best_n_clusters_ == expected.best_n_clusters_ == 6
+
+
 def test_a_knee():
     results = {"n_clusters": list(range(1, 9)), "inertia": [100.0, 60.0, 30.0, 5.0, 4.0, 3.5, 3.0, 2.8]}
     assert recommend(results, "elbow") == (3, "The inertia bends most at 4 clusters.")
