@@ -24,7 +24,7 @@ def sweep(name, X):
     ratio /= math.exp(statistics.fmean(map(math.log, inertias)))
     judged = sum(ours.results_["seconds"])
     print(
-        f"{name}: {seconds:.1f} s ({judged:.1f} s of it fits and criteria), scikit-learn's fits alone {theirs:.1f} s; "
+        f"{name}: {seconds:.1f} s ({judged:.1f} s of it fits), scikit-learn's fits alone {theirs:.1f} s; "
         f"inertia {ratio:.4f} of theirs; {ours.reason_}",
         flush=True,
     )

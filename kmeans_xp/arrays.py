@@ -198,7 +198,8 @@ def cuda_index(name):
 
 def fits_on_device(x, name):
     """Whether the host array `x`, as floats, and what a fit needs beside it fit into the free memory of a device."""
-    with sys.modules["cupy"].cuda.Device(cuda_index(name)):
+    index = cuda_index(name)  # imports CuPy
+    with sys.modules["cupy"].cuda.Device(index):
         free, _ = sys.modules["cupy"].cuda.runtime.memGetInfo()
     return 2 * x.size * (4 if x.dtype == np.float32 else 8) <= free
 

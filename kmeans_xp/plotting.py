@@ -21,7 +21,10 @@ class _Display:
     """Abstract: what all displays do with their axes."""
 
     def _axes(self, ax):
-        import matplotlib.pyplot as plt
+        try:
+            import matplotlib.pyplot as plt
+        except ImportError as error:
+            raise ImportError("The displays need matplotlib: pip install 'kmeans_xp[plot]'") from error
 
         if ax is None:
             _, ax = plt.subplots(layout="constrained")

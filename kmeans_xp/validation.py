@@ -75,6 +75,8 @@ def check_source(X, estimator, *, reset=True):
 
 def check_out(out, shape):
     """Where results are to be written has room for them."""
+    if not hasattr(out, "shape"):
+        raise TypeError(f"out must be an array to write into, got {type(out).__name__}.")
     if tuple(out.shape) != shape:
         raise ValueError(f"out.shape == {tuple(out.shape)}, expected {shape}.")
 

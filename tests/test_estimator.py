@@ -302,6 +302,8 @@ class TestDevice:
         monkeypatch.setattr("kmeans_xp.arrays.cuda_problem", lambda: "no driver")
         with pytest.raises(RuntimeError, match=rf"device='{device}' needs a CUDA GPU: no driver. Use device='cpu'"):
             KMeans(1, device=device).fit([[0.0]])
+        with pytest.raises(RuntimeError, match=rf"device='{device}' needs a CUDA GPU: no driver. Use device='cpu'"):
+            KMeans(1, device=device).fit(np.zeros((3, 2)))
 
     def test_torch_and_strict_without_a_gpu(self):
         torch = pytest.importorskip("torch")

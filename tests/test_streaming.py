@@ -168,6 +168,8 @@ def test_results_go_where_they_are_wanted(source, rng, tmp_path):
     with pytest.raises(ValueError, match=r"out.shape == \(20000,\), expected \(20000, 3\)"):
         model.transform(source(X), out=labels)
     assert_array_equal(model.predict(X[:3].tolist(), out=labels[:3]), model.labels_[:3])
+    with pytest.raises(TypeError, match="out must be an array to write into, got list"):
+        model.predict(X, out=[1])
 
 
 def test_a_small_map_is_an_array(tmp_path, rng):
