@@ -213,24 +213,28 @@ class NearestCenters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
 
     def _streams(self, X):
         """Whether X is to be read block by block."""
-        if self.device is not None and type(X) is np.ndarray:  # into a GPU that is too small for it
-            kind, _ = arrays.parse_device(self.device) if self.device != "auto" else ("cpu", 0)
-            return kind == "cuda" and not arrays.fits_on_device(X, self.device)
+        if type(X) is np.ndarray:  # into a GPU that is too small for it
+            target = self._target(X) if X.ndim == 2 else None
+            is_cuda = target is not None and arrays.parse_device(target)[0] == "cuda"
+            return is_cuda and not arrays.fits_on_device(X, target)
         return arrays.is_source(X) or (isinstance(X, np.memmap) and X.nbytes > working_memory())
 
     def _stream(self, X, sample_weight):
         """X, block by block, where `device` wants it."""
-        device = self.device if self.device not in (None, "auto", "cpu") else None
-        return Stream(X, sample_weight, self.n_clusters, working_memory(), device)
+        target = self._target(X)
+        return Stream(X, sample_weight, self.n_clusters, working_memory(), None if target == "cpu" else target)
 
     def _place(self, X):
         """X where `device` wants the work to be done."""
-        if self.device == "auto":
-            work = X.shape[0] * X.shape[1] * self.n_clusters
-            if arrays.is_foreign(X) or work < AUTO_GPU_WORK or arrays.cuda_problem() is not None:
-                return X
-            return arrays.to_device(X, "cuda")
-        return X if self.device is None else arrays.to_device(X, self.device)
+        target = self._target(X)
+        return X if target is None else arrays.to_device(X, target)
+
+    def _target(self, X):
+        """Name of the device to compute on; None for where X is."""
+        if self.device != "auto":
+            return self.device
+        pays = X.shape[0] * X.shape[1] * self.n_clusters >= AUTO_GPU_WORK
+        return "cuda" if pays and not arrays.is_foreign(X) and arrays.cuda_problem() is None else None
 
     def __getstate__(self):
         """State with all arrays on the host, so that a model opens where its library doesn't exist."""

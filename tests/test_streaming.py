@@ -276,16 +276,19 @@ def test_mini_batches_of_a_file(source, rng):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("algorithm", ["lloyd", "elkan"])
-def test_into_a_gpu_that_is_too_small(rng, monkeypatch, algorithm):
+@pytest.mark.parametrize(("device", "algorithm"), [("cuda", "lloyd"), ("cuda", "elkan"), ("auto", "elkan")])
+def test_into_a_gpu_that_is_too_small(rng, monkeypatch, device, algorithm):
     load("cupy")
+    monkeypatch.setattr("kmeans_xp.centers.AUTO_GPU_WORK", 0)
     monkeypatch.setattr("kmeans_xp.arrays.fits_on_device", lambda X, name: False)
     X = blobs(rng, 20_000, 8, n_clusters=5, dtype="float32")
     job = {"n_clusters": 5, "init": X[:5], "algorithm": algorithm}
-    ours = KMeans(**job, device="cuda").fit(X)
+    model = KMeans(**job, device=device)
+    assert model._streams(X)
+    ours = model.fit(X)
     assert type(ours.cluster_centers_) is np.ndarray
     assert_same_fit(ours, KMeans(**job).fit(X))
     assert_array_equal(ours.predict(X), ours.labels_)
     assert_allclose(ours.transform(X[:9000]), KMeans(**job).fit(X).transform(X[:9000]), rtol=1e-5, atol=1e-5)
-    seeded = KMeans(5, random_state=0, device="cuda").fit(X)
+    seeded = KMeans(5, random_state=0, device=device).fit(X)
     assert_array_equal(seeded.labels_, KMeans(5, random_state=0).fit(X).labels_)
