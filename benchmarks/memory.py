@@ -11,21 +11,21 @@ from pathlib import Path
 import numpy as np
 
 
-def resident_bytes():
-    """Memory of this process that is in RAM (Linux)."""
+def resident_bytes(field="VmRSS"):
+    """Memory of this process that is in RAM (Linux); of 'RssAnon', what is no page of a file."""
     for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
+        if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024
-    raise RuntimeError("no VmRSS in /proc/self/status")
+    raise RuntimeError(f"no {field} in /proc/self/status")
 
 
-def watch(call):
+def watch(call, field="VmRSS"):
     """Most memory during `call` beyond what was there before, sampled every millisecond."""
-    before, peak, done = resident_bytes(), [0], threading.Event()
+    before, peak, done = resident_bytes(field), [0], threading.Event()
 
     def sample():
         while not done.is_set():
-            peak[0] = max(peak[0], resident_bytes())
+            peak[0] = max(peak[0], resident_bytes(field))
             time.sleep(0.001)
 
     thread = threading.Thread(target=sample)

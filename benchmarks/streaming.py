@@ -9,22 +9,14 @@ import os
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import sklearn
 
+from benchmarks.memory import resident_bytes, watch
 from kmeans_xp import KMeans
-
-
-def anonymous_bytes():
-    """Memory of this process that is in RAM and no page of a file (Linux)."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("RssAnon:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError("no RssAnon in /proc/self/status")
 
 
 def write(path, n, d, k):
@@ -55,28 +47,18 @@ def fit(path, n, d, k, algorithm, working_memory):
     """One fit in this process, reported."""
     X = np.memmap(path, dtype="float32", mode="r", shape=(n, d))
     KMeans(2, n_init=1).fit(np.asarray(X[:10_000]))  # imports, thread pools
-    peak, done = [0], threading.Event()
-
-    def sample():
-        while not done.is_set():
-            peak[0] = max(peak[0], anonymous_bytes())
-            time.sleep(0.01)
-
-    began, passes = time.perf_counter(), []
-    thread = threading.Thread(target=sample)
-    thread.start()
+    passes, before, began = [], resident_bytes("RssAnon"), time.perf_counter()
+    model = KMeans(
+        k,
+        random_state=0,
+        algorithm=algorithm,
+        on_iteration=lambda iteration: passes.append(iteration.seconds),
+    )
     with sklearn.config_context(working_memory=working_memory):
-        model = KMeans(
-            k,
-            random_state=0,
-            algorithm=algorithm,
-            on_iteration=lambda iteration: passes.append(iteration.seconds),
-        ).fit(X)
-    done.set()
-    thread.join()
+        extra, _ = watch(lambda: model.fit(X), "RssAnon")
     print(
         f"{algorithm}: fit {time.perf_counter() - began:.1f} s, {model.n_iter_} iterations of "
-        f"{', '.join(f'{seconds:.1f}' for seconds in passes)} s; peak memory {peak[0] / 2**20:.0f} MiB; "
+        f"{', '.join(f'{seconds:.1f}' for seconds in passes)} s; peak memory {(before + extra) / 2**20:.0f} MiB; "
         f"inertia {model.inertia_:.6g}"
     )
     few = np.asarray(X[:500_000])

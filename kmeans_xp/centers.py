@@ -11,7 +11,14 @@ from sklearn.utils.validation import check_is_fitted
 from kmeans_xp import arrays
 from kmeans_xp.steps import assign, distances, frame_at, own_threads, sq_distances_to_own
 from kmeans_xp.streaming import Stream
-from kmeans_xp.validation import check_out, check_rows, check_same_library, check_sample_weight, check_source
+from kmeans_xp.validation import (
+    check_out,
+    check_rows,
+    check_same_library,
+    check_sample_weight,
+    check_source,
+    check_weight_of_source,
+)
 
 # Multiplications of one pass from which on device="auto" sends NumPy arrays to a GPU. An estimate that no GPU has seen
 # yet: importing CuPy, copying X and compiling take longer than a small fit on the CPU.
@@ -126,11 +133,6 @@ class NearestCenters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
         score : float
             Minus the weighted sum of squared distances from the nearest centers, summed in float64.
         """
-
-        def inertia(X, sample_weight, centers, frame):
-            squares = sq_distances_to_own(X, assign(X, centers, frame), centers, frame)
-            return arrays.to_floats(arrays.namespace(X).sum(sample_weight * squares))[0]
-
         if arrays.is_dask(X):
             from kmeans_xp import dask
 
@@ -174,8 +176,6 @@ class NearestCenters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
 
     def _pass_over_blocks(self, X, function, out, more_shape, sample_weight):
         """The same for X that is read block by block."""
-        if sample_weight is not None:
-            sample_weight = check_sample_weight(sample_weight, np.empty((X.shape[0], 0)))
         stream = self._stream(X, sample_weight)
         with arrays.on_device(stream.like):
             seen = self._seen_from(stream.like, X.shape[0])
@@ -221,7 +221,7 @@ class NearestCenters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
 
     def _stream(self, X, sample_weight):
         """X, block by block, where `device` wants it."""
-        target = self._target(X)
+        target, sample_weight = self._target(X), check_weight_of_source(sample_weight, X)
         return Stream(X, sample_weight, self.n_clusters, working_memory(), None if target == "cpu" else target)
 
     def _place(self, X):
@@ -245,6 +245,12 @@ class NearestCenters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
         tags.array_api_support = True
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
+
+
+def inertia(X, sample_weight, centers, frame):
+    """Weighted sum of the squared distances from the nearest centers, as a float."""
+    squares = sq_distances_to_own(X, assign(X, centers, frame), centers, frame)
+    return arrays.to_floats(arrays.namespace(X).sum(sample_weight * squares))[0]
 
 
 def on_host(value):

@@ -236,7 +236,7 @@ default='k-means++'
             like = data.like
             with arrays.on_device(like), own_threads(like, self.n_clusters):
                 frame = data.moments(self.n_clusters, arrays.tile_bytes(like, working_memory()))
-                check_spread(frame.spread, getattr(data, "has_nan", None))
+                check_spread(frame.spread, data.has_nan)
                 result = self._best_run(X, data, frame)
 
             self.cluster_centers_ = arrays.asarray_like(result.centers, home)
@@ -262,8 +262,6 @@ default='k-means++'
         if self._streams(X):
             X = check_source(X, self)
             check_n_samples(X, self.n_clusters)
-            if sample_weight is not None:
-                sample_weight = check_sample_weight(sample_weight, np.empty((X.shape[0], 0)))
             return Partitioned(self._stream(X, sample_weight)), np.empty(0)
         X_in = check_rows(X, self)
         check_n_samples(X_in, self.n_clusters)

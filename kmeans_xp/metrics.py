@@ -64,12 +64,25 @@ class Clusters:
         tiles = self.frame.map_tiles(function, self.X, n_columns, self.frame.origin.dtype)
         return arrays.collect(tiles, self.X.shape[0])
 
-    def silhouette(self, own, others):
-        """(b - a) / max(a, b) from the mean distances from the own cluster and the nearest other."""
+    def own_and_others(self, labels, means):
+        """Of mean distances from all clusters those from the own and the nearest other, (n_rows, 2)."""
         xp = self.xp
+        numbers = xp.arange(self.n_clusters, dtype=labels.dtype, device=arrays.device(labels))
+        is_own = labels[:, None] == numbers[None, :]
+        own = xp.sum(xp.where(is_own, means, xp.zeros_like(means)), axis=1)
+        others = xp.min(xp.where(is_own, xp.full_like(means, xp.inf), means), axis=1)
+        return xp.stack((own, others), axis=1)
+
+    def silhouettes(self, own_and_others, *, exclude_self):
+        """(b - a) / max(a, b) of each row. Its own mean distance may count the row itself, which is to be left out."""
+        xp = self.xp
+        own, others = own_and_others[:, 0], own_and_others[:, 1]
+        weights = xp.take(self.weights, self.labels)
+        alone = weights <= 1
+        if exclude_self:
+            own = own * weights / xp.where(alone, xp.ones_like(weights), weights - 1)
         larger = xp.maximum(own, others)
         score = (others - own) / xp.where(larger > 0, larger, xp.ones_like(larger))
-        alone = xp.take(self.weights, self.labels) <= 1
         return xp.where(alone, xp.zeros_like(score), score)
 
 
@@ -235,9 +248,9 @@ def silhouette_samples(X, labels, *, metric="euclidean", sample_weight=None):
     """
     if metric not in ("euclidean", "sqeuclidean"):
         raise ValueError(f"metric={metric!r} is not known: use 'euclidean' or 'sqeuclidean'.")
-    clusters = Clusters(X, labels, sample_weight).require()
+    clusters = Clusters(X, labels, sample_weight)
     with arrays.on_device(clusters.X), own_threads(clusters.X, clusters.n_clusters):
-        return _from_all_pairs(clusters) if metric == "euclidean" else _sq_silhouettes(clusters)
+        return _silhouettes(clusters) if metric == "euclidean" else _sq_silhouettes(clusters)
 
 
 def _sq_silhouettes(clusters):
@@ -331,28 +344,19 @@ def _distances_between(centers):
     return xp.stack([xp.linalg.vector_norm(centers - centers[i, :][None, :], axis=1) for i in range(centers.shape[0])])
 
 
-def _from_centers(clusters, extra, root, exclude_self=True):
+def _from_centers(clusters, extra, root, *, exclude_self=True):
     """Silhouettes from `root(squared distance from the center + extra)` as the mean distance from a cluster."""
-    xp = clusters.xp
-    numbers = xp.arange(clusters.n_clusters, dtype=clusters.labels.dtype, device=arrays.device(clusters.X))
 
     def of_tile(rows, tile):
-        is_own = clusters.labels[rows][:, None] == numbers[None, :]
         means = root(sq_distances(tile, clusters.centers) + extra[None, :])
-        own = xp.sum(xp.where(is_own, means, xp.zeros_like(means)), axis=1)
-        others = xp.min(xp.where(is_own, xp.full_like(means, xp.inf), means), axis=1)
-        return xp.stack((own, others), axis=1)
+        return clusters.own_and_others(clusters.labels[rows], means)
 
-    means = clusters.of_rows(of_tile, clusters.n_clusters)
-    own = means[:, 0]
-    if exclude_self:
-        weights = xp.take(clusters.weights, clusters.labels)
-        own = own * weights / xp.where(weights > 1, weights - 1, xp.ones_like(weights))
-    return clusters.silhouette(own, means[:, 1])
+    return clusters.silhouettes(clusters.of_rows(of_tile, clusters.n_clusters), exclude_self=exclude_self)
 
 
-def _from_all_pairs(clusters):
-    """Silhouettes from the distances between all rows."""
+def _silhouettes(clusters):
+    """From the distances between all rows."""
+    clusters.require()
     xp, frame, n_clusters = clusters.xp, clusters.frame, clusters.n_clusters
     order = xp.argsort(clusters.labels, stable=True)  # the rows of a cluster one after the other
     X = frame.shift(take_rows(clusters.X, order), frame.origin.dtype)
@@ -375,15 +379,9 @@ def _from_all_pairs(clusters):
                 itself = numbers[rows][:, None] == numbers[columns][None, :]
                 total = total + xp.sqrt(xp.where(itself, xp.zeros_like(squares), squares)) @ weights[columns]
             sums.append(total)
-        sums = xp.stack(sums, axis=1)
-        is_own = labels[rows][:, None] == numbers[:n_clusters][None, :]
-        means = sums / clusters.weights[None, :]
-        own = xp.sum(xp.where(is_own, sums, xp.zeros_like(sums)), axis=1)
-        others = xp.min(xp.where(is_own, xp.full_like(means, xp.inf), means), axis=1)
-        own_and_others.append(xp.stack((own, others), axis=1))
-    found = xp.take(xp.concat(own_and_others), xp.argsort(order), axis=0)
-    weight = xp.take(clusters.weights, clusters.labels)
-    return clusters.silhouette(found[:, 0] / xp.where(weight > 1, weight - 1, xp.ones_like(weight)), found[:, 1])
+        means = xp.stack(sums, axis=1) / clusters.weights[None, :]
+        own_and_others.append(clusters.own_and_others(labels[rows], means))
+    return clusters.silhouettes(xp.take(xp.concat(own_and_others), xp.argsort(order), axis=0), exclude_self=True)
 
 
 def _subset(X, labels, sample_weight, rows):
@@ -413,6 +411,6 @@ CRITERIA = {
     "davies_bouldin": (_davies_bouldin, -1),
     "simplified_silhouette": (_mean_of(_simplified_silhouettes), 1),
     "sq_silhouette": (_mean_of(_sq_silhouettes), 1),
-    "silhouette": (_mean_of(lambda clusters: _from_all_pairs(clusters.require())), 1),
+    "silhouette": (_mean_of(_silhouettes), 1),
     "bic": (_bic, -1),
 }

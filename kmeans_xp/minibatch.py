@@ -14,9 +14,9 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from kmeans_xp import arrays, seeding
-from kmeans_xp.centers import NearestCenters, working_memory
+from kmeans_xp.centers import NearestCenters, inertia, working_memory
 from kmeans_xp.lloyd import means
-from kmeans_xp.steps import assign, lloyd_step, moments, own_threads, sq_distances_to_own, take_rows
+from kmeans_xp.steps import lloyd_step, moments, own_threads, sq_distances_to_own, take_rows
 from kmeans_xp.validation import (
     check_centers,
     check_n_samples,
@@ -24,6 +24,7 @@ from kmeans_xp.validation import (
     check_sample_weight,
     check_source,
     check_spread,
+    check_weight_of_source,
 )
 
 
@@ -197,8 +198,8 @@ default='k-means++'
                 n_steps = max(1, self.max_iter * rows.n_samples // batch_size)
                 smoothing = min(1.0, 2 * batch_size / (rows.n_samples + 1))
                 for step in range(n_steps):
-                    inertia, shift = state.step(*rows.draw(batch_size, rng), self.reassignment_ratio, rng)
-                    stop = monitor.stops(inertia / batch_size, shift, smoothing)
+                    batch_inertia, shift = state.step(*rows.draw(batch_size, rng), self.reassignment_ratio, rng)
+                    stop = monitor.stops(batch_inertia / batch_size, shift, smoothing)
                     if self.verbose:
                         print(f"Minibatch step {step + 1}/{n_steps}: {monitor}")
                     if stop:
@@ -257,9 +258,7 @@ default='k-means++'
         """Where `fit` draws its batches."""
         if self._streams(X):
             check_n_samples(check_source(X, self), self.n_clusters)
-            if sample_weight is not None:
-                sample_weight = check_sample_weight(sample_weight, np.empty((X.shape[0], 0)))
-            return RowsOfSource(X, sample_weight, self._place)
+            return RowsOfSource(X, check_weight_of_source(sample_weight, X), self._place)
         X_in = check_rows(X, self)
         check_n_samples(X_in, self.n_clusters)
         X = self._place(X_in)
@@ -296,7 +295,7 @@ default='k-means++'
                 given = self.init(X, self.n_clusters, random_state=rng) if callable(self.init) else self.init
                 centers = check_centers(given, X, self.n_clusters)
             candidates.append(frame.enter(centers))
-        best = min(candidates, key=lambda centers: batch_inertia(X, weights, centers, frame))
+        best = min(candidates, key=lambda centers: inertia(X, weights, centers, frame))
         xp = arrays.namespace(best)
         return State(best, frame, xp.zeros_like(best[:, 0]), 0)
 
@@ -396,10 +395,9 @@ class Monitor:
         return f"mean batch inertia: {self._latest}, ewa inertia: {self.smoothed}"
 
 
-def batch_inertia(X, sample_weight, centers, frame):
-    """Weighted sum of squared distances from the nearest centers, as a float."""
-    squares = sq_distances_to_own(X, assign(X, centers, frame), centers, frame)
-    return arrays.to_floats(arrays.namespace(X).sum(sample_weight * squares))[0]
+def unit_weights(X):
+    """1 for each row: a draw has taken account of the weights. Not checked, as that would wait for the device."""
+    return arrays.namespace(X).ones(X.shape[0], dtype=arrays.accumulator(X), device=arrays.device(X))
 
 
 class RowsInMemory:
@@ -412,10 +410,10 @@ class RowsInMemory:
         self.total_weight = self._draw.total_weight
 
     def draw(self, n_rows, rng):
-        """Rows and their weights, all 1: the draw has taken account of the weights."""
+        """Rows and their weights, all 1."""
         rows = arrays.asarray_like(self._draw(n_rows, rng), self.like, arrays.namespace(self.like).int64)
         X = take_rows(self.like, rows)
-        return X, check_sample_weight(None, X)
+        return X, unit_weights(X)
 
     def sample(self, n_rows, rng):
         """Rows to choose centers from and their weights: all, if that is not more."""
@@ -440,7 +438,7 @@ class RowsOfSource:
         numbers, back = np.unique(self._draw(n_rows, rng), return_inverse=True)
         rows = np.asarray(getattr(self._X, "oindex", self._X)[numbers, :])
         X = self._place(check_rows(rows[back]))
-        return X, check_sample_weight(None, X)
+        return X, unit_weights(X)
 
     def sample(self, n_rows, rng):
         """Rows to choose centers from and their weights: all, if that is not more."""

@@ -109,8 +109,7 @@ class Partitioned:
     def sample(self, n_clusters, frame, rng):
         """A weighted sample of the rows, or all of them if they are few: rows, weights."""
         if self.shape[0] <= seeding.sample_size(n_clusters):
-            X, sample_weight = map(join, self._source.reduce(all_rows, add))
-            return X, sample_weight
+            return gather(self._source)
         return coreset(self._source, n_clusters, frame, self._blocks, rng)
 
     def rows(self, n_clusters, frame, algorithm):
@@ -206,7 +205,7 @@ def labels(block, job, centers):
 
 def distinct(block, job, centers):
     """Set of the labels."""
-    return set(np.unique(to_numpy(labels(block, job, centers))).tolist())
+    return set(np.flatnonzero(np.bincount(to_numpy(labels(block, job, centers)))).tolist())
 
 
 def _no_rows(block, job, centers):
@@ -225,14 +224,14 @@ def has_nan(block):
 
 def total(block, frame):
     """Sum of the rows, sum of their weights."""
-    sums, weights = steps.update(block.X, block.sample_weight, one_cluster(block.X), 1, frame)
+    sums, weights = steps.update(block.X, block.sample_weight, steps.one_cluster(block.X), 1, frame)
     return sums[0, :], weights[0]
 
 
 def squares_and_weight(block, frame):
     """Weighted sum of the squared distances from the origin, and the weight, under the number of the block."""
     origin = namespace(block.X).zeros_like(frame.origin)[None, :]
-    squares = steps.sq_distances_to_own(block.X, one_cluster(block.X), origin, frame)
+    squares = steps.sq_distances_to_own(block.X, steps.one_cluster(block.X), origin, frame)
     xp = namespace(block.X)
     return {block.index: to_floats(xp.sum(block.sample_weight * squares), xp.sum(block.sample_weight))}
 
@@ -259,12 +258,6 @@ def all_rows(block):
     """Copies of rows and weights, in lists."""
     xp = namespace(block.X)
     return [xp.asarray(block.X, copy=True)], [xp.asarray(block.sample_weight, copy=True)]
-
-
-def one_cluster(X):
-    """Labels that say that all rows belong together."""
-    xp = namespace(X)
-    return xp.zeros(X.shape[0], dtype=xp.int32, device=device(X))
 
 
 # How results of blocks are combined
@@ -312,13 +305,18 @@ def initial_centers(source, init, n_clusters, frame, blocks, rng, stopping):
         raise ValueError("init='k-means||' needs data in memory. Use 'k-means++', 'random' or an array of centers.")
     n_samples, n_sample = source.shape[0], seeding.sample_size(n_clusters)
     if n_samples <= n_sample:
-        X, sample_weight = map(join, source.reduce(all_rows, add))
+        X, sample_weight = gather(source)
         return frame.enter(steps.take_rows(X, seeding.METHODS[init](X, sample_weight, n_clusters, frame, rng)))
     if init == "random":
         return frame.enter(random_rows(source, n_clusters, frame, blocks, rng))
     refine = seeding.repays_refinement(n_samples, n_clusters)
     sample = coreset(source, n_clusters, frame, blocks, rng)
     return seeding.start_from_sample(*sample, n_clusters, frame, rng, refine, **stopping)
+
+
+def gather(source):
+    """All rows, if they are few, and their weights."""
+    return tuple(map(join, source.reduce(all_rows, add)))
 
 
 def coreset(source, n_clusters, frame, blocks, rng):

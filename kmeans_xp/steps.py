@@ -103,10 +103,16 @@ def frame_at(origin, spread, like, work, tile_bytes):
     return Frame(origin, spread, like.dtype, like.dtype if ordinary else origin.dtype, tile_bytes, work)
 
 
+def one_cluster(X):
+    """Labels that say that all rows belong together, (n_samples,) int32."""
+    xp = namespace(X)
+    return xp.zeros(X.shape[0], dtype=xp.int32, device=device(X))
+
+
 def moments(X, sample_weight, n_clusters, tile_bytes):
     """The frame around the weighted mean of the rows, its spread the total variance of the columns."""
     xp = namespace(X)
-    labels = xp.zeros(X.shape[0], dtype=xp.int32, device=device(X))
+    labels = one_cluster(X)
     zero = xp.zeros((1, X.shape[1]), dtype=sample_weight.dtype, device=device(X))
     job = X, X.shape[0] * X.shape[1] * n_clusters, tile_bytes
     sums, weights = update(X, sample_weight, labels, 1, frame_at(zero[0, :], 0.0, *job))

@@ -139,7 +139,7 @@ class KMeansSweep(MetaEstimatorMixin, TransformerMixin, ClusterMixin, BaseEstima
         data, home = model._open(X, sample_weight)
         with arrays.on_device(data.like), own_threads(data.like, numbers[-1]):
             frame = data.moments(numbers[-1], arrays.tile_bytes(data.like, working_memory()))
-            check_spread(frame.spread, getattr(data, "has_nan", None))
+            check_spread(frame.spread, data.has_nan)
             sample = data.sample(numbers[-1], frame, rng)
         stopping = {"max_iter": model.max_iter, "tol": model.tol * frame.spread / data.shape[1]}
 

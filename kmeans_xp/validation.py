@@ -113,6 +113,11 @@ def check_sample_weight(sample_weight, X, *, may_be_zero=False):
     return sample_weight
 
 
+def check_weight_of_source(sample_weight, X):
+    """The same as a NumPy array for X that is not in memory; None stays None."""
+    return None if sample_weight is None else check_sample_weight(sample_weight, np.empty((X.shape[0], 0)))
+
+
 def check_labels(labels, X):
     """How many different labels there are, and the place of that of each row among them, (n_samples,) int32."""
     xp = namespace(X)
