@@ -53,6 +53,11 @@ def is_float(x):
     return x.dtype == xp.float32 or x.dtype == xp.float64
 
 
+def result_dtype(x):
+    """The dtype of centers and distances for rows `x`: their own, or float32 where that is a half precision."""
+    return x.dtype if is_float(x) else namespace(x).float32
+
+
 def accumulator(x):
     """The dtype for sums: float64, or float32 where the library or device has nothing wider."""
     xp = namespace(x)
@@ -78,7 +83,8 @@ def to_numpy(x):
     if compat.is_cupy_array(x):
         return x.get()
     if compat.is_torch_array(x):
-        return x.detach().cpu().numpy()
+        x = x.detach().cpu()
+        return (x.float() if "bfloat16" in str(x.dtype) else x).numpy()  # NumPy has no bfloat16
     return np.from_dlpack(x, device="cpu")
 
 

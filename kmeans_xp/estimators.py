@@ -162,6 +162,7 @@ default='k-means++'
     >>> kmeans = KMeans(n_clusters=2, random_state=0).fit(X)
     >>> kmeans.cluster_centers_
     array([[10.,  2.],
+    .. [7] I. Dhillon, D. Modha, "Concept decompositions for large sparse text data using clustering", 2001
            [ 1.,  2.]])
     >>> kmeans.predict([[0, 0], [12, 3]])
     array([1, 0], dtype=int32)
@@ -217,8 +218,8 @@ default='k-means++'
         Parameters
         ----------
         X : array-like, dask array or source of shape (n_samples, n_features)
-            Rows to cluster. float32 and float64 are kept, float16 and bfloat16 of a device become float32, and other
-            real dtypes float64.
+            Rows to cluster. float32 and float64 are kept. float16 and bfloat16 of other libraries than NumPy are kept
+            too, and computed with in float32, the dtype of the results. Other real dtypes become float64.
 
         y : Ignored
             Not used, present here for API consistency by convention.
@@ -235,8 +236,7 @@ default='k-means++'
             data, home = self._open(X, sample_weight)
             like = data.like
             with arrays.on_device(like), own_threads(like, self.n_clusters):
-                frame = data.moments(self.n_clusters, arrays.tile_bytes(like, working_memory()))
-                check_spread(frame.spread, data.has_nan)
+                frame = self._frame(data)
                 result = self._best_run(X, data, frame)
 
             self.cluster_centers_ = arrays.asarray_like(result.centers, home)
@@ -320,7 +320,7 @@ default='k-means++'
             sample_stopping = {**stopping, "algorithm": self.algorithm}
             centers = data.initial_centers(self.init, self.n_clusters, frame, random_state, sample_stopping)
         else:
-            centers = frame.enter(self._given_centers(X, data.like, random_state))
+            centers = frame.enter(self._as_compared(self._given_centers(X, data.like, random_state)))
         if self.verbose:
             print("Initialization complete")
         rows = data.rows(self.n_clusters, frame, self.algorithm)
@@ -438,7 +438,7 @@ def kmeans_plusplus(X, n_clusters, *, sample_weight=None, random_state=None):
     Returns
     -------
     centers : array of shape (n_clusters, n_features)
-        Rows of X, in its dtype (float32 or float64), library and device.
+        Rows of X, in its dtype, library and device; integers become float64.
 
     indices : array of shape (n_clusters,), int64
         Their row numbers.

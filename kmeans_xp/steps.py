@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
-from kmeans_xp.arrays import accumulator, collect, device, namespace
+from kmeans_xp.arrays import accumulator, collect, device, namespace, result_dtype
 from kmeans_xp.backends import replaceable
 
 
@@ -33,7 +33,7 @@ class Frame:
 
     origin: Any  # (n_features,) float64, representable in `dtype`
     spread: float  # weighted mean of the squared distance of a row from the origin
-    dtype: Any  # of the rows, and of the centers that are returned
+    dtype: Any  # of the centers that are returned: that of the rows, or float32 for half precision
     distance_dtype: Any  # in which rows and centers are compared
     tile_bytes: int
     work: int  # n_samples * n_features * n_clusters of the whole job: passes over a sample of it use the same methods
@@ -89,18 +89,18 @@ class Frame:
         return xp.astype(centers, self.origin.dtype) - self.origin
 
     def leave(self, centers):
-        """Centers relative to zero, in the dtype of the rows."""
+        """Centers relative to zero, in `dtype`."""
         xp = namespace(centers)
         return xp.astype(centers + self.origin, self.dtype)
 
 
 def frame_at(origin, spread, like, work, tile_bytes):
     """The frame around `origin` for rows like those of the array `like`. The other arguments are those of `Frame`."""
-    xp = namespace(like)
-    origin = xp.astype(xp.astype(origin, like.dtype), accumulator(like))
+    xp, dtype = namespace(like), result_dtype(like)
+    origin = xp.astype(xp.astype(origin, dtype), accumulator(like))
     # Squares of float32 numbers leave its range beyond about 1e±19.
     ordinary = spread == 0 or 1e-18 < spread < 1e18
-    return Frame(origin, spread, like.dtype, like.dtype if ordinary else origin.dtype, tile_bytes, work)
+    return Frame(origin, spread, dtype, dtype if ordinary else origin.dtype, tile_bytes, work)
 
 
 def one_cluster(X):
@@ -229,7 +229,7 @@ def sq_distances(tile, centers):
 
 @replaceable
 def distances(X, centers, frame):
-    """Euclidean distances between rows and centers, (n_samples, n_clusters), in the dtype of the rows.
+    """Euclidean distances between rows and centers, (n_samples, n_clusters), in `frame.dtype`.
 
     That from the nearest center is summed directly, so that a row on its center is at distance 0.
     """
@@ -241,7 +241,7 @@ def distances(X, centers, frame):
         closest = xp.argmin(squares, axis=1)
         own = _sq_distances_to_own(tile, closest, centers)[:, None]
         squares = xp.where(clusters[None, :] == closest[:, None], own, squares)
-        return xp.astype(xp.sqrt(squares), X.dtype)
+        return xp.astype(xp.sqrt(squares), frame.dtype)
 
     return collect(frame.map_tiles(to_all, X, centers.shape[0], centers.dtype), X.shape[0])
 

@@ -23,13 +23,15 @@ from kmeans_xp.arrays import (
     namespace,
     on_device,
     to_floats,
+    result_dtype,
 )
 
 
 def check_rows(X, estimator=None, *, reset=True):
     """X as a finite array of float32 or float64 in its own library, (n_samples, n_features), neither being 0.
 
-    With `reset`, the estimator learns the number and names of the features, else they must be those it knows.
+    Arrays of other libraries than NumPy keep float16 and bfloat16. With `reset`, the estimator learns the number and
+    names of the features, else they must be those it knows.
     """
     if is_sparse(X):
         how = ".to_dense()" if hasattr(X, "to_dense") else ".toarray()"
@@ -43,7 +45,7 @@ def check_rows(X, estimator=None, *, reset=True):
         if estimator is None:
             return check_array(X, input_name="X", **options)
         return validate_data(estimator, X, reset=reset, **options)
-    X = _check_foreign(X, "X")
+    X = _check_foreign(X, "X", keep_half=True)
     required_by = "" if estimator is None else f" by {type(estimator).__name__}"
     if X.ndim < 2:
         raise ValueError(
@@ -191,17 +193,17 @@ def _library_and_device(x):
     return (namespace(x).__name__, device(x)) if is_foreign(x) else ("numpy", "cpu")
 
 
-def _check_foreign(x, name):
-    """A finite array of another library than NumPy, as float32 or float64 where it is."""
+def _check_foreign(x, name, keep_half=False):
+    """A finite array of another library than NumPy, as float32 or float64 where it is, or as its half precision."""
     xp = namespace(x)
-    if xp.isdtype(x.dtype, "complex floating"):
+    is_half = "float16" in str(x.dtype)  # bfloat16 too, which CuPy's `isdtype` does not know
+    if not is_half and xp.isdtype(x.dtype, "complex floating"):
         raise ValueError(f"Complex data not supported\n{x}\n")
     with on_device(x):
-        if not is_float(x):
-            half = xp.isdtype(x.dtype, "real floating")
-            x = xp.astype(x, xp.float32 if half else accumulator(x))
+        if not (is_float(x) or (is_half and keep_half)):
+            x = xp.astype(x, xp.float32 if is_half else accumulator(x))
         # A sum without an extreme is finite: one reduction and no temporary, unless something is wrong.
-        (total,) = to_floats(xp.sum(x))
+        (total,) = to_floats(xp.sum(x, dtype=result_dtype(x)))
         if not math.isfinite(total) and not bool(xp.all(xp.isfinite(x))):
             what = "NaN" if bool(xp.any(xp.isnan(x))) else f"infinity or a value too large for {x.dtype}"
             raise ValueError(f"Input {name} contains {what}.")

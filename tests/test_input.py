@@ -184,13 +184,25 @@ def test_other_dtypes_become_float64(lib, dtype):
     lib.assert_owns(model.transform(X), "float64")
 
 
-def test_half_precision():
+def test_half_precision_of_numpy_becomes_float64():
     assert KMeans(2, random_state=0).fit(GOOD.astype("float16")).cluster_centers_.dtype == "float64"
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision(rng, dtype):
+    """Kept as it is, computed with in float32."""
     torch = pytest.importorskip("torch")
-    for dtype in (torch.float16, torch.bfloat16):
-        model = KMeans(2, random_state=0).fit(torch.asarray(GOOD, dtype=dtype))
-        assert model.cluster_centers_.dtype == torch.float32
-        assert model.predict(torch.asarray(GOOD, dtype=dtype)).tolist() == model.labels_.tolist()
+    half = torch.asarray(100 * blobs(rng, 3000, 4)).to(getattr(torch, dtype))  # whose sum float16 does not hold
+    single = half.to(torch.float32)
+    model, expected = (KMeans(5, random_state=0).fit(X) for X in (half, single))
+    assert model.cluster_centers_.dtype == model.transform(half).dtype == torch.float32
+    assert torch.equal(model.cluster_centers_, expected.cluster_centers_)
+    assert torch.equal(model.labels_, expected.labels_)
+    assert torch.equal(model.predict(half), expected.labels_)
+    assert model.score(half) == expected.score(single)
+    half[7, 1] = float("nan")
+    with pytest.raises(ValueError, match="NaN"):
+        model.predict(half)
 
 
 def test_memory_mapped(tmp_path, rng):

@@ -2,6 +2,24 @@
 // 2^31, while offsets into X are size_t. Nothing here depends on the order in which blocks run, so results are the same
 // from run to run.
 
+struct Half { unsigned short bits; };      // float16
+struct Bfloat16 { unsigned short bits; };
+
+// An entry of X as a number to compute with: float, double for double.
+__device__ __forceinline__ float number(float x) { return x; }
+__device__ __forceinline__ double number(double x) { return x; }
+__device__ __forceinline__ float number(Half x)
+{
+#ifdef __CUDA_ARCH__
+    float f;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(x.bits));
+    return f;
+#else
+    return __half2float(x.bits);  // of the stand-in
+#endif
+}
+__device__ __forceinline__ float number(Bfloat16 x) { return __uint_as_float((unsigned)x.bits << 16); }
+
 template <typename T>
 struct Nearest {  // of the centers seen so far
     T score, second;
@@ -45,10 +63,11 @@ extern "C" __global__ void stale_rows(const int* __restrict__ labels,    // IN  
 // Compare rows with all centers: label, and slack as in bounds.bounded_step.
 //
 // A block takes ROWS rows against CENTERS centers at a time, FEATURES features of both in shared memory; a thread has
-// the scores of R rows and C centers in registers, and keeps the two lowest of each row. No scores in memory.
-template <typename T, int ROWS, int CENTERS, int R, int C>
+// the scores of R rows and C centers in registers, and keeps the two lowest of each row. No scores in memory. Rows are
+// of type Row, numbers of type T.
+template <typename Row, typename T, int ROWS, int CENTERS, int R, int C>
 __global__ void __launch_bounds__((ROWS / R) * (CENTERS / C), 2)  // two blocks fit on a multiprocessor
-relabel(const T* __restrict__ X,                // IN  (n_samples, n_features)
+relabel(const Row* __restrict__ X,              // IN  (n_samples, n_features)
         const T* __restrict__ origin,           // IN  (n_features,)
         const T* __restrict__ minus_2_centers,  // IN  (n_clusters, n_features)
         const T* __restrict__ sq_norms,         // IN  (n_clusters,) of the centers
@@ -95,7 +114,7 @@ relabel(const T* __restrict__ X,                // IN  (n_samples, n_features)
             __syncthreads();  // row_of is filled, the tiles are used
             for (int t = thread; t < ROWS * FEATURES; t += THREADS) {
                 const int r = t / FEATURES, f = t % FEATURES;
-                x_tile[f][r] = f0 + f < n_features ? X[(size_t)row_of[r] * n_features + f0 + f] - origin[f0 + f] : (T)0;
+                x_tile[f][r] = f0 + f < n_features ? number(X[(size_t)row_of[r] * n_features + f0 + f]) - origin[f0 + f] : (T)0;
             }
             for (int t = thread; t < CENTERS * FEATURES; t += THREADS) {
                 const int c = t / FEATURES, f = t % FEATURES;
@@ -185,9 +204,9 @@ __global__ void label_by_scores(const T* __restrict__ scores,    // IN  (n_sampl
 // The sorted rows are cut into chunks of `chunk` rows. A chunk has a run for each cluster in it, and the run of cluster
 // c in chunk j is number j + c: both ascend along the rows, so no two runs share a number. blockDim.x threads each have
 // a column, the last column being the weight; blockDim.y chunks share a block.
-template <typename T>
-__global__ void sum_runs(const T* __restrict__ X,              // IN  (n_samples, n_features)
-                         const T* __restrict__ origin,         // IN  (n_features,)
+template <typename Row>
+__global__ void sum_runs(const Row* __restrict__ X,            // IN  (n_samples, n_features)
+                         const double* __restrict__ origin,    // IN  (n_features,)
                          const long long* __restrict__ order,  // IN  (n_samples,) rows sorted by label
                          const int* __restrict__ labels,       // IN  (n_samples,)
                          const double* __restrict__ sample_weight,  // IN (n_samples,)
@@ -199,7 +218,7 @@ __global__ void sum_runs(const T* __restrict__ X,              // IN  (n_samples
     const long long begin = (long long)j * chunk;
     if (column > n_features || begin >= n_samples) return;
     const long long end = begin + chunk < n_samples ? begin + chunk : n_samples;
-    const double shift = column < n_features ? (double)origin[column] : 0.0;
+    const double shift = column < n_features ? origin[column] : 0.0;
     int label = labels[order[begin]];
     double sum = 0.0;
 #pragma unroll 4
@@ -210,7 +229,7 @@ __global__ void sum_runs(const T* __restrict__ X,              // IN  (n_samples
             label = labels[row];
             sum = 0.0;
         }
-        const double x = column < n_features ? (double)X[(size_t)row * n_features + column] - shift : 1.0;
+        const double x = column < n_features ? (double)number(X[(size_t)row * n_features + column]) - shift : 1.0;
         sum += sample_weight[row] * x;
     }
     runs[(size_t)(j + label) * (n_features + 1) + column] = sum;
@@ -237,10 +256,45 @@ extern "C" __global__ void add_runs(const double* __restrict__ runs,      // IN 
     }
 }
 
+// Weighted sums of the rows of few clusters, which need no sorting: each block has those of `chunk` rows.
+//
+// A thread has a column, the last column being the weight, and every blockDim.y-th row of the chunk. It adds to sums of
+// its own for all clusters, in shared memory, blockDim.x * blockDim.y * n_clusters numbers; then the block adds those up
+// in the order of threadIdx.y.
+template <typename Row>
+__global__ void sum_few(const Row* __restrict__ X,              // IN  (n_samples, n_features)
+                        const double* __restrict__ origin,      // IN  (n_features,)
+                        const int* __restrict__ labels,         // IN  (n_samples,)
+                        const double* __restrict__ sample_weight,  // IN (n_samples,)
+                        int n_samples, int n_features, int n_clusters, int chunk,
+                        double* __restrict__ parts)             // OUT (n_chunks, n_clusters, n_features + 1)
+{
+    extern __shared__ double sums[];  // (blockDim.y, n_clusters, blockDim.x)
+    const int column = blockIdx.y * blockDim.x + threadIdx.x, group = n_clusters * blockDim.x;
+    double* own = sums + threadIdx.y * group + threadIdx.x;
+    for (int c = 0; c < n_clusters; ++c) own[c * blockDim.x] = 0.0;
+    const double shift = column < n_features ? origin[column] : 0.0;
+    const long long begin = (long long)blockIdx.x * chunk;
+    const long long end = begin + chunk < n_samples ? begin + chunk : n_samples;
+    if (column <= n_features) {
+#pragma unroll 4
+        for (long long row = begin + threadIdx.y; row < end; row += blockDim.y) {
+            const double x = column < n_features ? (double)number(X[(size_t)row * n_features + column]) - shift : 1.0;
+            own[labels[row] * blockDim.x] += sample_weight[row] * x;
+        }
+    }
+    __syncthreads();  // sums is filled
+    for (int c = threadIdx.y; c < n_clusters; c += blockDim.y) {
+        double sum = 0.0;
+        for (int y = 0; y < blockDim.y; ++y) sum += sums[y * group + c * blockDim.x + threadIdx.x];
+        if (column <= n_features) parts[((size_t)blockIdx.x * n_clusters + c) * (n_features + 1) + column] = sum;
+    }
+}
+
 // Squared distance of each row from its center, summed directly in float64. blockDim.x threads, a power of 2 up to 32,
 // share a row.
-template <typename T>
-__global__ void sq_distances_to_own(const T* __restrict__ X,             // IN  (n_samples, n_features)
+template <typename Row>
+__global__ void sq_distances_to_own(const Row* __restrict__ X,           // IN  (n_samples, n_features)
                                     const double* __restrict__ origin,   // IN  (n_features,)
                                     const int* __restrict__ labels,      // IN  (n_samples,)
                                     const double* __restrict__ centers,  // IN  (n_clusters, n_features)
@@ -252,7 +306,7 @@ __global__ void sq_distances_to_own(const T* __restrict__ X,             // IN  
     if (row < n_samples) {
         const size_t x = (size_t)row * n_features, c = (size_t)labels[row] * n_features;
         for (int f = threadIdx.x; f < n_features; f += blockDim.x) {
-            const double difference = ((double)X[x + f] - origin[f]) - centers[c + f];
+            const double difference = ((double)number(X[x + f]) - origin[f]) - centers[c + f];
             sum += difference * difference;
         }
     }
