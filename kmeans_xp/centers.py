@@ -2,6 +2,7 @@
 
 import contextlib
 import operator
+from dataclasses import replace
 
 import numpy as np
 from sklearn import get_config
@@ -18,6 +19,7 @@ from kmeans_xp.validation import (
     check_sample_weight,
     check_source,
     check_weight_of_source,
+    unit_rows,
 )
 
 # Multiplications of one pass from which on device="auto" sends NumPy arrays to a GPU. An estimate that no GPU has seen
@@ -30,6 +32,8 @@ class NearestCenters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
 
     A subclass has the parameters `n_clusters` and `device`, and after its fit `_origin` and `_spread` of a frame.
     """
+
+    metric = "euclidean"  # of those that have no such parameter
 
     def predict(self, X, *, out=None):
         """Index of the nearest center of each row.
@@ -73,7 +77,7 @@ class NearestCenters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
         return self.fit(X, sample_weight=sample_weight).labels_
 
     def transform(self, X, *, out=None):
-        """Euclidean distances of the rows from the centers.
+        """Distances of the rows from the centers: Euclidean ones, or 1 - cos if the metric is 'cosine'.
 
         Parameters
         ----------
@@ -91,7 +95,7 @@ class NearestCenters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
         if arrays.is_dask(X):
             dtype = X.dtype if X.dtype == np.float32 else np.float64
             return self._lazily(self.transform, X, out, dtype, *self._clusters())
-        return self._pass_over(X, distances, "transform", out, self._clusters())
+        return self._pass_over(X, to_centers, "transform", out, self._clusters())
 
     def fit_transform(self, X, y=None, sample_weight=None):
         """Fit and return the distances of the rows from the centers.
@@ -110,7 +114,7 @@ class NearestCenters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
         Returns
         -------
         X_new : array of shape (n_samples, n_clusters)
-            Euclidean distances.
+            Distances, see :meth:`transform`.
         """
         return self.fit(X, sample_weight=sample_weight).transform(X)
 
@@ -131,7 +135,8 @@ class NearestCenters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
         Returns
         -------
         score : float
-            Minus the weighted sum of squared distances from the nearest centers, summed in float64.
+            Minus the weighted sum of squared distances from the nearest centers, summed in float64. For the metric
+            'cosine', of the distances 1 - cos.
         """
         if arrays.is_dask(X):
             from kmeans_xp import dask
@@ -166,6 +171,7 @@ class NearestCenters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
             check_out(out, (X_in.shape[0], *more_shape))
         X = self._place(X_in)
         with arrays.on_device(X), own_threads(X, *self._clusters()):
+            X = self._as_compared(X)
             if more_shape is None:
                 return function(X, check_sample_weight(sample_weight, X), *self._seen_from(X, X.shape[0]))
             result = arrays.asarray_like(function(X, *self._seen_from(X, X.shape[0])), X_in)
@@ -209,20 +215,28 @@ class NearestCenters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
         work = n_samples * self.cluster_centers_.shape[0] * self.cluster_centers_.shape[1]
         origin = arrays.asarray_like(self._origin, X)
         frame = frame_at(origin, self._spread, X, work, arrays.tile_bytes(X, working_memory()))
+        frame = replace(frame, spherical=self.metric == "cosine")
         return frame.enter(arrays.asarray_like(self.cluster_centers_, X)), frame
+
+    def _as_compared(self, X, first=0):
+        """The rows as they are compared with the centers: scaled to norm 1 if the metric is 'cosine'."""
+        return unit_rows(X, first) if self.metric == "cosine" else X
 
     def _streams(self, X):
         """Whether X is to be read block by block."""
-        if type(X) is np.ndarray:  # into a GPU that is too small for it
-            target = self._target(X) if X.ndim == 2 else None
+        if type(X) is np.ndarray and X.ndim == 2:
+            target = self._target(X)
             is_cuda = target is not None and arrays.parse_device(target)[0] == "cuda"
-            return is_cuda and not arrays.fits_on_device(X, target)
+            if is_cuda:  # that is too small for it
+                return not arrays.fits_on_device(X, target)
+            return self.metric == "cosine" and X.nbytes > working_memory()  # scaled block by block
         return arrays.is_source(X) or (isinstance(X, np.memmap) and X.nbytes > working_memory())
 
     def _stream(self, X, sample_weight):
         """X, block by block, where `device` wants it."""
         target, sample_weight = self._target(X), check_weight_of_source(sample_weight, X)
-        return Stream(X, sample_weight, self.n_clusters, working_memory(), None if target == "cpu" else target)
+        device = None if target == "cpu" else target
+        return Stream(X, sample_weight, self.n_clusters, working_memory(), device, self._as_compared)
 
     def _place(self, X):
         """X where `device` wants the work to be done."""
@@ -248,9 +262,15 @@ class NearestCenters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
 
 
 def inertia(X, sample_weight, centers, frame):
-    """Weighted sum of the squared distances from the nearest centers, as a float."""
+    """Weighted sum of the squared distances, or cosine distances, from the nearest centers, as a float."""
     squares = sq_distances_to_own(X, assign(X, centers, frame), centers, frame)
-    return arrays.to_floats(arrays.namespace(X).sum(sample_weight * squares))[0]
+    return arrays.to_floats(frame.cost(arrays.namespace(squares).sum(sample_weight * squares)))[0]
+
+
+def to_centers(X, centers, frame):
+    """Distances of rows from centers in the metric of the frame, (n_samples, n_clusters)."""
+    found = distances(X, centers, frame)
+    return frame.cost(found * found) if frame.spherical else found
 
 
 def on_host(value):

@@ -29,13 +29,13 @@ class Cluster:
 
     keeps_bounds = True
 
-    def __init__(self, X, sample_weight, n_clusters):
+    def __init__(self, X, sample_weight, n_clusters, prepare=None):
         self._n_clusters = n_clusters
         X = rows_together(X)
         rows, weights = _parts(X, sample_weight)
         name = f"kmeans_xp-partition-{uuid.uuid4().hex}"
         blocks = [
-            delayed(_block)(x, weight, index, dask_key_name=f"{name}-{index}")
+            delayed(_block)(x, weight, index, prepare, dask_key_name=f"{name}-{index}")
             for index, (x, weight) in enumerate(zip(rows, weights, strict=True))
         ]
         blocks = dask.persist(*blocks)
@@ -149,14 +149,15 @@ def _weights(sample_weight, X):
 # What runs on a worker
 
 
-def _block(X, sample_weight, index):
-    """A partition as a block."""
+def _block(X, sample_weight, index, prepare):
+    """A partition as a block of the rows that `prepare` makes of it."""
     if X.shape[0] == 0:
         return Block(X, sample_weight, index, 0)
     try:
         X = check_rows(X)
         with on_device(X):
             sample_weight = check_sample_weight(sample_weight, X, may_be_zero=True)
+            X = X if prepare is None else prepare(X)
     except (ValueError, TypeError, MemoryError) as error:
         kind = next(kind for kind in (ValueError, TypeError, MemoryError) if isinstance(error, kind))
         raise kind(f"Partition {index} of X: {error}") from error

@@ -1,6 +1,7 @@
 """scikit-learn estimators: parameters, dispatch on the input, fitted attributes."""
 
 import warnings
+from dataclasses import replace
 from numbers import Integral, Real
 
 import numpy as np
@@ -24,6 +25,7 @@ from kmeans_xp.validation import (
     check_sample_weight,
     check_source,
     check_spread,
+    unit_rows,
 )
 
 
@@ -94,6 +96,12 @@ default='k-means++'
 
         'auto' : as 'elkan' while few enough rows must be looked at, otherwise as 'lloyd'.
 
+    metric : {'euclidean', 'cosine'}, default='euclidean'
+        'cosine' is spherical k-means [7]_: only the directions of the rows count, centers are scaled to norm 1 in each
+        iteration, and the distance of a row from a center is 1 - cos of the angle between them, also for seeding,
+        `inertia_`, `transform` and `score`. Rows of zeros are refused. A fit in memory keeps a copy of X with rows of
+        norm 1; NumPy arrays larger than `working_memory` are scaled block by block instead.
+
     device : None, 'auto', 'cpu', 'cuda' or 'cuda:i', default=None
         Where to compute. None: where the array is. 'cpu' and 'cuda' move it (NumPy arrays to CuPy, CuPy arrays to
         NumPy, arrays of torch and JAX within their library), and the results back. 'auto' sends NumPy arrays to
@@ -116,7 +124,8 @@ default='k-means++'
         Cluster of each row: its nearest center in `cluster_centers_`, the same as `predict(X)`.
 
     inertia_ : float
-        Weighted sum of the squared distances of the rows from their centers, summed in float64.
+        Weighted sum of the squared distances of the rows from their centers, or of their cosine distances, summed in
+        float64.
 
     n_iter_ : int
         Number of iterations.
@@ -153,6 +162,7 @@ default='k-means++'
     .. [4] O. Bachem et al., "Scalable k-means clustering via lightweight coresets", 2018
     .. [5] P. Bradley, U. Fayyad, "Refining initial points for k-means clustering", 1998
     .. [6] G. Hamerly, "Making k-means even faster", 2010
+    .. [7] I. Dhillon, D. Modha, "Concept decompositions for large sparse text data using clustering", 2001
 
     Examples
     --------
@@ -162,7 +172,6 @@ default='k-means++'
     >>> kmeans = KMeans(n_clusters=2, random_state=0).fit(X)
     >>> kmeans.cluster_centers_
     array([[10.,  2.],
-    .. [7] I. Dhillon, D. Modha, "Concept decompositions for large sparse text data using clustering", 2001
            [ 1.,  2.]])
     >>> kmeans.predict([[0, 0], [12, 3]])
     array([1, 0], dtype=int32)
@@ -179,6 +188,7 @@ default='k-means++'
         "verbose": ["verbose"],
         "random_state": ["random_state"],
         "algorithm": [StrOptions({"auto", "lloyd", "elkan"})],
+        "metric": [StrOptions({"euclidean", "cosine"})],
         "device": [None, str],
         "on_iteration": [None, callable],
         "keep_interrupted": ["boolean"],
@@ -195,6 +205,7 @@ default='k-means++'
         verbose=0,
         random_state=None,
         algorithm="auto",
+        metric="euclidean",
         device=None,
         on_iteration=None,
         keep_interrupted=False,
@@ -207,6 +218,7 @@ default='k-means++'
         self.verbose = verbose
         self.random_state = random_state
         self.algorithm = algorithm
+        self.metric = metric
         self.device = device
         self.on_iteration = on_iteration
         self.keep_interrupted = keep_interrupted
@@ -256,7 +268,8 @@ default='k-means++'
         if arrays.is_dask(X):
             from kmeans_xp.dask import Cluster
 
-            cluster = Cluster(check_source(X, self), sample_weight, self.n_clusters)
+            prepare = unit_rows if self.metric == "cosine" else None
+            cluster = Cluster(check_source(X, self), sample_weight, self.n_clusters, prepare)
             check_n_samples(cluster, self.n_clusters)
             return Partitioned(cluster), X._meta
         if self._streams(X):
@@ -267,7 +280,13 @@ default='k-means++'
         check_n_samples(X_in, self.n_clusters)
         X = self._place(X_in)
         with arrays.on_device(X):
-            return InMemory(X, check_sample_weight(sample_weight, X)), X_in
+            return InMemory(self._as_compared(X), check_sample_weight(sample_weight, X)), X_in
+
+    def _frame(self, data):
+        """The frame of a fit."""
+        frame = data.moments(self.n_clusters, arrays.tile_bytes(data.like, working_memory()))
+        check_spread(frame.spread, data.has_nan)
+        return replace(frame, spherical=self.metric == "cosine")
 
     def _best_run(self, X, data, frame):
         """Result of lowest inertia among `n_init` runs. X is what `fit` was given."""
@@ -358,9 +377,13 @@ default='k-means++'
             'k-means||' becomes 'k-means++' and 'auto' becomes 'lloyd' among its parameters.
         """
         check_is_fitted(self)
+        if self.metric == "cosine":
+            raise ValueError(
+                "scikit-learn has no KMeans with metric='cosine': use its Normalizer before its KMeans."
+            )
         centers = arrays.to_numpy(self.cluster_centers_)
         params = self.get_params()
-        for name in ("device", "on_iteration", "keep_interrupted"):
+        for name in ("metric", "device", "on_iteration", "keep_interrupted"):
             del params[name]
         params = {name: on_host(value) for name, value in params.items()}
         if isinstance(self.init, str) and self.init == "k-means||":

@@ -95,7 +95,7 @@ class Rows:
     def inertia(self, centers):
         """Sum of the squared distances from the centers that the rows were last assigned to, 0-d."""
         squares = sq_distances_to_own(self._job[0], self.labels, centers, self._frame)
-        return namespace(squares).sum(self._job[1] * squares)
+        return self._frame.cost(namespace(squares).sum(self._job[1] * squares))
 
     def count_distinct(self):
         """How many clusters have rows."""
@@ -158,14 +158,11 @@ def lloyd(rows, centers, frame, *, max_iter, tol, verbose=0, on_iteration=None, 
 
 
 def means(sums, weights, centers_old, frame):
-    """Centers of the clusters; an empty cluster keeps its old one.
-
-    Rounded to what `frame.leave` can represent, so that the labels are exactly those of the centers returned.
-    """
+    """Centers of the clusters; an empty cluster keeps its old one."""
     xp = namespace(sums)
     empty = weights == 0
     centers = sums / xp.where(empty, xp.ones_like(weights), weights)[:, None]
-    return frame.enter(frame.leave(xp.where(empty[:, None], centers_old, centers)))
+    return frame.settle(xp.where(empty[:, None], centers_old, centers), centers_old)
 
 
 def inertia_of(centers, sums, weights, frame):
@@ -176,7 +173,7 @@ def inertia_of(centers, sums, weights, frame):
     xp = namespace(centers)
     explained = 2 * xp.sum(centers * sums) - xp.sum(weights * xp.vecdot(centers, centers))
     inertia = xp.sum(weights) * frame.spread - explained
-    return xp.maximum(inertia, xp.zeros_like(inertia))
+    return frame.cost(xp.maximum(inertia, xp.zeros_like(inertia)))
 
 
 def relocate_empty(rows, centers, sums, weights):

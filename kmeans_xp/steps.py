@@ -38,6 +38,7 @@ class Frame:
     tile_bytes: int
     work: int  # n_samples * n_features * n_clusters of the whole job: passes over a sample of it use the same methods
     shifted: bool = False  # the rows that it is used for are relative to the origin already
+    spherical: bool = False  # rows and centers have norm 1, and half a squared distance is 1 - cos
 
     def map_tiles(self, function, X, n_clusters, dtype=None):
         """A pass: yield slices of rows and `function(rows, tile)` for them, in the order of the rows.
@@ -87,6 +88,23 @@ class Frame:
         """Centers relative to the origin, (n_clusters, n_features) float64."""
         xp = namespace(centers)
         return xp.astype(centers, self.origin.dtype) - self.origin
+
+    def settle(self, centers, centers_old):
+        """Centers as `leave` returns them: rounded, so that labels and distances are exactly those of what is returned.
+
+        In a spherical frame they are scaled to norm 1; one in the middle of the sphere has no direction and stays.
+        """
+        if self.spherical:
+            xp = namespace(centers)
+            centers = centers + self.origin
+            norms = xp.linalg.vector_norm(centers, axis=1)[:, None]
+            scaled = centers / xp.where(norms > 0, norms, xp.ones_like(norms)) - self.origin
+            centers = xp.where(norms > 0, scaled, centers_old)
+        return self.enter(self.leave(centers))
+
+    def cost(self, sq_distances):
+        """What is minimised: squared distances, or the cosine distances 1 - cos that belong to them."""
+        return sq_distances / 2 if self.spherical else sq_distances
 
     def leave(self, centers):
         """Centers relative to zero, in `dtype`."""

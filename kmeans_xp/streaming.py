@@ -22,9 +22,11 @@ class Stream:
     """Source of blocks (see `partitions`) from anything with shape, dtype and row slicing.
 
     The blocks are NumPy arrays, or CuPy's on a CUDA device. sample_weight (n_samples,) is a NumPy array or None.
+    `prepare(rows, first)` gives the rows that are computed with, the number of the first being `first`.
     """
 
-    def __init__(self, X, sample_weight, n_clusters, working_memory, device=None):
+    def __init__(self, X, sample_weight, n_clusters, working_memory, device=None, prepare=lambda rows, first: rows):
+        self._prepare = prepare
         self._X, self._sample_weight, self._n_clusters = X, sample_weight, n_clusters
         self.shape = tuple(X.shape)
         self._dtype = np.dtype(X.dtype if X.dtype in (np.float32, np.float64) else np.float64)
@@ -82,6 +84,7 @@ class Stream:
             weights = self._sample_weight[self._rows(block)]
             weights = weights if active is None else weights[to_numpy(active)]
         with on_device(X), own_threads(X, self._n_clusters):
+            X = self._prepare(X, block.start) if X.shape[0] else X
             block.put(X, asarray_like(weights, X), active)
             yield block
             block.drop()

@@ -11,11 +11,9 @@ from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from kmeans_xp import arrays, seeding
-from kmeans_xp.centers import working_memory
 from kmeans_xp.estimators import KMeans
 from kmeans_xp.metrics import CRITERIA, Clusters, UndefinedCriterionError
 from kmeans_xp.steps import own_threads, take_rows
-from kmeans_xp.validation import check_spread
 
 
 class KMeansSweep(MetaEstimatorMixin, TransformerMixin, ClusterMixin, BaseEstimator):
@@ -138,8 +136,7 @@ class KMeansSweep(MetaEstimatorMixin, TransformerMixin, ClusterMixin, BaseEstima
         rng = check_random_state(self.random_state)
         data, home = model._open(X, sample_weight)
         with arrays.on_device(data.like), own_threads(data.like, numbers[-1]):
-            frame = data.moments(numbers[-1], arrays.tile_bytes(data.like, working_memory()))
-            check_spread(frame.spread, data.has_nan)
+            frame = model._frame(data)
             sample = data.sample(numbers[-1], frame, rng)
         stopping = {"max_iter": model.max_iter, "tol": model.tol * frame.spread / data.shape[1]}
 

@@ -15,6 +15,7 @@ from sklearn.utils.validation import validate_data
 from kmeans_xp.arrays import (
     accumulator,
     asarray_like,
+    collect,
     device,
     is_dask,
     is_float,
@@ -22,9 +23,13 @@ from kmeans_xp.arrays import (
     is_sparse,
     namespace,
     on_device,
-    to_floats,
     result_dtype,
+    to_floats,
+    to_numpy,
 )
+from kmeans_xp.steps import map_slices
+
+ROWS_BYTES = 2**22  # of the rows that are scaled at a time
 
 
 def check_rows(X, estimator=None, *, reset=True):
@@ -61,6 +66,31 @@ def check_rows(X, estimator=None, *, reset=True):
                 f"Found array with 0 {noun}(s) (shape={tuple(X.shape)}) while a minimum of 1 is required{required_by}."
             )
     return X if estimator is None else validate_data(estimator, X, skip_check_array=True, reset=reset)
+
+
+def unit_rows(X, first=0):
+    """Rows scaled to norm 1, a new array of float32 or float64. `first` is the number of the first row, for errors."""
+    xp, dtype = namespace(X), result_dtype(X)
+    n_rows = max(1, ROWS_BYTES // (8 * X.shape[1]))
+    slices = [slice(start, min(start + n_rows, X.shape[0])) for start in range(0, X.shape[0], n_rows)]
+
+    def scaled(rows):
+        tile = xp.astype(X[rows, :], dtype, copy=False)
+        tile = tile / largest[rows][:, None]  # squares of float32 numbers leave its range beyond about 1e±19
+        return rows, tile / xp.linalg.vector_norm(tile, axis=1)[:, None]
+
+    largest = collect(((rows, xp.max(xp.abs(X[rows, :]), axis=1)) for rows in slices), X.shape[0])
+    largest = xp.astype(largest, dtype, copy=False)
+    low, high = to_floats(xp.min(largest), xp.max(largest))
+    if not math.isfinite(high):
+        raise ValueError("Input X contains NaN or infinity.")
+    if low == 0:
+        zeros = np.flatnonzero(to_numpy(largest) == 0) + first
+        named = ", ".join(map(str, zeros[:5])) + (", …" if len(zeros) > 5 else "")
+        raise ValueError(
+            f"metric='cosine' compares directions, and rows of zeros have none: row {named}. Leave them out."
+        )
+    return collect(map_slices(X, scaled, slices), X.shape[0])
 
 
 def check_source(X, estimator, *, reset=True):
