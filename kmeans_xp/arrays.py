@@ -37,6 +37,11 @@ def is_sparse(x):
     return torch_sparse or compat.is_pydata_sparse_array(x) or hasattr(x, "tocsr")
 
 
+def is_scipy_sparse(x):
+    """Whether `x` is a sparse array or matrix of SciPy."""
+    return type(x).__module__.startswith("scipy.")
+
+
 def is_dask(x):
     """Whether `x` is a lazy dask array."""
     return compat.is_dask_array(x)
@@ -262,7 +267,8 @@ def to_device(x, name):
         _require_cuda(name, index, len(devices), None)
         return compat.to_device(x, devices[index])
     if not (compat.is_numpy_array(x) or compat.is_cupy_array(x)):
-        raise ValueError(f"device={name!r} is not possible for arrays of {namespace(x).__name__}.")
+        library, _, _ = type(x).__module__.partition(".")
+        raise ValueError(f"device={name!r} is not possible for X of type {library}.{type(x).__name__}.")
     index = cuda_index(name)
     cupy = sys.modules["cupy"]
     with cupy.cuda.Device(index):

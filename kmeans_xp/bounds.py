@@ -13,7 +13,7 @@ import math
 
 from kmeans_xp.arrays import device, namespace
 from kmeans_xp.backends import replaceable
-from kmeans_xp.steps import cluster_sums, coefficients, lloyd_step, update
+from kmeans_xp.steps import cluster_sums, coefficients, lloyd_step, relative, sq_norms, take_rows, update
 
 
 class PrunedStep:
@@ -130,14 +130,12 @@ def bounded_step(X, sample_weight, centers, labels, slack, path, sums, weights, 
     changed, and of rows that were looked at.
     """
     xp = namespace(X)
-    minus_2_centers, sq_norms = coefficients(centers, frame)
-    origin = xp.astype(frame.origin, frame.distance_dtype)
-    if frame.shifted:
-        origin = xp.zeros_like(origin)
+    minus_2_centers, sq_centers = coefficients(centers, frame)
+    origin = None if frame.shifted else frame.origin
 
     def on_rows(rows, X):
         given = labels[rows], slack[rows]
-        found = relabel(X, sample_weight[rows], *given, path, origin, minus_2_centers, sq_norms, frame.rounding)
+        found = relabel(X, sample_weight[rows], *given, path, origin, minus_2_centers, sq_centers, frame.rounding)
         return found[0] is given[0], *found
 
     blocks, in_place = [], True
@@ -152,10 +150,10 @@ def bounded_step(X, sample_weight, centers, labels, slack, path, sums, weights, 
     return labels, slack, sums, weights, n_changed, n_active
 
 
-def relabel(X, sample_weight, labels, slack, path, origin, minus_2_centers, sq_norms, rounding):
+def relabel(X, sample_weight, labels, slack, path, origin, minus_2_centers, sq_centers, rounding):
     """`bounded_step` for a tile of rows, not relative to the origin."""
     xp = namespace(X)
-    n_clusters = sq_norms.shape[0]
+    n_clusters = sq_centers.shape[0]
     stale = slack <= xp.take(path, xp.maximum(labels, xp.zeros_like(labels)))
     (active,) = xp.nonzero(stale)  # synchronises: how many is the shape of the result
     n_active = active.shape[0]
@@ -163,13 +161,13 @@ def relabel(X, sample_weight, labels, slack, path, origin, minus_2_centers, sq_n
         sums = xp.zeros((n_clusters, X.shape[1]), dtype=path.dtype, device=device(X))
         return labels, slack, sums, xp.zeros_like(path), 0, 0
 
-    tile = xp.astype(xp.take(X, active, axis=0), origin.dtype, copy=False) - origin
-    scores = tile @ minus_2_centers + sq_norms
+    tile = relative(take_rows(X, active), origin, minus_2_centers.dtype)
+    scores = tile @ minus_2_centers + sq_centers
     new = xp.astype(xp.argmin(scores, axis=1), xp.int32)
     own = xp.arange(n_clusters, dtype=xp.int32, device=device(X))[None, :] == new[:, None]
     sq_own = xp.min(scores, axis=1)
     sq_second = xp.min(xp.where(own, xp.full_like(scores, xp.inf), scores), axis=1)
-    gap = sure_gap(tile, sq_own, sq_second, sq_norms, rounding, path.dtype)
+    gap = sure_gap(tile, sq_own, sq_second, sq_centers, rounding, path.dtype)
 
     old = xp.take(labels, active)
     changed = new != old
@@ -186,11 +184,11 @@ def relabel(X, sample_weight, labels, slack, path, origin, minus_2_centers, sq_n
     return labels, slack, sums - lost_sums, weights - lost_weights, n_changed, n_active
 
 
-def sure_gap(tile, own_scores, second_scores, sq_norms, rounding, dtype):
+def sure_gap(tile, own_scores, second_scores, sq_centers, rounding, dtype):
     """How much farther the second nearest center is at least, whatever rounding did: (n_rows,) float64."""
     xp = namespace(tile)
-    squares = xp.vecdot(tile, tile)
-    error = rounding * (squares + xp.max(sq_norms))
+    squares = sq_norms(tile)
+    error = rounding * (squares + xp.max(sq_centers))
     nearest = xp.sqrt(xp.maximum(own_scores + squares, xp.zeros_like(squares)) + error)
     second = xp.sqrt(xp.maximum(second_scores + squares - error, xp.zeros_like(squares)))
     return xp.astype(second, dtype) - xp.astype(nearest, dtype)

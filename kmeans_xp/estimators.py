@@ -17,7 +17,7 @@ from kmeans_xp.centers import NearestCenters, on_host, working_memory
 from kmeans_xp.lloyd import lloyd
 from kmeans_xp.memory import InMemory
 from kmeans_xp.partitions import Partitioned
-from kmeans_xp.steps import moments, own_threads, take_rows
+from kmeans_xp.steps import dense, moments, own_threads, take_rows
 from kmeans_xp.validation import (
     check_centers,
     check_n_samples,
@@ -378,9 +378,7 @@ default='k-means++'
         """
         check_is_fitted(self)
         if self.metric == "cosine":
-            raise ValueError(
-                "scikit-learn has no KMeans with metric='cosine': use its Normalizer before its KMeans."
-            )
+            raise ValueError("scikit-learn has no KMeans with metric='cosine': use its Normalizer before its KMeans.")
         centers = arrays.to_numpy(self.cluster_centers_)
         params = self.get_params()
         for name in ("metric", "device", "on_iteration", "keep_interrupted"):
@@ -486,4 +484,4 @@ def kmeans_plusplus(X, n_clusters, *, sample_weight=None, random_state=None):
         check_spread(frame.spread)
         random_state = check_random_state(random_state)
         indices = seeding.k_means_plus_plus(X, sample_weight, n_clusters, frame, random_state)
-        return take_rows(X, indices), indices
+        return dense(take_rows(X, indices)), indices

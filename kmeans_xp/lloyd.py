@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kmeans_xp.arrays import collect, namespace, to_floats, to_numpy
+from kmeans_xp.backends import replaceable
 from kmeans_xp.bounds import PrunedStep
 from kmeans_xp.steps import count_distinct, sq_distances_to_own, take_rows, update
 
@@ -215,10 +216,14 @@ def relocate(X, sample_weight, labels, points, clusters, n_clusters, frame):
 
 def equal_rows(X, point, frame):
     """Mask of the rows of X equal to `point` (1, n_features): (n_samples,) bool."""
-    xp = namespace(X)
     point = frame.enter(point)
-    equal = frame.map_tiles(lambda rows, tile: xp.all(tile == point, axis=1), X, 1, point.dtype)
-    return collect(equal, X.shape[0])
+    return collect(frame.map_tiles(lambda rows, tile: equal(tile, point), X, 1, point.dtype), X.shape[0])
+
+
+@replaceable
+def equal(tile, point):
+    """The same for a tile and a point in the same frame."""
+    return namespace(tile).all(tile == point, axis=1)
 
 
 def _print_progress(history, unchanged, converged, tol):

@@ -11,8 +11,9 @@ import math
 import numpy as np
 
 from kmeans_xp.arrays import asarray_like, collect, namespace, to_numpy
+from kmeans_xp.backends import replaceable
 from kmeans_xp.lloyd import Rows, lloyd
-from kmeans_xp.steps import lloyd_step, sq_distances, sq_distances_to, take_rows
+from kmeans_xp.steps import dense, lloyd_step, relative, sq_distances, sq_distances_to, take_rows
 
 N_ROUNDS = 5  # of k-means||, and its candidates per round for each cluster, as in the experiments of the paper
 OVERSAMPLING = 2
@@ -74,7 +75,7 @@ def added(X, sample_weight, centers, n_clusters, frame, rng):
         lowered = xp.minimum(sq_distances_to(X, candidates, frame), closest[None, :])
         best = xp.reshape(xp.argmin(lowered @ sample_weight), (1,))
         closest = xp.take(lowered, best, axis=0)[0, :]
-        centers = xp.concat((centers, take_rows(X, xp.take(candidates, best))))
+        centers = xp.concat((centers, dense(take_rows(X, xp.take(candidates, best)))))
     return centers
 
 
@@ -182,8 +183,14 @@ def canonical_order(X, frame):
     xp = namespace(X)
     direction = asarray_like(np.random.RandomState(0).standard_normal(X.shape[1]), frame.origin, frame.origin.dtype)
     # Not a matrix product: its rounding depends on where a row stands, and equal rows must get equal keys.
-    keys = frame.map_tiles(lambda rows, tile: xp.sum(tile * direction, axis=1), X, 1, direction.dtype)
+    keys = frame.map_tiles(lambda rows, tile: projections(tile, direction), X, 1, direction.dtype)
     return xp.argsort(collect(keys, X.shape[0]))
+
+
+@replaceable
+def projections(tile, direction):
+    """Of rows on a direction: equal rows get equal numbers."""
+    return namespace(tile).sum(tile * direction, axis=1)
 
 
 def draw(mass, order, uniforms):
@@ -208,7 +215,7 @@ def places(cumulative, targets):
 def nearer(X, points, closest, frame):
     """`closest` (n_samples,) lowered to the squared distance from the nearest of `points`, where that is less."""
     xp = namespace(X)
-    points = frame.enter(points)
+    points = relative(points, frame.origin, frame.origin.dtype)
 
     def of_tile(rows, tile):
         return xp.minimum(closest[rows], xp.min(sq_distances(tile, points), axis=1))

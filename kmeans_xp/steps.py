@@ -18,6 +18,26 @@ def own_threads(X, n_clusters):
 
 
 @replaceable
+def dense(X):
+    """Rows as an array: itself, if it is one."""
+    return X
+
+
+@replaceable
+def row_size(X):
+    """How many numbers a row takes."""
+    return X.shape[1]
+
+
+@replaceable
+def relative(X, origin, dtype):
+    """Rows, in `dtype`, relative to an origin; None if they are already."""
+    xp = namespace(X)
+    X = xp.astype(X, dtype, copy=False)
+    return X if origin is None else X - xp.astype(origin, dtype)
+
+
+@replaceable
 def map_slices(X, function, slices):
     """Yield `function(rows)` for each of the slices of the rows of X, in order."""
     return map(function, slices)
@@ -59,9 +79,7 @@ class Frame:
 
     def shift(self, X, dtype):
         """Rows relative to the origin."""
-        xp = namespace(X)
-        X = xp.astype(X, dtype, copy=False)
-        return X if self.shifted else X - xp.astype(self.origin, dtype)
+        return relative(X, None if self.shifted else self.origin, dtype)
 
     def shift_once(self, X, dtype):
         """X and its frame for many passes: a small X is shifted now instead of in each of them."""
@@ -75,8 +93,8 @@ class Frame:
         The rows are few enough that temporaries fit in `tile_bytes`. The slices depend on nothing but the shapes, so
         that the same rows give the same bits in every pass.
         """
-        n_samples, n_features = X.shape
-        bytes_per_row = 8 * (4 * n_clusters + 3 * n_features)  # of lloyd_step, the hungriest, in float64
+        n_samples = X.shape[0]
+        bytes_per_row = 8 * (4 * n_clusters + 3 * row_size(X))  # of lloyd_step, the hungriest, in float64
         # Some 16 tiles for threads to share, if that leaves them large enough
         tile_bytes = min(self.tile_bytes, max(self.tile_bytes // 4, n_samples * bytes_per_row // 16))
         n_rows = max(1, tile_bytes // bytes_per_row)
@@ -86,8 +104,7 @@ class Frame:
 
     def enter(self, centers):
         """Centers relative to the origin, (n_clusters, n_features) float64."""
-        xp = namespace(centers)
-        return xp.astype(centers, self.origin.dtype) - self.origin
+        return relative(dense(centers), self.origin, self.origin.dtype)
 
     def settle(self, centers, centers_old):
         """Centers as `leave` returns them: rounded, so that labels and distances are exactly those of what is returned.
@@ -168,6 +185,7 @@ def assign(X, centers, frame):
     return collect(frame.map_tiles(labels_of, X, centers.shape[0]), X.shape[0])
 
 
+@replaceable
 def cluster_sums(X, labels, sample_weight, n_clusters):
     """Weighted sum of the rows of each cluster, and its weight.
 
@@ -213,18 +231,26 @@ def sq_distances_to_own(X, labels, centers, frame):
     """Squared distance of each row from the center of its cluster, (n_samples,) float64, summed directly."""
 
     def to_own(rows, tile):
-        return _sq_distances_to_own(tile, labels[rows], centers)
+        return sq_distances_of_tile(tile, labels[rows], centers)
 
     return collect(frame.map_tiles(to_own, X, 1, centers.dtype), X.shape[0])
 
 
-def _sq_distances_to_own(tile, labels, centers):
+@replaceable
+def sq_distances_of_tile(tile, labels, centers):
     """`sq_distances_to_own` for one tile."""
     xp = namespace(tile)
     difference = tile - xp.take(centers, labels, axis=0)
     return xp.vecdot(difference, difference)
 
 
+@replaceable
+def sq_norms(tile):
+    """Squared norm of each row."""
+    return namespace(tile).vecdot(tile, tile)
+
+
+@replaceable
 def take_rows(X, rows):
     """Rows of X by their numbers."""
     return namespace(X).take(X, rows, axis=0)
@@ -238,10 +264,11 @@ def sq_distances_to(X, rows, frame):
     return collect(blocks, X.shape[0], axis=1)
 
 
+@replaceable
 def sq_distances(tile, centers):
     """Squared distances between rows and centers, (n_rows, n_clusters), never negative."""
     xp = namespace(tile)
-    squares = xp.vecdot(tile, tile)[:, None] - 2 * (tile @ centers.T) + xp.vecdot(centers, centers)[None, :]
+    squares = sq_norms(tile)[:, None] - 2 * (tile @ centers.T) + xp.vecdot(centers, centers)[None, :]
     return xp.maximum(squares, xp.zeros_like(squares[0, 0]))
 
 
@@ -257,7 +284,7 @@ def distances(X, centers, frame):
     def to_all(rows, tile):
         squares = sq_distances(tile, centers)
         closest = xp.argmin(squares, axis=1)
-        own = _sq_distances_to_own(tile, closest, centers)[:, None]
+        own = sq_distances_of_tile(tile, closest, centers)[:, None]
         squares = xp.where(clusters[None, :] == closest[:, None], own, squares)
         return xp.astype(xp.sqrt(squares), frame.dtype)
 

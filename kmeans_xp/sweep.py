@@ -220,6 +220,7 @@ class KMeansSweep(MetaEstimatorMixin, TransformerMixin, ClusterMixin, BaseEstima
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.array_api_support = True
+        tags.input_tags.sparse = True
         return tags
 
 

@@ -20,6 +20,7 @@ from kmeans_xp.arrays import (
     is_dask,
     is_float,
     is_foreign,
+    is_scipy_sparse,
     is_sparse,
     namespace,
     on_device,
@@ -27,7 +28,8 @@ from kmeans_xp.arrays import (
     to_floats,
     to_numpy,
 )
-from kmeans_xp.steps import map_slices
+from kmeans_xp.sparse import SparseRows
+from kmeans_xp.steps import map_slices, sq_norms
 
 ROWS_BYTES = 2**22  # of the rows that are scaled at a time
 
@@ -38,18 +40,23 @@ def check_rows(X, estimator=None, *, reset=True):
     Arrays of other libraries than NumPy keep float16 and bfloat16. With `reset`, the estimator learns the number and
     names of the features, else they must be those it knows.
     """
-    if is_sparse(X):
+    if isinstance(X, SparseRows):
+        return X
+    if is_sparse(X) and not is_scipy_sparse(X):
         how = ".to_dense()" if hasattr(X, "to_dense") else ".toarray()"
         raise TypeError(
-            f"Sparse data was passed for X, but dense data is required. Use '{how}' to convert to a dense array."
+            f"Sparse data of {type(X).__module__.partition('.')[0]} was passed for X, but only SciPy's sparse matrices "
+            f"are supported. Use '{how}' to convert to a dense array."
         )
     if is_dask(X):
         raise TypeError("A dask array was passed for X, but data in memory is required here. Use '.compute()' first.")
     if not is_foreign(X):
-        options = {"dtype": [np.float64, np.float32]}
+        options = {"dtype": [np.float64, np.float32], "accept_sparse": "csr"}
         if estimator is None:
-            return check_array(X, input_name="X", **options)
-        return validate_data(estimator, X, reset=reset, **options)
+            X = check_array(X, input_name="X", **options)
+        else:
+            X = validate_data(estimator, X, reset=reset, **options)
+        return _canonical(X) if is_sparse(X) else X
     X = _check_foreign(X, "X", keep_half=True)
     required_by = "" if estimator is None else f" by {type(estimator).__name__}"
     if X.ndim < 2:
@@ -68,6 +75,15 @@ def check_rows(X, estimator=None, *, reset=True):
     return X if estimator is None else validate_data(estimator, X, skip_check_array=True, reset=reset)
 
 
+def _canonical(X):
+    """Rows of a CSR matrix, in which equal rows are stored alike."""
+    if not X.has_canonical_format or (X.data == 0).any():
+        X = X.copy()
+        X.sum_duplicates()
+        X.eliminate_zeros()
+    return SparseRows(X)
+
+
 def unit_rows(X, first=0):
     """Rows scaled to norm 1, a new array of float32 or float64. `first` is the number of the first row, for errors."""
     xp, dtype = namespace(X), result_dtype(X)
@@ -79,7 +95,10 @@ def unit_rows(X, first=0):
         tile = tile / largest[rows][:, None]  # squares of float32 numbers leave its range beyond about 1e±19
         return rows, tile / xp.linalg.vector_norm(tile, axis=1)[:, None]
 
-    largest = collect(((rows, xp.max(xp.abs(X[rows, :]), axis=1)) for rows in slices), X.shape[0])
+    if isinstance(X, SparseRows):
+        largest = X.largest()
+    else:
+        largest = collect(((rows, xp.max(xp.abs(X[rows, :]), axis=1)) for rows in slices), X.shape[0])
     largest = xp.astype(largest, dtype, copy=False)
     low, high = to_floats(xp.min(largest), xp.max(largest))
     if not math.isfinite(high):
@@ -90,6 +109,9 @@ def unit_rows(X, first=0):
         raise ValueError(
             f"metric='cosine' compares directions, and rows of zeros have none: row {named}. Leave them out."
         )
+    if isinstance(X, SparseRows):
+        X = X.divided(largest)
+        return X.divided(xp.sqrt(sq_norms(X)))
     return collect(map_slices(X, scaled, slices), X.shape[0])
 
 

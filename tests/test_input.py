@@ -3,7 +3,6 @@
 import numpy as np
 import pandas as pd
 import pytest
-import scipy.sparse
 from conftest import blobs
 from sklearn import cluster
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
@@ -51,15 +50,6 @@ def test_what_is_not_an_array_of_numbers(X):
         cluster.KMeans(1).fit(X)
     with pytest.raises(theirs.type):
         KMeans(1).fit(X)
-
-
-def test_sparse_and_lazy_data():
-    for X in (scipy.sparse.csr_array(GOOD), scipy.sparse.coo_matrix(GOOD)):
-        with pytest.raises(TypeError, match=r"Sparse data was passed for X.*Use '.toarray\(\)'"):
-            KMeans(2).fit(X)
-    torch = pytest.importorskip("torch")
-    with pytest.raises(TypeError, match=r"Sparse data was passed for X.*Use '.to_dense\(\)'"):
-        KMeans(2).fit(torch.asarray(GOOD).to_sparse())
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 `backends/<library>.py` may define a function with the name and signature of a replaceable step, and the same result up
 to rounding and ties. It is called for arrays of that library, and returns NotImplemented to decline. A backend is a
 leaf (it imports its library and nothing of ours) and an optimisation: without the file, results are the same.
+
+Rows that are no array (`sparse.SparseRows`) bring their own version of a step as a method of its name.
 """
 
 import functools
@@ -24,8 +26,8 @@ def replaceable(portable):
     @functools.wraps(portable)
     def step(X, *args):
         # The array's type names a library that the caller has already imported.
-        backend = backend_for(type(X).__module__.partition(".")[0])
-        fast = getattr(backend, portable.__name__, None)
+        library = type(X).__module__.partition(".")[0]
+        fast = getattr(type(X) if library == "kmeans_xp" else backend_for(library), portable.__name__, None)
         result = NotImplemented if fast is None else fast(X, *args)
         return portable(X, *args) if result is NotImplemented else result
 

@@ -1,0 +1,145 @@
+"""Rows of a SciPy CSR matrix, which are never made dense.
+
+`SparseRows` goes through seeding, iterations and criteria in the place of an array. Where a step must look into the
+rows (see `backends.replaceable`), it has a method of the step's name; everything else is the code for dense rows.
+
+To subtract an origin would fill the rows. So it is kept beside them, and taken into account in what is computed:
+(x - o)·c = x·c - o·c. The numbers are float64, as digits are lost where rows lie far from zero for their spread.
+"""
+
+import numpy as np
+
+from kmeans_xp.arrays import collect, device, namespace
+
+MOST_NUMBERS = 2**22  # of the rows that are summed at a time
+ROUNDING = 100 * np.finfo(np.float64).eps  # of a squared distance, beside the norms that it is made of
+
+
+class SparseRows:
+    """Rows of a CSR matrix in canonical format, (n_samples, n_features), relative to an origin, (n_features,), or 0."""
+
+    def __init__(self, matrix, origin=None):
+        self.matrix, self._origin = matrix, origin
+        self.shape, self.dtype = matrix.shape, matrix.dtype
+
+    def __array_namespace__(self, **_):
+        return namespace(self.matrix.data)
+
+    @property
+    def device(self):
+        return device(self.matrix.data)
+
+    def __dlpack_device__(self):
+        return self.matrix.data.__dlpack_device__()
+
+    def __getitem__(self, rows_and_all):
+        """X[begin:end, :], without a copy of the numbers."""
+        begin, end, _ = rows_and_all[0].indices(self.shape[0])
+        places = self.matrix.indptr[begin : end + 1]
+        stored = slice(places[0], places[-1])
+        return self._of(self.matrix.data[stored], self.matrix.indices[stored], places - places[0])
+
+    def __matmul__(self, dense):
+        product = self.matrix @ dense
+        return product if self._origin is None else product - self._origin @ dense
+
+    def dense(self):
+        """The rows as an array: of few rows."""
+        rows = self.matrix.toarray()
+        return rows if self._origin is None else rows - self._origin
+
+    def row_size(self):
+        return max(1, self.matrix.nnz // self.shape[0])
+
+    def take_rows(self, rows):
+        return SparseRows(self.matrix[rows], self._origin)
+
+    def relative(self, origin, dtype):
+        return SparseRows(self.matrix.astype(np.float64, copy=False), self._origin if origin is None else origin)
+
+    def sq_norms(self):
+        return np.maximum(self._sq_norms_about(self._origin), 0)
+
+    def sq_distances(self, others):
+        """The others, dense or sparse, are relative to the same origin."""
+        if isinstance(others, SparseRows):
+            norms = [rows._sq_norms_about(None) for rows in (self, others)]
+            squares = norms[0][:, None] - 2 * (self.matrix @ others.matrix.T).toarray() + norms[1]
+        else:
+            squares = self.sq_norms()[:, None] - 2 * (self @ others.T) + np.vecdot(others, others)
+        return np.maximum(squares, 0, out=squares)
+
+    def sq_distances_of_tile(self, labels, centers):
+        centers = centers if self._origin is None else centers + self._origin
+        own = self._with(self.matrix.data * centers[labels[self._row_of_each()], self.matrix.indices])
+        norms = self._sq_norms_about(None) + np.vecdot(centers, centers)[labels]
+        squares = norms - 2 * own._row_sums()
+        return np.where(squares > ROUNDING * norms, squares, 0.0)  # a row on its center is at distance 0
+
+    def sq_distances_to(self, rows, frame):
+        points = frame.shift(self.take_rows(rows), np.float64)
+        blocks = frame.map_tiles(lambda _, tile: tile.sq_distances(points).T, self, len(rows), np.float64)
+        return collect(blocks, self.shape[0], axis=1)
+
+    def cluster_sums(self, labels, sample_weight, n_clusters):
+        n_features = self.shape[1]
+        rows = self._row_of_each()
+        places = labels[rows].astype(np.int64) * n_features + self.matrix.indices
+        sums = np.bincount(places, self.matrix.data * sample_weight[rows], n_clusters * n_features)
+        weights = np.bincount(labels, sample_weight, n_clusters)
+        sums = sums.reshape(n_clusters, n_features)
+        return sums if self._origin is None else sums - weights[:, None] * self._origin, weights
+
+    def update(self, sample_weight, labels, n_clusters, frame):
+        """In few parts, as each gives dense sums."""
+        sums, weights = 0, 0
+        n_rows = max(1, max(MOST_NUMBERS, n_clusters * self.shape[1]) // self.row_size())
+        for begin in range(0, self.shape[0], n_rows):
+            rows = slice(begin, begin + n_rows)
+            part = frame.shift(self[rows, :], np.float64)
+            part_sums, part_weights = part.cluster_sums(labels[rows], sample_weight[rows], n_clusters)
+            sums, weights = sums + part_sums, weights + part_weights
+        return sums, weights
+
+    def share_that_pays(self, n_clusters, frame):
+        """What changes in the sums costs as much as all of them, so bounds don't pay."""
+        return 0.0
+
+    def equal(self, point):
+        origin = np.zeros(self.shape[1]) if self._origin is None else self._origin
+        indices = self.matrix.indices
+        same = self._with(self.matrix.data - origin[indices] == point[0, indices])._row_sums()
+        n_stored = np.diff(self.matrix.indptr)
+        return (same == n_stored) & (n_stored == np.count_nonzero(point[0, :] != -origin))
+
+    def projections(self, direction):
+        """Less what the origin adds to all of them."""
+        return self.matrix @ direction
+
+    def largest(self):
+        """Largest absolute value in each row."""
+        return abs(self.matrix).max(axis=1).toarray().ravel()
+
+    def divided(self, by):
+        """The rows divided by a number each."""
+        return self._with(self.matrix.data / by[self._row_of_each()].astype(self.dtype))
+
+    def _row_of_each(self):
+        """Row number of each stored number."""
+        return np.repeat(np.arange(self.shape[0]), np.diff(self.matrix.indptr))
+
+    def _row_sums(self):
+        return self.matrix @ np.ones(self.shape[1])
+
+    def _sq_norms_about(self, origin):
+        """Squared distances of the rows from a point, (n_rows,), which rounding may make negative."""
+        squares = self._with(self.matrix.data.astype(np.float64) ** 2)._row_sums()
+        return squares if origin is None else squares - 2 * (self.matrix @ origin) + origin @ origin
+
+    def _with(self, data):
+        """Other numbers in the same places."""
+        return self._of(data, self.matrix.indices, self.matrix.indptr)
+
+    def _of(self, data, indices, indptr):
+        shape = len(indptr) - 1, self.shape[1]
+        return SparseRows(type(self.matrix)((data, indices, indptr), shape=shape), self._origin)

@@ -1,0 +1,237 @@
+"""Sparse rows: the same answers as for dense ones, and never a dense copy."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+from conftest import brute_force
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy import sparse
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.pipeline import make_pipeline
+
+from kmeans_xp import KMeans, KMeansSweep, MiniBatchKMeans, kmeans_plusplus, metrics, steps
+from kmeans_xp.bounds import bounded_step, unbounded
+from kmeans_xp.sparse import SparseRows
+from kmeans_xp.validation import check_rows
+
+
+def matrix(rng, n=600, d=40, k=5, density=0.2, dtype="float64"):
+    """Rows around sparse centers, dense, most numbers 0."""
+    centers = np.where(rng.uniform(size=(k, d)) < density, rng.uniform(2, 5, size=(k, d)), 0)
+    X = centers[rng.integers(k, size=n)] * rng.uniform(0.8, 1.2, size=(n, d))
+    X[rng.uniform(size=(n, d)) < 0.02] = 1
+    X[3] = 0  # a row without numbers
+    return X.astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("algorithm", ["lloyd", "elkan", "auto"])
+@pytest.mark.parametrize("init", ["k-means++", "k-means||", "random"])
+def test_fits_as_dense_rows_do(rng, dtype, algorithm, init):
+    X, weights = matrix(rng, dtype=dtype), rng.uniform(size=600)
+    models = [
+        KMeans(7, init=init, algorithm=algorithm, n_init=2, random_state=0).fit(x, sample_weight=weights)
+        for x in (X, sparse.csr_array(X))
+    ]
+    dense, ours = models
+    assert type(ours.cluster_centers_) is np.ndarray
+    assert ours.cluster_centers_.dtype == dtype
+    assert_array_equal(ours.labels_, dense.labels_)
+    precise = 1e-5 if dtype == "float32" else 1e-10
+    assert_allclose(ours.cluster_centers_, dense.cluster_centers_, atol=precise)
+    assert ours.inertia_ == pytest.approx(dense.inertia_, rel=precise)
+    assert ours.n_iter_ == dense.n_iter_
+    new = matrix(rng, n=90, dtype=dtype)
+    given = sparse.csr_array(new)
+    assert_array_equal(ours.predict(given), dense.predict(new))
+    assert_array_equal(ours.predict(new), dense.predict(new))
+    assert_allclose(ours.transform(given), dense.transform(new), atol=2 * precise)
+    assert ours.transform(given).dtype == dtype
+    assert ours.score(given) == pytest.approx(dense.score(new), rel=precise)
+
+
+@pytest.mark.parametrize("form", [sparse.csr_matrix, sparse.csc_array, sparse.coo_array, sparse.lil_matrix])
+def test_any_format(rng, form):
+    X = matrix(rng)
+    expected = KMeans(5, random_state=0).fit(X)
+    assert_array_equal(KMeans(5, random_state=0).fit(form(X)).labels_, expected.labels_)
+
+
+def test_numbers_stored_twice_out_of_order_or_zero(rng):
+    X = matrix(rng)
+    rows, columns = np.nonzero(X + (rng.uniform(size=X.shape) < 0.1))  # with zeros
+    order = rng.permutation(np.repeat(np.arange(len(rows)), 2))
+    given = sparse.coo_array((X[rows, columns][order] / 2, (rows[order], columns[order])), shape=X.shape)
+    data, indices, indptr = [], [], [0]
+    for row in range(len(X)):
+        mine = np.flatnonzero(given.row == row)
+        data.append(given.data[mine]), indices.append(given.col[mine]), indptr.append(indptr[-1] + len(mine))
+    csr = sparse.csr_array((np.concatenate(data), np.concatenate(indices), indptr), shape=X.shape)
+    before = csr.data.copy()
+    assert_array_equal(KMeans(5, random_state=0).fit(csr).labels_, KMeans(5, random_state=0).fit(X).labels_)
+    assert_array_equal(csr.data, before)  # X is not written to
+
+
+def test_large_indices(rng):
+    X = sparse.csr_array(matrix(rng))
+    X.indices, X.indptr = X.indices.astype(np.int64), X.indptr.astype(np.int64)
+    assert_array_equal(KMeans(5, random_state=0).fit(X).labels_, KMeans(5, random_state=0).fit(X.toarray()).labels_)
+
+
+def test_seeding_picks_the_same_rows(rng):
+    X = matrix(rng)
+    (centers, rows), (expected, expected_rows) = (
+        kmeans_plusplus(x, 9, random_state=3) for x in (sparse.csr_array(X), X)
+    )
+    assert_array_equal(rows, expected_rows)
+    assert_array_equal(centers, expected)
+
+
+@pytest.mark.parametrize("shifted", [False, True])
+def test_steps_equal_those_of_dense_rows(rng, shifted):
+    """Small tiles; an origin far from zero; a bounded step from labels of which some are known."""
+    X = matrix(rng) + 0.0
+    rows, weights, labels = check_rows(sparse.csr_array(X)), rng.uniform(size=600), rng.integers(9, size=600)
+    labels = labels.astype(np.int32)
+    frame = steps.moments(X, weights, 9, 10_000)
+    centers = frame.enter(X[rng.integers(600, size=9)])
+    if shifted:
+        (rows, of_rows), (dense, of_dense) = (frame.shift_once(x, np.float64) for x in (rows, X))
+        small = 8 * X.size <= frame.tile_bytes
+        assert of_rows.shifted == of_dense.shifted == small
+    else:
+        dense, of_rows, of_dense = X, frame, frame
+    job = (rows, of_rows), (dense, of_dense)
+
+    def compare(function, atol=1e-10):
+        found, expected = (function(*x) for x in job)
+        for one, other in zip(found, expected, strict=True):
+            assert_allclose(one, other, atol=atol)
+
+    compare(lambda x, f: [steps.assign(x, centers, f)])
+    compare(lambda x, f: steps.lloyd_step(x, weights, centers, f))
+    compare(lambda x, f: steps.update(x, weights, labels, 9, f))
+    compare(lambda x, f: [steps.sq_distances_to_own(x, labels, centers, f)])
+    compare(lambda x, f: [steps.sq_distances_to(x, np.array([3, 3, 17, 599]), f)])
+    compare(lambda x, f: [steps.distances(x, centers, f)])
+    slack = np.where(rng.uniform(size=600) < 0.5, np.inf, -np.inf)
+    path = rng.uniform(size=9)
+    compare(lambda x, f: bounded_step(x, weights, centers, labels.copy(), slack.copy(), path, 0, 0, f), atol=1e-6)
+    compare(lambda x, f: bounded_step(x, weights, centers, *unbounded(x, weights), path, 0, 0, f), atol=1e-6)
+
+
+def test_rows_on_their_centers_are_at_distance_0(rng):
+    X = np.repeat(matrix(rng, n=8), 20, axis=0)
+    with pytest.warns(UserWarning, match=r"Number of distinct clusters \(8\)"):
+        model = KMeans(12, init=X[:12], n_init=1).fit(sparse.csr_array(X))
+    assert model.inertia_ == 0
+    assert_array_equal(model.transform(sparse.csr_array(X)).min(axis=1), 0)
+
+
+def test_an_empty_cluster_moves_to_the_farthest_row(rng):
+    X = matrix(rng)
+    X[17:19] = X[17] * 10  # twice
+    init = np.concatenate((X[:4], np.full((2, 40), 1e3)))
+    dense, ours = (KMeans(6, init=init, n_init=1).fit(x) for x in (X, sparse.csr_array(X)))
+    assert_array_equal(ours.labels_, dense.labels_)
+    assert ours.labels_[17] == ours.labels_[18]
+
+
+def test_no_dense_copy(rng):
+    """2,000 x 2,000,000 would take 32 GB."""
+    n, d = 2000, 2_000_000
+    X = sparse.csr_array(
+        (rng.uniform(size=10 * n), (np.repeat(np.arange(n), 10), rng.integers(d, size=10 * n))), shape=(n, d)
+    )
+    tracemalloc.start()
+    model = KMeans(3, random_state=0, max_iter=2, tol=1e9).fit(X)
+    model.predict(X)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20 * 3 * d * 8  # some arrays of the size of the centers
+
+
+TEXTS = [
+    "apples and pears",
+    "pears, plums and apples",
+    "plums",
+    "trains and buses",
+    "a bus, a train",
+    "buses or trains",
+]
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_a_text_pipeline(metric):
+    model = make_pipeline(TfidfVectorizer(ngram_range=(1, 2)), KMeans(2, metric=metric, n_init=10, random_state=0))
+    labels = model.fit_predict(TEXTS)
+    assert labels[0] == labels[1] != labels[3] == labels[5]
+    assert_array_equal(model.predict(TEXTS), labels)
+    assert model.transform(TEXTS).shape == (6, 2)
+    assert len(model[-1].get_feature_names_out()) == 2
+
+
+def test_cosine(rng):
+    X = np.delete(matrix(rng), 3, axis=0) * 10.0 ** rng.uniform(-3, 3, size=(599, 1))
+    dense, ours = (KMeans(5, metric="cosine", random_state=0).fit(x) for x in (X, sparse.csr_array(X)))
+    assert_array_equal(ours.labels_, dense.labels_)
+    assert ours.inertia_ == pytest.approx(dense.inertia_, rel=1e-9)
+    assert_allclose(ours.transform(sparse.csr_array(X)), dense.transform(X), atol=1e-9)
+    with pytest.raises(ValueError, match=r"rows of zeros have none: row 3\."):
+        KMeans(5, metric="cosine").fit(sparse.csr_array(matrix(rng)))
+
+
+def test_criteria_and_sweep(rng):
+    X = matrix(rng)
+    labels = KMeans(5, random_state=0).fit(X).labels_
+    for name in ("calinski_harabasz_score", "davies_bouldin_score", "silhouette_score", "bic_score"):
+        score = getattr(metrics, name)
+        assert score(sparse.csr_array(X), labels) == pytest.approx(score(X, labels), rel=1e-9), name
+    samples = metrics.simplified_silhouette_samples
+    assert_allclose(samples(sparse.csr_array(X), labels), samples(X, labels), atol=1e-9)
+    dense, ours = (KMeansSweep(range(2, 7), random_state=0).fit(x) for x in (X, sparse.csr_array(X)))
+    assert ours.best_n_clusters_ == dense.best_n_clusters_
+    assert_allclose(ours.results_["inertia"], dense.results_["inertia"])
+
+
+def test_mini_batches(rng):
+    X = matrix(rng)
+    dense, ours = (MiniBatchKMeans(5, random_state=0, batch_size=64).fit(x) for x in (X, sparse.csr_array(X)))
+    assert_array_equal(ours.labels_, dense.labels_)
+    dense, ours = (MiniBatchKMeans(5, random_state=0).partial_fit(x).partial_fit(x) for x in (X, sparse.csr_array(X)))
+    assert_allclose(ours.cluster_centers_, dense.cluster_centers_, atol=1e-12)
+
+
+def test_products_with_dense_and_sparse_points(rng):
+    X, origin = matrix(rng, n=50), rng.normal(size=40)
+    rows = SparseRows(sparse.csr_array(X), origin)
+    expected = brute_force(X, X[:7])
+    assert_allclose(rows.sq_distances(X[:7] - origin), expected, atol=1e-10)
+    assert_allclose(rows.sq_distances(rows[:7, :]), expected, atol=1e-10)
+    assert_allclose(rows.take_rows(np.array([4, 1])).dense(), X[[4, 1]] - origin)
+
+
+@pytest.mark.parametrize(
+    ("device", "error", "message"),
+    [
+        ("cuda", ValueError, r"not possible for X of type kmeans_xp\.SparseRows"),
+        ("nowhere", ValueError, "is not known"),
+    ],
+)
+def test_devices(rng, device, error, message):
+    X = sparse.csr_array(matrix(rng))
+    KMeans(2, device="auto").fit(X)
+    KMeans(2, device="cpu").fit(X)
+    with pytest.raises(error, match=message):
+        KMeans(2, device=device).fit(X)
+
+
+def test_other_libraries_and_bad_numbers(rng):
+    torch = pytest.importorskip("torch")
+    with pytest.raises(TypeError, match=r"Sparse data of torch .* '.to_dense\(\)'"):
+        KMeans(2).fit(torch.eye(3).to_sparse())
+    X = sparse.csr_array(matrix(rng))
+    X.data[5] = np.nan
+    with pytest.raises(ValueError, match="NaN"):
+        KMeans(2).fit(X)
