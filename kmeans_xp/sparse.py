@@ -9,6 +9,7 @@ To subtract an origin would fill the rows. So it is kept beside them, and taken 
 
 import numpy as np
 
+from kmeans_xp import steps
 from kmeans_xp.arrays import collect, device, namespace
 
 MOST_NUMBERS = 2**22  # of the rows that are summed at a time
@@ -89,6 +90,19 @@ class SparseRows:
         weights = np.bincount(labels, sample_weight, n_clusters)
         sums = sums.reshape(n_clusters, n_features)
         return sums if self._origin is None else sums - weights[:, None] * self._origin, weights
+
+    def assign(self, centers, frame):
+        minus_2_centers, sq_norms = steps.coefficients(centers, frame)
+        minus_2_centers = np.ascontiguousarray(minus_2_centers)  # once instead of in each product
+
+        def labels_of(rows, tile):
+            return steps.lowest_score(tile, minus_2_centers, sq_norms)
+
+        return collect(frame.map_tiles(labels_of, self, len(centers)), self.shape[0])
+
+    def lloyd_step(self, sample_weight, centers, frame):
+        labels = self.assign(centers, frame)
+        return labels, *self.update(sample_weight, labels, len(centers), frame)
 
     def update(self, sample_weight, labels, n_clusters, frame):
         """In few parts, as each gives dense sums."""
