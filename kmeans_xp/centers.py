@@ -3,6 +3,7 @@
 import contextlib
 import operator
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from sklearn import get_config
@@ -10,9 +11,12 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Cluster
 from sklearn.utils.validation import check_is_fitted
 
 from kmeans_xp import arrays
+from kmeans_xp.neighbors import nearer_rows, nearest_centers, nearest_rows
+from kmeans_xp.partitions import join
 from kmeans_xp.steps import assign, distances, frame_at, own_threads, sq_distances_to_own
 from kmeans_xp.streaming import Stream
 from kmeans_xp.validation import (
+    check_count,
     check_out,
     check_rows,
     check_same_library,
@@ -53,7 +57,7 @@ class NearestCenters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
         """
         if arrays.is_dask(X):
             return self._lazily(self.predict, X, out, np.int32)
-        return self._pass_over(X, assign, "predict", out, ())
+        return self._map(X, assign, "predict", out, ())
 
     def fit_predict(self, X, y=None, sample_weight=None):
         """Fit and return `labels_`.
@@ -95,7 +99,7 @@ class NearestCenters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
         if arrays.is_dask(X):
             dtype = X.dtype if X.dtype == np.float32 else np.float64
             return self._lazily(self.transform, X, out, dtype, *self._clusters())
-        return self._pass_over(X, to_centers, "transform", out, self._clusters())
+        return self._map(X, to_centers, "transform", out, self._clusters())
 
     def fit_transform(self, X, y=None, sample_weight=None):
         """Fit and return the distances of the rows from the centers.
@@ -143,7 +147,78 @@ class NearestCenters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
 
             check_is_fitted(self)
             return dask.score(self, check_source(X, self, reset=False), sample_weight)
-        return -self._pass_over(X, inertia, "score", sample_weight=sample_weight)
+
+        def of_rows(X, sample_weight, first, centers, frame):
+            return inertia(X, sample_weight, centers, frame)
+
+        total, _ = self._reduce(X, of_rows, operator.add, "score", sample_weight)
+        return -total
+
+    def nearest_centers(self, X, n_centers=1, *, return_distance=True):
+        """The nearest centers of each row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows, of any library; may be read block by block, but not a dask array.
+
+        n_centers : int, default=1
+            How many centers for each row.
+
+        return_distance : bool, default=True
+            Whether to return distances too.
+
+        Returns
+        -------
+        distances : array of shape (n_samples, n_centers)
+            As those of :meth:`transform`, ascending. Only if `return_distance`.
+
+        labels : array of shape (n_samples, n_centers), int32
+            Numbers of the centers, nearest first. The first column is `predict(X)`, but for ties that rounding decides.
+        """
+        n_centers = check_count("n_centers", n_centers, *self._clusters(), "n_clusters")
+
+        def of_rows(X, sample_weight, first, centers, frame):
+            return [nearest_centers(X, centers, frame, n_centers)]
+
+        parts, like = self._reduce(X, of_rows, operator.add, "nearest_centers")
+        with arrays.on_device(parts[0][0]):
+            squares, labels = (join(list(values)) for values in zip(*parts, strict=True))
+        labels = arrays.asarray_like(labels, like)
+        return (self._distances(squares, like), labels) if return_distance else labels
+
+    def nearest_rows(self, X, n_rows=1, *, return_distance=True):
+        """The rows that are nearest to each center: examples of what is in a cluster.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows, of any library; may be read block by block, but not a dask array.
+
+        n_rows : int, default=1
+            How many rows for each center.
+
+        return_distance : bool, default=True
+            Whether to return distances too.
+
+        Returns
+        -------
+        distances : array of shape (n_clusters, n_rows)
+            As those of :meth:`transform`, ascending. Only if `return_distance`.
+
+        rows : array of shape (n_clusters, n_rows), int64
+            Numbers of rows of X, nearest first; of equally near ones the first. They need not belong to the cluster,
+            if another center is nearer still.
+        """
+        n_rows = check_count("n_rows", n_rows, len(X) if not hasattr(X, "shape") else X.shape[0], "n_samples")
+
+        def of_rows(X, sample_weight, first, centers, frame):
+            return nearest_rows(X, first, centers, frame, n_rows)
+
+        combine = partial(nearer_rows, n_rows=n_rows)
+        (squares, rows), like = self._reduce(X, of_rows, combine, "nearest_rows")
+        rows = arrays.asarray_like(rows, like)
+        return (self._distances(squares, like), rows) if return_distance else rows
 
     def _lazily(self, method, X, out, dtype, n_columns=None):
         """A lazy dask array of `method` for each partition of X, or `out` with its values."""
@@ -157,14 +232,21 @@ class NearestCenters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
         result.store(out)
         return out
 
-    def _pass_over(self, X, function, method, out=None, more_shape=None, sample_weight=None):
-        """`function(X, centers, frame)` where it is to be computed, the result in the library of X.
+    def _map(self, X, function, method, out, more_shape):
+        """`function(X, centers, frame)` where it is to be computed: `out`, or an array in the library of X.
 
-        Or, without `more_shape` of a row of the result, the sum of `function(X, sample_weight, centers, frame)`.
+        A row of the result has the shape `more_shape`.
         """
         check_is_fitted(self)
         if self._streams(X):
-            return self._pass_over_blocks(check_source(X, self, reset=False), function, out, more_shape, sample_weight)
+            X = check_source(X, self, reset=False)
+            stream, seen = self._seen_by_stream(X, None)
+            if out is not None:
+                check_out(out, (X.shape[0], *more_shape))
+            else:
+                dtype = np.int32 if more_shape == () else arrays.to_numpy(stream.like).dtype
+                out = np.empty((X.shape[0], *more_shape), dtype)
+            return stream.write(out, lambda block: function(check_rows(block.X), *seen))
         check_same_library(X, self, method)
         X_in = check_rows(X, self, reset=False)
         if out is not None:
@@ -172,27 +254,46 @@ class NearestCenters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
         X = self._place(X_in)
         with arrays.on_device(X), own_threads(X, *self._clusters()):
             X = self._as_compared(X)
-            if more_shape is None:
-                return function(X, check_sample_weight(sample_weight, X), *self._seen_from(X, X.shape[0]))
             result = arrays.asarray_like(function(X, *self._seen_from(X, X.shape[0])), X_in)
         if out is None:
             return result
         out[...] = result if arrays.is_foreign(out) else on_host(result)
         return out
 
-    def _pass_over_blocks(self, X, function, out, more_shape, sample_weight):
-        """The same for X that is read block by block."""
+    def _reduce(self, X, function, combine, method, sample_weight=None):
+        """`function(X, sample_weight, first, centers, frame)`, and an array of the library for results.
+
+        If X is read in blocks, `combine` of it for all blocks, the number of their first rows being `first`.
+        """
+        check_is_fitted(self)
+        if self._streams(X):
+            X = check_source(X, self, reset=False)
+            stream, seen = self._seen_by_stream(X, sample_weight)
+
+            def of_block(block):
+                return function(check_rows(block.X), block.sample_weight, block.start, *seen)
+
+            return stream.reduce(of_block, combine), np.empty(0)
+        check_same_library(X, self, method)
+        X_in = check_rows(X, self, reset=False)
+        X = self._place(X_in)
+        with arrays.on_device(X), own_threads(X, *self._clusters()):
+            X = self._as_compared(X)
+            sample_weight = check_sample_weight(sample_weight, X)
+            return function(X, sample_weight, 0, *self._seen_from(X, X.shape[0])), X_in
+
+    def _seen_by_stream(self, X, sample_weight):
+        """X, block by block, and what `_seen_from` gives for its blocks."""
         stream = self._stream(X, sample_weight)
         with arrays.on_device(stream.like):
-            seen = self._seen_from(stream.like, X.shape[0])
-        if more_shape is None:
-            return stream.reduce(lambda block: function(check_rows(block.X), block.sample_weight, *seen), operator.add)
-        if out is not None:
-            check_out(out, (X.shape[0], *more_shape))
-        else:
-            dtype = np.int32 if more_shape == () else arrays.to_numpy(stream.like).dtype
-            out = np.empty((X.shape[0], *more_shape), dtype)
-        return stream.write(out, lambda block: function(check_rows(block.X), *seen))
+            return stream, self._seen_from(stream.like, X.shape[0])
+
+    def _distances(self, squares, like):
+        """Squared distances as distances in the metric, in the library and dtype of results for `like`."""
+        xp = arrays.namespace(squares)
+        with arrays.on_device(squares):
+            found = squares / 2 if self.metric == "cosine" else xp.sqrt(squares)
+            return arrays.asarray_like(found, like, arrays.result_dtype(like))
 
     @contextlib.contextmanager
     def _unchanged_if_it_fails(self):

@@ -123,6 +123,9 @@ default='k-means++'
     labels_ : array of shape (n_samples,), int32
         Cluster of each row: its nearest center in `cluster_centers_`, the same as `predict(X)`.
 
+    cluster_sizes_ : array of shape (n_clusters,), float64
+        Total weight of the rows of each cluster: their number, without `sample_weight`.
+
     inertia_ : float
         Weighted sum of the squared distances of the rows from their centers, or of their cosine distances, summed in
         float64.
@@ -252,6 +255,7 @@ default='k-means++'
                 result = self._best_run(X, data, frame)
 
             self.cluster_centers_ = arrays.asarray_like(result.centers, home)
+            self.cluster_sizes_ = arrays.asarray_like(result.weights, home)
             self.inertia_ = result.inertia
             self.n_iter_ = result.n_iter
             self.converged_ = result.converged

@@ -33,6 +33,7 @@ class Result:
     centers: Any  # (n_clusters, n_features), relative to zero, in the dtype of X
     labels: Any  # (n_samples,) int32
     inertia: float
+    weights: Any  # (n_clusters,) float64, of the rows of each cluster
     n_distinct: int  # clusters that have rows
     n_iter: int
     converged: bool
@@ -152,9 +153,9 @@ def lloyd(rows, centers, frame, *, max_iter, tol, verbose=0, on_iteration=None, 
     if rows.prunes and not (n_empty or interrupted):  # sums kept up to date carry the rounding of their history
         centers = means(*rows.update(), centers_old, frame)
     if rows.prunes or interrupted or not unchanged:  # else the labels are those of `centers` already
-        rows.step(centers)
+        _, weights, *_ = rows.step(centers)
     (inertia,) = to_floats(rows.inertia(centers))
-    found = frame.leave(centers), rows.labels, inertia, rows.count_distinct()
+    found = frame.leave(centers), rows.labels, inertia, weights, rows.count_distinct()
     return Result(*found, len(history["inertia"]), converged, interrupted, history)
 
 

@@ -208,6 +208,13 @@ def check_centers(centers, X, n_clusters):
     return asarray_like(centers, X)
 
 
+def check_count(name, count, most, what):
+    """`count`, which must be an integer from 1 to `most`."""
+    if not isinstance(count, numbers.Integral) or not 1 <= count <= most:
+        raise ValueError(f"{name}={count!r} must be an integer from 1 to {what}, which is {most}.")
+    return int(count)
+
+
 def check_n_samples(X, n_clusters):
     """At least as many rows as clusters."""
     if X.shape[0] < n_clusters:

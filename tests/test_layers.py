@@ -17,7 +17,11 @@ ALLOWED = {
         {"numpy", "sklearn"},
     ),
     "dask": ({"arrays", "partitions", "steps", "validation"}, {"dask", "numpy"}),
-    "centers": ({"arrays", "dask", "steps", "streaming", "validation"}, {"numpy", "sklearn"}),
+    "neighbors": ({"arrays", "steps"}, set()),
+    "centers": (
+        {"arrays", "dask", "neighbors", "partitions", "steps", "streaming", "validation"},
+        {"numpy", "sklearn"},
+    ),
     "sweep": (
         {"arrays", "estimators", "metrics", "seeding", "steps"},
         {"kneed", "numpy", "sklearn"},

@@ -1,0 +1,47 @@
+"""Which centers are near a row, and which rows are near a center."""
+
+from kmeans_xp.arrays import device, namespace
+from kmeans_xp.steps import sq_distances, sq_distances_of_tile, take_rows
+
+
+def nearest_centers(X, centers, frame, n_centers):
+    """The nearest centers of each row, nearest first: squared distances, (n_samples, n_centers), and int32 numbers."""
+    xp = namespace(X)
+
+    def of_tile(rows, tile):
+        labels = xp.argsort(sq_distances(tile, centers), axis=1)[:, :n_centers]
+        squares = [sq_distances_of_tile(tile, labels[:, i], centers) for i in range(n_centers)]
+        return xp.stack(squares, axis=1), xp.astype(labels, xp.int32)
+
+    tiles = [found for _, found in frame.map_tiles(of_tile, X, centers.shape[0], centers.dtype)]
+    return tuple(xp.concat(parts) for parts in zip(*tiles, strict=True))
+
+
+def nearest_rows(X, first, centers, frame, n_rows):
+    """The nearest rows of each center, nearest first: squared distances, (n_clusters, n_rows), and int64 numbers.
+
+    The number of the first row is `first`. Fewer columns if there are fewer rows.
+    """
+    xp = namespace(X)
+    clusters = xp.arange(centers.shape[0], device=device(X))
+
+    def of_tile(rows, tile):
+        squares = sq_distances(tile, centers)
+        places = xp.argmin(squares, axis=0)[:, None] if n_rows == 1 else xp.argsort(squares, axis=0)[:n_rows, :].T
+        squares = [
+            sq_distances_of_tile(take_rows(tile, places[:, i]), clusters, centers) for i in range(places.shape[1])
+        ]
+        return xp.stack(squares, axis=1), xp.astype(places, xp.int64) + (first + rows.start)
+
+    found = None
+    for _, tile in frame.map_tiles(of_tile, X, centers.shape[0], centers.dtype):
+        found = tile if found is None else nearer_rows(found, tile, n_rows)
+    return found
+
+
+def nearer_rows(these, those, n_rows):
+    """The nearest rows among two results of `nearest_rows`; of equally near ones the first."""
+    xp = namespace(these[0])
+    squares, numbers = (xp.concat(pair, axis=1) for pair in zip(these, those, strict=True))
+    order = xp.argsort(squares, axis=1)[:, :n_rows]
+    return xp.take_along_axis(squares, order, axis=1), xp.take_along_axis(numbers, order, axis=1)
