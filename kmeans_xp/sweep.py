@@ -1,5 +1,6 @@
 """How many clusters? One k-means for each number, each from the centers of the one before, judged by criteria."""
 
+import math
 import time
 import warnings
 from numbers import Integral
@@ -7,13 +8,16 @@ from numbers import Integral
 import numpy as np
 from sklearn.base import BaseEstimator, ClusterMixin, MetaEstimatorMixin, TransformerMixin, _fit_context, clone
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import StrOptions
+from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from kmeans_xp import arrays, seeding
 from kmeans_xp.estimators import KMeans
 from kmeans_xp.metrics import CRITERIA, Clusters, UndefinedCriterionError
+from kmeans_xp.sparse import SparseRows
 from kmeans_xp.steps import own_threads, take_rows
+
+SMALLEST = np.finfo(float).tiny  # of inertias whose logarithm is taken
 
 
 class KMeansSweep(MetaEstimatorMixin, TransformerMixin, ClusterMixin, BaseEstimator):
@@ -28,7 +32,7 @@ class KMeansSweep(MetaEstimatorMixin, TransformerMixin, ClusterMixin, BaseEstima
         Numbers of clusters to try.
 
     criterion : {'elbow', 'calinski_harabasz', 'davies_bouldin', 'simplified_silhouette', 'sq_silhouette', \
-'silhouette', 'bic'}, default='simplified_silhouette'
+'silhouette', 'bic', 'gap'}, default='simplified_silhouette'
         What the recommendation goes by. None of them knows what you want the clusters for:
 
         'elbow' : where the curve of the inertia bends most (Satopää et al., "Finding a kneedle in a haystack", 2011,
@@ -43,8 +47,17 @@ class KMeansSweep(MetaEstimatorMixin, TransformerMixin, ClusterMixin, BaseEstima
 
         'bic' : how well round Gaussians of one variance describe the rows. Grows with rows that don't fit that.
 
+        'gap' : how much smaller the logarithm of the inertia is than for rows without clusters, spread evenly over the
+        box along the principal axes of the data (Tibshirani et al., "Estimating the number of clusters in a data set
+        via the gap statistic", 2001). The recommendation is the first number whose gap is at most one standard error
+        below the largest; the paper compares each with the next, and stops early where clusters form groups. It can
+        say "one". Takes `n_references` more sweeps, over as many rows as the sample has; dense data only.
+
     criteria : iterable of str, default=('calinski_harabasz', 'davies_bouldin')
         More criteria for `results_`.
+
+    n_references : int, default=10
+        Sets of rows without clusters for 'gap'.
 
     estimator : KMeans, default=None
         Its other parameters (`max_iter`, `tol`, `algorithm`, `device` and so on); None for the defaults.
@@ -55,7 +68,8 @@ class KMeansSweep(MetaEstimatorMixin, TransformerMixin, ClusterMixin, BaseEstima
     Attributes
     ----------
     results_ : dict of lists
-        A table: 'n_clusters', 'inertia', 'n_iter', 'seconds' and each of the criteria but 'elbow'.
+        A table: 'n_clusters', 'inertia', 'n_iter', 'seconds' and each of the criteria but 'elbow'; beside 'gap' its
+        standard error 'gap_error'.
         `pandas.DataFrame(results_)` shows it.
 
     best_n_clusters_ : int
@@ -85,8 +99,9 @@ class KMeansSweep(MetaEstimatorMixin, TransformerMixin, ClusterMixin, BaseEstima
 
     _parameter_constraints = {
         "n_clusters": ["array-like", range],
-        "criterion": [StrOptions({"elbow", *CRITERIA})],
+        "criterion": [StrOptions({"elbow", "gap", *CRITERIA})],
         "criteria": ["array-like", tuple, set],
+        "n_references": [Interval(Integral, 1, None, closed="left")],
         "estimator": [KMeans, None],
         "random_state": ["random_state"],
     }
@@ -97,12 +112,14 @@ class KMeansSweep(MetaEstimatorMixin, TransformerMixin, ClusterMixin, BaseEstima
         *,
         criterion="simplified_silhouette",
         criteria=("calinski_harabasz", "davies_bouldin"),
+        n_references=10,
         estimator=None,
         random_state=None,
     ):
         self.n_clusters = n_clusters
         self.criterion = criterion
         self.criteria = criteria
+        self.n_references = n_references
         self.estimator = estimator
         self.random_state = random_state
 
@@ -129,36 +146,26 @@ class KMeansSweep(MetaEstimatorMixin, TransformerMixin, ClusterMixin, BaseEstima
         """
         numbers = self._numbers()
         names = list(dict.fromkeys([*self.criteria, *({self.criterion} - {"elbow"})]))
-        unknown = [name for name in names if name not in CRITERIA]
+        unknown = [name for name in names if name not in {"gap", *CRITERIA}]
         if unknown:
-            raise ValueError(f"criteria {unknown} are not known: use {list(CRITERIA)}.")
+            raise ValueError(f"criteria {unknown} are not known: use {[*CRITERIA, 'gap']}.")
         model = clone(self.estimator or KMeans()).set_params(n_clusters=numbers[-1])
         rng = check_random_state(self.random_state)
-        data, home = model._open(X, sample_weight)
-        with arrays.on_device(data.like), own_threads(data.like, numbers[-1]):
-            frame = model._frame(data)
-            sample = data.sample(numbers[-1], frame, rng)
-        stopping = {"max_iter": model.max_iter, "tol": model.tol * frame.spread / data.shape[1]}
-
-        results = {name: [] for name in ("n_clusters", "inertia", "n_iter", "seconds", *names)}
-        models, centers = [], None
-        for k in numbers:
-            began = time.perf_counter()
-            with arrays.on_device(data.like), own_threads(data.like, k):
-                centers = seeding.continued_start(
-                    *sample, centers, k, frame, rng, algorithm=model.algorithm, **stopping
-                )
-            init = arrays.asarray_like(frame.leave(centers), home)
-            fitted = clone(model).set_params(n_clusters=k, init=init, n_init=1).fit(X, sample_weight=sample_weight)
-            with arrays.on_device(data.like):
-                centers = frame.enter(arrays.asarray_like(fitted.cluster_centers_, data.like))
-            row = {"n_clusters": k, "inertia": fitted.inertia_, "n_iter": fitted.n_iter_}
-            row["seconds"] = time.perf_counter() - began
-            row |= self._judge(names, fitted, data, sample)
+        fits = Fits(model, numbers, X, sample_weight, rng)
+        if "gap" in names and isinstance(fits.sample[0], SparseRows):
+            raise ValueError("criterion 'gap' needs dense data: rows without clusters fill the box of the data.")
+        ordinary = [name for name in names if name != "gap"]
+        results = {name: [] for name in ("n_clusters", "inertia", "n_iter", "seconds", *ordinary)}
+        models = []
+        for fitted, seconds in fits:
+            row = {"n_clusters": fitted.n_clusters, "inertia": fitted.inertia_, "n_iter": fitted.n_iter_}
+            row |= {"seconds": seconds, **self._judge(ordinary, fitted, fits.data, fits.sample)}
             for name, value in row.items():
                 results[name].append(value)
             models.append(fitted)
 
+        if "gap" in names:
+            results["gap"], results["gap_error"] = gaps(fits, results["inertia"], self.n_references)
         place, reason = recommend(results, self.criterion)
         self.results_ = results
         self.best_n_clusters_, self.best_estimator_, self.reason_ = numbers[place], models[place], reason
@@ -224,6 +231,60 @@ class KMeansSweep(MetaEstimatorMixin, TransformerMixin, ClusterMixin, BaseEstima
         return tags
 
 
+class Fits:
+    """Models for ascending numbers of clusters, each from the centers of the one before or from fresh ones."""
+
+    def __init__(self, model, numbers, X, sample_weight, rng):
+        self.model, self.numbers, self.rng = model, numbers, rng
+        self._given = X, sample_weight
+        self.data, self._home = model._open(X, sample_weight)
+        like = self.data.like
+        with arrays.on_device(like), own_threads(like, numbers[-1]):
+            self._frame = model._frame(self.data)
+            self.sample = self.data.sample(numbers[-1], self._frame, rng)
+
+    def __iter__(self):
+        """Yield fitted models and the seconds that each took."""
+        X, sample_weight = self._given
+        model, frame, like, centers = self.model, self._frame, self.data.like, None
+        stopping = {"max_iter": model.max_iter, "tol": model.tol * frame.spread / self.data.shape[1]}
+        for k in self.numbers:
+            began = time.perf_counter()
+            with arrays.on_device(like), own_threads(like, k):
+                centers = seeding.continued_start(
+                    *self.sample, centers, k, frame, self.rng, algorithm=model.algorithm, **stopping
+                )
+            init = arrays.asarray_like(frame.leave(centers), self._home)
+            fitted = clone(model).set_params(n_clusters=k, init=init, n_init=1).fit(X, sample_weight=sample_weight)
+            with arrays.on_device(like):
+                centers = frame.enter(arrays.asarray_like(fitted.cluster_centers_, like))
+            yield fitted, time.perf_counter() - began
+
+
+def gaps(fits, inertias, n_references):
+    """Gap statistic for each number of clusters, and its standard error: lists."""
+    X, sample_weight = map(arrays.to_numpy, fits.sample)
+    logs = []
+    for _ in range(n_references):
+        rows = without_clusters(X.astype(float), sample_weight, fits.rng)
+        rows = arrays.asarray_like(rows, fits.sample[0], fits.sample[0].dtype)
+        references = Fits(fits.model, fits.numbers, rows, None, fits.rng)
+        scale = sample_weight.sum() / len(sample_weight)
+        logs.append([math.log(max(fitted.inertia_ * scale, SMALLEST)) for fitted, _ in references])
+    logs = np.asarray(logs)
+    found = logs.mean(axis=0) - np.log(np.maximum(inertias, SMALLEST))
+    return found.tolist(), (logs.std(axis=0) * math.sqrt(1 + 1 / n_references)).tolist()
+
+
+def without_clusters(X, sample_weight, rng):
+    """As many rows, spread evenly over the box along the principal axes of the rows of X."""
+    mean = np.average(X, axis=0, weights=sample_weight)
+    X = X - mean
+    _, axes = np.linalg.eigh((X.T * sample_weight) @ X)
+    X = X @ axes
+    return rng.uniform(X.min(axis=0), X.max(axis=0), size=X.shape) @ axes.T + mean
+
+
 def recommend(results, criterion):
     """Place in `results` of the number to recommend, and the reason."""
     numbers = results["n_clusters"]
@@ -238,6 +299,14 @@ def recommend(results, criterion):
         if found is None:
             return len(numbers) - 1, f"The inertia bends nowhere between {numbers[0]} and {numbers[-1]} clusters."
         return numbers.index(int(found)), f"The inertia bends most at {int(found)} clusters."
+    if criterion == "gap":
+        gap, error = np.asarray(results["gap"]), np.asarray(results["gap_error"])
+        highest = int(np.argmax(gap))
+        place = int(np.argmax(gap >= gap[highest] - error[highest]))
+        return place, (
+            f"gap is highest at {numbers[highest]} clusters, {gap[highest]:.4g} with a standard error of "
+            f"{error[highest]:.2g}; the first within that is {numbers[place]} clusters: {gap[place]:.4g}."
+        )
     values = np.asarray(results[criterion], dtype=float) * CRITERIA[criterion][1]
     if np.isnan(values).all():
         raise ValueError(

@@ -157,3 +157,54 @@ def test_on_a_gpu():
     sweep = KMeansSweep(range(4, 8), random_state=0).fit(cupy.asarray(apart(300)))
     assert sweep.best_n_clusters_ == 6
     assert isinstance(sweep.labels_, cupy.ndarray)
+
+
+def test_gap_follows_its_definition(lib, rng):
+    """Also of one cluster; reference rows are as many as the data, of the same box along the principal axes."""
+    X = apart(400)
+    sweep = KMeansSweep(range(1, 9), criterion="gap", criteria=(), n_references=4, random_state=0).fit(lib.asarray(X))
+    assert sweep.best_n_clusters_ == 6
+    assert "gap is highest at 6 clusters" in sweep.reason_
+    table = sweep.results_
+    axes = np.linalg.svd(X - X.mean(axis=0))[2]
+    along = (X - X.mean(axis=0)) @ axes.T
+    logs = []
+    for _ in range(6):
+        rows = rng.uniform(along.min(axis=0), along.max(axis=0), size=X.shape)
+        logs.append([np.log(KMeans(k, n_init=3, random_state=0).fit(rows).inertia_) for k in range(1, 9)])
+    expected = np.mean(logs, axis=0) - np.log(table["inertia"])
+    assert_allclose(table["gap"], expected, atol=0.1)
+    assert min(table["gap_error"]) > 0
+
+
+def test_gap_can_say_one(rng):
+    for X in (rng.normal(size=(1000, 5)), rng.normal(size=(400, 1))):
+        sweep = KMeansSweep(range(1, 6), criterion="gap", random_state=0).fit(X)
+        assert sweep.best_n_clusters_ == 1
+
+
+def test_gap_of_weights_blocks_and_directions(rng):
+    X = apart()
+    weights = np.full(len(X), 1e-3)
+    one = KMeansSweep([5, 6, 7], criterion="gap", random_state=0).fit(X)
+    other = KMeansSweep([5, 6, 7], criterion="gap", random_state=0).fit(X, sample_weight=weights)
+    assert_allclose(one.results_["gap"], other.results_["gap"], atol=0.05)
+    sphere = KMeansSweep(range(2, 5), criterion="gap", estimator=KMeans(metric="cosine"), random_state=0).fit(X)
+    assert np.isfinite(sphere.results_["gap"]).all()
+
+
+def test_gap_refuses_sparse_rows():
+    from scipy import sparse
+
+    with pytest.raises(ValueError, match="'gap' needs dense data"):
+        KMeansSweep([2, 3], criterion="gap").fit(sparse.csr_array(apart(100)))
+
+
+def test_recommendation_by_gap():
+    results = {"n_clusters": [1, 2, 3, 4], "gap": [0.1, 0.5, 0.52, 0.7], "gap_error": [0.0, 0.0, 0.05, 0.01]}
+    assert recommend(results, "gap") == (
+        3,
+        "gap is highest at 4 clusters, 0.7 with a standard error of 0.01; the first within that is 4 clusters: 0.7.",
+    )
+    results["gap_error"][3] = 0.19
+    assert recommend(results, "gap")[0] == 2
