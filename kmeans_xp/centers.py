@@ -2,12 +2,20 @@
 
 import contextlib
 import operator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 from sklearn import get_config
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, ClusterMixin, TransformerMixin
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    ClusterMixin,
+    TransformerMixin,
+    _fit_context,
+)
 from sklearn.utils.validation import check_is_fitted
 
 from kmeans_xp import arrays
@@ -31,15 +39,27 @@ from kmeans_xp.validation import (
 AUTO_GPU_WORK = 10**9
 
 
+Fit = TypeVar("Fit", bound=Callable[..., Any])
+
+
+def checking_parameters(fit: Fit) -> Fit:
+    """scikit-learn's check of an estimator's parameters before a fit, for which its type is not lost."""
+    checked: Fit = _fit_context(prefer_skip_nested_validation=False)(fit)
+    return checked
+
+
 class NearestCenters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):
     """Abstract: an estimator that has `cluster_centers_` and knows how `fit` saw the rows.
 
     A subclass has the parameters `n_clusters` and `device`, and after its fit `_origin` and `_spread` of a frame.
     """
 
+    cluster_centers_: Any
+    n_features_in_: int
+    feature_names_in_: Any
     metric = "euclidean"  # of those that have no such parameter
 
-    def predict(self, X, *, out=None):
+    def predict(self, X: Any, *, out: Any = None) -> Any:
         """Index of the nearest center of each row.
 
         Parameters
@@ -59,7 +79,7 @@ class NearestCenters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
             return self._lazily(self.predict, X, out, np.int32)
         return self._map(X, assign, "predict", out, ())
 
-    def fit_predict(self, X, y=None, sample_weight=None):
+    def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
         """Fit and return `labels_`.
 
         Parameters
@@ -80,7 +100,7 @@ class NearestCenters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
         """
         return self.fit(X, sample_weight=sample_weight).labels_
 
-    def transform(self, X, *, out=None):
+    def transform(self, X: Any, *, out: Any = None) -> Any:
         """Distances of the rows from the centers: Euclidean ones, or 1 - cos if the metric is 'cosine'.
 
         Parameters
@@ -101,7 +121,7 @@ class NearestCenters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
             return self._lazily(self.transform, X, out, dtype, *self._clusters())
         return self._map(X, to_centers, "transform", out, self._clusters())
 
-    def fit_transform(self, X, y=None, sample_weight=None):
+    def fit_transform(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
         """Fit and return the distances of the rows from the centers.
 
         Parameters
@@ -122,7 +142,7 @@ class NearestCenters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
         """
         return self.fit(X, sample_weight=sample_weight).transform(X)
 
-    def score(self, X, y=None, sample_weight=None):
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Minus the inertia of X, so that higher is better.
 
         Parameters
@@ -154,7 +174,7 @@ class NearestCenters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
         total, _ = self._reduce(X, of_rows, operator.add, "score", sample_weight)
         return -total
 
-    def nearest_centers(self, X, n_centers=1, *, return_distance=True):
+    def nearest_centers(self, X: Any, n_centers: int = 1, *, return_distance: bool = True) -> Any:
         """The nearest centers of each row.
 
         Parameters
@@ -187,7 +207,7 @@ class NearestCenters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
         labels = arrays.asarray_like(labels, like)
         return (self._distances(squares, like), labels) if return_distance else labels
 
-    def nearest_rows(self, X, n_rows=1, *, return_distance=True):
+    def nearest_rows(self, X: Any, n_rows: int = 1, *, return_distance: bool = True) -> Any:
         """The rows that are nearest to each center: examples of what is in a cluster.
 
         Parameters

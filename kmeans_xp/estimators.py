@@ -1,20 +1,21 @@
 """scikit-learn estimators: parameters, dispatch on the input, fitted attributes."""
 
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from numbers import Integral, Real
+from typing import Any, Literal, Self
 
 import numpy as np
 from sklearn import cluster
-from sklearn.base import _fit_context
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 from sklearn.utils.validation import check_is_fitted
 
 from kmeans_xp import arrays, seeding
-from kmeans_xp.centers import NearestCenters, on_host, working_memory
-from kmeans_xp.lloyd import lloyd
+from kmeans_xp.centers import NearestCenters, checking_parameters, on_host, working_memory
+from kmeans_xp.lloyd import Iteration, lloyd
 from kmeans_xp.memory import InMemory
 from kmeans_xp.partitions import Partitioned
 from kmeans_xp.steps import dense, moments, own_threads, take_rows
@@ -182,6 +183,13 @@ default='k-means++'
     16.0
     """
 
+    cluster_sizes_: Any
+    labels_: Any
+    inertia_: float
+    n_iter_: int
+    converged_: bool
+    history_: dict[str, list[float]]
+
     _parameter_constraints = {
         "n_clusters": [Interval(Integral, 1, None, closed="left")],
         "init": [StrOptions({"k-means++", "k-means||", "random"}), callable, "array-like"],
@@ -199,20 +207,20 @@ default='k-means++'
 
     def __init__(
         self,
-        n_clusters=8,
+        n_clusters: int = 8,
         *,
-        init="k-means++",
-        n_init="auto",
-        max_iter=300,
-        tol=1e-4,
-        verbose=0,
-        random_state=None,
-        algorithm="auto",
-        metric="euclidean",
-        device=None,
-        on_iteration=None,
-        keep_interrupted=False,
-    ):
+        init: Any = "k-means++",
+        n_init: int | Literal["auto"] = "auto",
+        max_iter: int = 300,
+        tol: float = 1e-4,
+        verbose: int = 0,
+        random_state: int | np.random.RandomState | None = None,
+        algorithm: Literal["auto", "lloyd", "elkan"] = "auto",
+        metric: Literal["euclidean", "cosine"] = "euclidean",
+        device: str | None = None,
+        on_iteration: Callable[[Iteration], object] | None = None,
+        keep_interrupted: bool = False,
+    ) -> None:
         self.n_clusters = n_clusters
         self.init = init
         self.n_init = n_init
@@ -226,8 +234,8 @@ default='k-means++'
         self.on_iteration = on_iteration
         self.keep_interrupted = keep_interrupted
 
-    @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y=None, sample_weight=None):
+    @checking_parameters
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Find the cluster centers of X.
 
         Parameters
@@ -372,7 +380,7 @@ default='k-means++'
             init = init(like if like.shape[0] else X, self.n_clusters, random_state=random_state)
         return check_centers(init, like, self.n_clusters)
 
-    def to_sklearn(self):
+    def to_sklearn(self) -> Any:
         """A fitted :class:`sklearn.cluster.KMeans` with these centers, on NumPy.
 
         Returns
@@ -405,7 +413,7 @@ default='k-means++'
         return model
 
     @classmethod
-    def from_sklearn(cls, model):
+    def from_sklearn(cls, model: Any) -> Self:
         """A fitted estimator with the centers of a fitted `sklearn.cluster.KMeans` or `MiniBatchKMeans`.
 
         Parameters
@@ -439,7 +447,9 @@ default='k-means++'
     },
     prefer_skip_nested_validation=True,
 )
-def kmeans_plusplus(X, n_clusters, *, sample_weight=None, random_state=None):
+def kmeans_plusplus(
+    X: Any, n_clusters: int, *, sample_weight: Any = None, random_state: int | np.random.RandomState | None = None
+) -> tuple[Any, Any]:
     """Choose first centers by greedy k-means++.
 
     Same as :func:`sklearn.cluster.kmeans_plusplus`, on arrays of any library. A seed picks the same points on each, and

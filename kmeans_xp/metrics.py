@@ -5,6 +5,7 @@ Weights are counts: a weight of 2 is the row standing there twice.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 from sklearn.utils import check_random_state
@@ -86,7 +87,7 @@ class Clusters:
         return xp.where(alone, xp.zeros_like(score), score)
 
 
-def cluster_inertias(X, labels, sample_weight=None):
+def cluster_inertias(X: Any, labels: Any, sample_weight: Any = None) -> tuple[Any, Any]:
     """Sum of the squared distances of the rows of each cluster from their mean.
 
     Parameters
@@ -112,7 +113,7 @@ def cluster_inertias(X, labels, sample_weight=None):
     return clusters.inertias, clusters.weights
 
 
-def calinski_harabasz_score(X, labels, sample_weight=None):
+def calinski_harabasz_score(X: Any, labels: Any, sample_weight: Any = None) -> float:
     """Variance between clusters over variance within them: higher is better.
 
     Same as :func:`sklearn.metrics.calinski_harabasz_score`, on arrays of any library and weighted.
@@ -149,7 +150,7 @@ def _calinski_harabasz(clusters):
     return 1.0 if within == 0 else between / within * (total - k) / (k - 1)
 
 
-def davies_bouldin_score(X, labels, sample_weight=None):
+def davies_bouldin_score(X: Any, labels: Any, sample_weight: Any = None) -> float:
     """Mean over clusters of how much each overlaps with its worst neighbour: lower is better.
 
     Same as :func:`sklearn.metrics.davies_bouldin_score`, on arrays of any library and weighted.
@@ -186,7 +187,7 @@ def _davies_bouldin(clusters):
     return clusters.float(xp.mean(xp.max(xp.where(apart, ratios, xp.zeros_like(ratios)), axis=1)))
 
 
-def simplified_silhouette_samples(X, labels, sample_weight=None):
+def simplified_silhouette_samples(X: Any, labels: Any, sample_weight: Any = None) -> Any:
     """Silhouette of each row with distances from the means of clusters in place of mean distances from their rows.
 
     Parameters
@@ -217,7 +218,7 @@ def _simplified_silhouettes(clusters):
     return _from_centers(clusters, 0 * clusters.weights, clusters.xp.sqrt, exclude_self=False)
 
 
-def silhouette_samples(X, labels, *, metric="euclidean", sample_weight=None):
+def silhouette_samples(X: Any, labels: Any, *, metric: str = "euclidean", sample_weight: Any = None) -> Any:
     """Silhouette of each row: how much nearer its own cluster is than the next.
 
     Same as :func:`sklearn.metrics.silhouette_samples`, on arrays of any library and weighted.
@@ -258,7 +259,15 @@ def _sq_silhouettes(clusters):
     return _from_centers(clusters, clusters.inertias / clusters.weights, lambda squares: squares)
 
 
-def silhouette_score(X, labels, *, metric="euclidean", sample_weight=None, sample_size=None, random_state=None):
+def silhouette_score(
+    X: Any,
+    labels: Any,
+    *,
+    metric: str = "euclidean",
+    sample_weight: Any = None,
+    sample_size: int | None = None,
+    random_state: int | np.random.RandomState | None = None,
+) -> float:
     """Mean silhouette of the rows: higher is better.
 
     Same as :func:`sklearn.metrics.silhouette_score`, on arrays of any library and weighted.
@@ -297,7 +306,7 @@ def silhouette_score(X, labels, *, metric="euclidean", sample_weight=None, sampl
     return arrays.to_floats(arrays.namespace(scores).vecdot(scores, weights) / arrays.namespace(scores).sum(weights))[0]
 
 
-def bic_score(X, labels, sample_weight=None):
+def bic_score(X: Any, labels: Any, sample_weight: Any = None) -> float:
     """Bayesian information criterion of round Gaussian clusters of one variance: lower is better.
 
     Parameters

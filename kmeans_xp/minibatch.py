@@ -7,14 +7,14 @@ scikit-learn's.
 import math
 import warnings
 from numbers import Integral, Real
+from typing import Any, Literal, Self
 
 import numpy as np
-from sklearn.base import _fit_context
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from kmeans_xp import arrays, seeding
-from kmeans_xp.centers import NearestCenters, inertia, working_memory
+from kmeans_xp.centers import NearestCenters, checking_parameters, inertia, working_memory
 from kmeans_xp.lloyd import means
 from kmeans_xp.steps import lloyd_step, moments, own_threads, sq_distances_to_own, take_rows
 from kmeans_xp.validation import (
@@ -121,6 +121,11 @@ default='k-means++'
     True
     """
 
+    labels_: Any
+    inertia_: float
+    n_iter_: int
+    n_steps_: int
+
     _parameter_constraints = {
         "n_clusters": [Interval(Integral, 1, None, closed="left")],
         "init": [StrOptions({"k-means++", "k-means||", "random"}), callable, "array-like"],
@@ -139,21 +144,21 @@ default='k-means++'
 
     def __init__(
         self,
-        n_clusters=8,
+        n_clusters: int = 8,
         *,
-        init="k-means++",
-        max_iter=100,
-        batch_size=1024,
-        verbose=0,
-        compute_labels=True,
-        random_state=None,
-        tol=0.0,
-        max_no_improvement=10,
-        init_size=None,
-        n_init="auto",
-        reassignment_ratio=0.01,
-        device=None,
-    ):
+        init: Any = "k-means++",
+        max_iter: int = 100,
+        batch_size: int = 1024,
+        verbose: int = 0,
+        compute_labels: bool = True,
+        random_state: int | np.random.RandomState | None = None,
+        tol: float = 0.0,
+        max_no_improvement: int | None = 10,
+        init_size: int | None = None,
+        n_init: int | Literal["auto"] = "auto",
+        reassignment_ratio: float = 0.01,
+        device: str | None = None,
+    ) -> None:
         self.n_clusters = n_clusters
         self.init = init
         self.max_iter = max_iter
@@ -168,8 +173,8 @@ default='k-means++'
         self.reassignment_ratio = reassignment_ratio
         self.device = device
 
-    @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y=None, sample_weight=None):
+    @checking_parameters
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Find the cluster centers of X in random batches of its rows.
 
         Parameters
@@ -214,8 +219,8 @@ default='k-means++'
                 self.inertia_ = monitor.smoothed * rows.total_weight
         return self
 
-    @_fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(self, X, y=None, sample_weight=None):
+    @checking_parameters
+    def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Move the centers by one batch: the rows of X.
 
         Parameters

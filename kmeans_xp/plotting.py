@@ -4,6 +4,8 @@ Each has `from_estimator` (a fitted model) and, where that makes sense, `from_pr
 keeps `ax_` and `figure_`. Arrays of any library go in.
 """
 
+from typing import Any, Self
+
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
@@ -55,17 +57,19 @@ class ElbowDisplay(_Display):
         Where it was drawn.
     """
 
-    def __init__(self, n_clusters, values, name="inertia", best=None):
+    def __init__(
+        self, n_clusters: list[int], values: list[float], name: str = "inertia", best: int | None = None
+    ) -> None:
         self.n_clusters, self.values, self.name, self.best = n_clusters, values, name, best
 
     @classmethod
-    def from_estimator(cls, sweep, *, column="inertia", ax=None):
+    def from_estimator(cls, sweep: Any, *, column: str = "inertia", ax: Any = None) -> Self:
         """Draw a column of `results_` of a fitted :class:`KMeansSweep`."""
         check_is_fitted(sweep, "results_")
         results = sweep.results_
         return cls(results["n_clusters"], results[column], column, sweep.best_n_clusters_).plot(ax=ax)
 
-    def plot(self, *, ax=None):
+    def plot(self, *, ax: Any = None) -> Self:
         """Draw it, on new axes unless there are some."""
         ax = self._axes(ax)
         ax.plot(self.n_clusters, self.values, marker="o", color=COLOURS[0])
@@ -94,21 +98,21 @@ class SilhouetteDisplay(_Display):
         Where it was drawn.
     """
 
-    def __init__(self, silhouettes, labels):
+    def __init__(self, silhouettes: Any, labels: Any) -> None:
         self.silhouettes, self.labels = silhouettes, labels
 
     @classmethod
-    def from_estimator(cls, model, X, *, metric="sqeuclidean", ax=None):
+    def from_estimator(cls, model: Any, X: Any, *, metric: str = "sqeuclidean", ax: Any = None) -> Self:
         """Draw the rows of X by the labels that the fitted model gives them; see :meth:`from_predictions`."""
         return cls.from_predictions(X, model.predict(X), metric=metric, ax=ax)
 
     @classmethod
-    def from_predictions(cls, X, labels, *, metric="sqeuclidean", ax=None):
+    def from_predictions(cls, X: Any, labels: Any, *, metric: str = "sqeuclidean", ax: Any = None) -> Self:
         """Draw rows by labels. `metric`: see :func:`metrics.silhouette_samples`; 'euclidean' compares all pairs."""
         silhouettes = metrics.silhouette_samples(X, labels, metric=metric)
         return cls(to_numpy(silhouettes), _host(labels)).plot(ax=ax)
 
-    def plot(self, *, ax=None):
+    def plot(self, *, ax: Any = None) -> Self:
         """Draw it, on new axes unless there are some."""
         ax = self._axes(ax)
         bottom, gap = 0, max(1, len(self.labels) // 100)
@@ -152,18 +156,30 @@ class ClustersDisplay(_Display):
         Where it was drawn.
     """
 
-    def __init__(self, points, labels, centers=None, axis_names=("feature 0", "feature 1")):
+    def __init__(
+        self, points: Any, labels: Any, centers: Any = None, axis_names: tuple[str, str] = ("feature 0", "feature 1")
+    ) -> None:
         self.points, self.labels, self.centers, self.axis_names = points, labels, centers, axis_names
 
     @classmethod
-    def from_estimator(cls, model, X, *, random_state=0, ax=None):
+    def from_estimator(
+        cls, model: Any, X: Any, *, random_state: int | np.random.RandomState | None = 0, ax: Any = None
+    ) -> Self:
         """Draw X by the labels and centers of a fitted model."""
         return cls.from_predictions(
             X, model.predict(X), centers=model.cluster_centers_, random_state=random_state, ax=ax
         )
 
     @classmethod
-    def from_predictions(cls, X, labels, *, centers=None, random_state=0, ax=None):
+    def from_predictions(
+        cls,
+        X: Any,
+        labels: Any,
+        *,
+        centers: Any = None,
+        random_state: int | np.random.RandomState | None = 0,
+        ax: Any = None,
+    ) -> Self:
         """Draw X by labels. Of more than 20,000 rows, that many at random."""
         X, labels = _host(X), _host(labels)
         if len(X) > MOST_POINTS:
@@ -184,7 +200,7 @@ class ClustersDisplay(_Display):
             centers = None if centers is None else (centers - mean) @ axes[:, :-3:-1]
         return cls(X, labels, centers, names).plot(ax=ax)
 
-    def plot(self, *, ax=None):
+    def plot(self, *, ax: Any = None) -> Self:
         """Draw it, on new axes unless there are some."""
         ax = self._axes(ax)
         size = float(np.clip(20_000 / len(self.points), 2, 30))
@@ -214,16 +230,16 @@ class ConvergenceDisplay(_Display):
         Where it was drawn.
     """
 
-    def __init__(self, history):
+    def __init__(self, history: dict[str, list[float]]) -> None:
         self.history = history
 
     @classmethod
-    def from_estimator(cls, model, *, ax=None):
+    def from_estimator(cls, model: Any, *, ax: Any = None) -> Self:
         """Draw the history of a fitted :class:`KMeans`."""
         check_is_fitted(model, "history_")
         return cls(model.history_).plot(ax=ax)
 
-    def plot(self, *, ax=None):
+    def plot(self, *, ax: Any = None) -> Self:
         """Draw it, on new axes unless there are some."""
         ax = self._axes(ax)
         iterations = np.arange(1, len(self.history["inertia"]) + 1)
@@ -256,21 +272,21 @@ class ClusterSizesDisplay(_Display):
         Where it was drawn.
     """
 
-    def __init__(self, labels, sizes):
+    def __init__(self, labels: Any, sizes: Any) -> None:
         self.labels, self.sizes = labels, sizes
 
     @classmethod
-    def from_estimator(cls, model, *, ax=None):
+    def from_estimator(cls, model: Any, *, ax: Any = None) -> Self:
         """Draw the sizes of the clusters of a fitted model."""
         check_is_fitted(model, "labels_")
         return cls.from_predictions(model.labels_, ax=ax)
 
     @classmethod
-    def from_predictions(cls, labels, *, ax=None):
+    def from_predictions(cls, labels: Any, *, ax: Any = None) -> Self:
         """Draw the sizes of clusters by the labels of rows."""
         return cls(*np.unique(_host(labels), return_counts=True)).plot(ax=ax)
 
-    def plot(self, *, ax=None):
+    def plot(self, *, ax: Any = None) -> Self:
         """Draw it, on new axes unless there are some."""
         ax = self._axes(ax)
         order = np.argsort(-self.sizes, kind="stable")

@@ -3,15 +3,18 @@
 import math
 import time
 import warnings
+from collections.abc import Iterable
 from numbers import Integral
+from typing import Any, Self
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClusterMixin, MetaEstimatorMixin, TransformerMixin, _fit_context, clone
+from sklearn.base import BaseEstimator, ClusterMixin, MetaEstimatorMixin, TransformerMixin, clone
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from kmeans_xp import arrays, seeding
+from kmeans_xp.centers import checking_parameters
 from kmeans_xp.estimators import KMeans
 from kmeans_xp.metrics import CRITERIA, Clusters, UndefinedCriterionError
 from kmeans_xp.sparse import SparseRows
@@ -97,6 +100,15 @@ class KMeansSweep(MetaEstimatorMixin, TransformerMixin, ClusterMixin, BaseEstima
     3
     """
 
+    results_: dict[str, list[Any]]
+    best_n_clusters_: int
+    best_estimator_: KMeans
+    reason_: str
+    labels_: Any
+    cluster_centers_: Any
+    inertia_: float
+    n_features_in_: int
+
     _parameter_constraints = {
         "n_clusters": ["array-like", range],
         "criterion": [StrOptions({"elbow", "gap", *CRITERIA})],
@@ -108,14 +120,14 @@ class KMeansSweep(MetaEstimatorMixin, TransformerMixin, ClusterMixin, BaseEstima
 
     def __init__(
         self,
-        n_clusters=range(2, 11),
+        n_clusters: Iterable[int] = range(2, 11),
         *,
-        criterion="simplified_silhouette",
-        criteria=("calinski_harabasz", "davies_bouldin"),
-        n_references=10,
-        estimator=None,
-        random_state=None,
-    ):
+        criterion: str = "simplified_silhouette",
+        criteria: Iterable[str] = ("calinski_harabasz", "davies_bouldin"),
+        n_references: int = 10,
+        estimator: KMeans | None = None,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
         self.n_clusters = n_clusters
         self.criterion = criterion
         self.criteria = criteria
@@ -123,8 +135,8 @@ class KMeansSweep(MetaEstimatorMixin, TransformerMixin, ClusterMixin, BaseEstima
         self.estimator = estimator
         self.random_state = random_state
 
-    @_fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X, y=None, sample_weight=None):
+    @checking_parameters
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Fit a model for each number of clusters.
 
         Parameters
@@ -204,22 +216,22 @@ class KMeansSweep(MetaEstimatorMixin, TransformerMixin, ClusterMixin, BaseEstima
                 values[name] = np.nan
         return values
 
-    def predict(self, X):
+    def predict(self, X: Any) -> Any:
         """Index of the nearest center of the best estimator; see :meth:`KMeans.predict`."""
         check_is_fitted(self)
         return self.best_estimator_.predict(X)
 
-    def transform(self, X):
+    def transform(self, X: Any) -> Any:
         """Distances from the centers of the best estimator; see :meth:`KMeans.transform`."""
         check_is_fitted(self)
         return self.best_estimator_.transform(X)
 
-    def score(self, X, y=None, sample_weight=None):
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Minus the inertia of X by the best estimator; see :meth:`KMeans.score`."""
         check_is_fitted(self)
         return self.best_estimator_.score(X, sample_weight=sample_weight)
 
-    def get_feature_names_out(self, input_features=None):
+    def get_feature_names_out(self, input_features: Any = None) -> Any:
         """Names of the columns that `transform` returns."""
         check_is_fitted(self)
         return self.best_estimator_.get_feature_names_out(input_features)

@@ -14,7 +14,7 @@ LIBRARIES = (
 )
 
 
-def show_versions():
+def show_versions() -> None:
     """Print the versions of the libraries, the BLAS in use, the CUDA devices and the steps that are replaced.
 
     Imports CuPy where it is installed, to ask it for its devices.

@@ -23,7 +23,7 @@ ALLOWED = {
         {"numpy", "sklearn"},
     ),
     "sweep": (
-        {"arrays", "estimators", "metrics", "seeding", "sparse", "steps"},
+        {"arrays", "centers", "estimators", "metrics", "seeding", "sparse", "steps"},
         {"kneed", "numpy", "sklearn"},
     ),
     "plotting": ({"arrays", "metrics"}, {"matplotlib", "numpy", "sklearn"}),
