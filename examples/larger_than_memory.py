@@ -1,4 +1,8 @@
-"""Cluster a Parquet file block by block, with a progress bar, and write the labels into a file.
+"""
+A Parquet file, block by block
+==============================
+
+Cluster it with a progress bar, and write the labels into a file.
 
 Anything with shape, dtype and row slicing is read like that: a memory map, an h5py dataset, a zarr array, or a class of
 a few lines as here.

@@ -189,6 +189,28 @@ class KMeansSweep(MetaEstimatorMixin, TransformerMixin, ClusterMixin, BaseEstima
             setattr(self, name, getattr(self.best_estimator_, name))
         return self
 
+    def recommend(self, criterion: str) -> tuple[int, str]:
+        """What another criterion recommends.
+
+        Parameters
+        ----------
+        criterion : str
+            'elbow', or one that stands in `results_`.
+
+        Returns
+        -------
+        n_clusters : int
+            The recommended number.
+
+        reason : str
+            Why that number, in a sentence.
+        """
+        check_is_fitted(self)
+        if criterion not in {"elbow", *self.results_} - {"n_clusters", "inertia", "n_iter", "seconds", "gap_error"}:
+            raise ValueError(f"criterion={criterion!r} is not in results_: name it in `criteria` before the fit.")
+        place, reason = recommend(self.results_, criterion)
+        return self.results_["n_clusters"][place], reason
+
     def _numbers(self):
         """The numbers of clusters, ascending."""
         numbers = sorted({int(k) for k in self.n_clusters if isinstance(k, Integral)})

@@ -11,6 +11,16 @@ ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("*.py"))
 
 
+@pytest.fixture(autouse=True)
+def no_window(monkeypatch):
+    """Pictures are drawn in memory, and closed."""
+    plt = pytest.importorskip("matplotlib.pyplot")
+    plt.switch_backend("agg")
+    monkeypatch.setattr(plt, "show", lambda: None)
+    yield
+    plt.close("all")
+
+
 def load(name):
     spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
@@ -19,24 +29,38 @@ def load(name):
 
 
 def test_none_is_forgotten():
-    assert EXAMPLES == ["colour_quantisation", "digits", "larger_than_memory", "tutorial"]
+    names = ["choosing_k", "colour_quantisation", "digits", "larger_than_memory", "text_documents", "tutorial"]
+    assert names == EXAMPLES
 
 
-def test_tutorial(tmp_path, capsys):
+def test_tutorial(capsys):
     tutorial = load("tutorial")
-    tutorial.main(["--output", str(tmp_path)])
-    assert (tmp_path / "tutorial.png").stat().st_size > 10_000
     printed = capsys.readouterr().out
     assert "GridSearchCV chooses {'kmeans__n_clusters': 4}" in printed
-
-    X, model = tutorial.three_blobs()
-    assert X.shape == (10_000, 2)
-    centers = np.asarray(sorted(model.cluster_centers_.tolist()))
+    assert tutorial.X.shape == (10_000, 2)
+    centers = np.asarray(sorted(tutorial.model.cluster_centers_.tolist()))
     np.testing.assert_allclose(centers, [[-5, 5], [0, 0], [5, 5]], atol=0.1)
-    ks, inertias = tutorial.elbow(X)
+    inertias = tutorial.sweep.results_["inertia"]
     assert inertias == sorted(inertias, reverse=True)
-    drops = -np.diff(inertias)
-    assert drops[ks.index(3) - 1] > 3 * drops[ks.index(3)], "the elbow is at 3"
+    assert tutorial.sweep.best_n_clusters_ == 3
+    assert tutorial.slow.converged_
+
+
+def test_choosing_k():
+    example = load("choosing_k")
+    assert {example.of_clear.recommend(criterion)[0] for criterion in [*example.CRITERIA, "elbow"]} == {5}
+    assert example.of_nested.recommend("silhouette")[0] == example.of_nested.recommend("gap")[0] == 2
+    assert example.of_nested.recommend("bic")[0] == 6
+    assert example.of_cloud.recommend("gap")[0] == 1
+
+
+def test_text_documents(capsys):
+    example = load("text_documents")
+    assert example.X.shape[0] > 400
+    cluster = dict(zip(example.names, example.model.labels_.tolist(), strict=True))
+    assert cluster["fft.fft"] == cluster["fft.ifft"] == cluster["fft.fft2"]
+    assert cluster["random.normal"] == cluster["random.gamma"] != cluster["fft.fft"]
+    assert "fft.fft" in capsys.readouterr().out
 
 
 def test_colour_quantisation(tmp_path, capsys):
@@ -51,7 +75,7 @@ def test_colour_quantisation(tmp_path, capsys):
 
 
 def test_digits():
-    assert load("digits").main() == pytest.approx(0.67, abs=0.03)
+    assert load("digits").score == pytest.approx(0.67, abs=0.03)
 
 
 def test_larger_than_memory(tmp_path, capsys):
@@ -68,10 +92,23 @@ def test_larger_than_memory(tmp_path, capsys):
     assert model.inertia_ / 120_000 == pytest.approx(8, rel=0.3), "8 columns of variance 1 about their centers"
 
 
-def test_the_code_in_the_readme_runs(tmp_path, monkeypatch):
+PAGES = sorted(path for path in [ROOT / "README.md", *(ROOT / "docs").glob("**/*.md")])
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
+    """From the first block to the last, as a reader would."""
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    assert blocks
-    for block in blocks:
+    names = {}
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
         if "cupy" not in block:
-            exec(compile(block, "README.md", "exec"), {})
+            exec(compile(block, page.name, "exec"), names)
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"], ids=lambda page: page.name)
+def test_links_within_the_project(page):
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for link in re.findall(r"\]\(([^)#\s]+)", text):
+        if "://" not in link and not link.startswith("gallery/"):  # which the site builds
+            assert (page.parent / link).exists(), link

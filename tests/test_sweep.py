@@ -200,6 +200,15 @@ def test_gap_refuses_sparse_rows():
         KMeansSweep([2, 3], criterion="gap").fit(sparse.csr_array(apart(100)))
 
 
+def test_another_criterion():
+    sweep = KMeansSweep([2, 6, 9], criteria=["bic"], random_state=0).fit(apart())
+    assert sweep.recommend("simplified_silhouette") == (6, sweep.reason_)
+    assert sweep.recommend("bic") == (6, f"bic is lowest at 6 clusters: {sweep.results_['bic'][1]:.4g}.")
+    for unknown in ("silhouette", "inertia"):
+        with pytest.raises(ValueError, match="is not in results_"):
+            sweep.recommend(unknown)
+
+
 def test_recommendation_by_gap():
     results = {"n_clusters": [1, 2, 3, 4], "gap": [0.1, 0.5, 0.52, 0.7], "gap_error": [0.0, 0.0, 0.05, 0.01]}
     assert recommend(results, "gap") == (
