@@ -11,6 +11,7 @@ import numpy as np
 
 from kmeans_xp import steps
 from kmeans_xp.arrays import collect, device, namespace
+from kmeans_xp.bounds import sure_gap
 
 MOST_NUMBERS = 2**22  # of the rows that are summed at a time
 ROUNDING = 100 * np.finfo(np.float64).eps  # of a squared distance, beside the norms that it is made of
@@ -116,8 +117,56 @@ class SparseRows:
         return sums, weights
 
     def share_that_pays(self, n_clusters, frame):
-        """What changes in the sums costs as much as all of them, so bounds don't pay."""
-        return 0.0
+        """Always: the sums of rows that change cluster cost less than those of all."""
+        return 1.0
+
+    def bounded_step(self, sample_weight, centers, labels, slack, path, sums, weights, frame):
+        """Writes into labels, slack and, once there are some, sums and weights."""
+        if isinstance(sums, int):
+            sums, weights = np.zeros(centers.shape), np.zeros(len(centers))
+        active = np.flatnonzero(slack <= path[np.maximum(labels, 0)])
+        rows = self if len(active) == self.shape[0] else self.take_rows(active)
+        nearest_two = self._nearest_two(centers, frame)
+        new, gap = np.empty(len(active), dtype=np.int32), np.empty(len(active))
+        for part, found in frame.map_tiles(nearest_two, rows, len(centers)) if len(active) else ():
+            new[part], gap[part] = found
+        old = labels[active]
+        changed = new != old
+        for which, label, sign in ((changed, new, 1.0), (changed & (old >= 0), old, -1.0)):
+            moved = np.flatnonzero(which)
+            if len(moved):
+                part = frame.shift(rows.take_rows(moved), np.float64)
+                part.add_to(sums, weights, label[moved], sign * sample_weight[active[moved]])
+        labels[active], slack[active] = new, gap + path[new]
+        return labels, slack, sums, weights, np.asarray(np.count_nonzero(changed)), np.asarray(len(active))
+
+    def _nearest_two(self, centers, frame):
+        """Function of rows and their tile: the nearest center, and how much farther the second is at least."""
+        minus_2_centers, sq_norms = steps.coefficients(centers, frame)
+        minus_2_centers = np.ascontiguousarray(minus_2_centers)  # once instead of in each product
+
+        def of_tile(rows, tile):
+            scores = tile @ minus_2_centers + sq_norms
+            each, new = np.arange(len(scores)), scores.argmin(axis=1)
+            lowest = scores[each, new]
+            scores[each, new] = np.inf
+            return new, sure_gap(tile, lowest, scores.min(axis=1), sq_norms, frame.rounding, np.float64)
+
+        return of_tile
+
+    def add_to(self, sums, weights, labels, sample_weight):
+        """Add weighted rows to the sums of clusters."""
+        if self.matrix.nnz > sums.size:
+            more_sums, more_weights = self.cluster_sums(labels, sample_weight, len(sums))
+            sums += more_sums
+            weights += more_weights
+            return
+        rows = self._row_of_each()
+        np.add.at(sums, (labels[rows], self.matrix.indices), self.matrix.data * sample_weight[rows])
+        moved = np.bincount(labels, sample_weight, len(sums))
+        weights += moved
+        if self._origin is not None:
+            sums -= moved[:, None] * self._origin
 
     def equal(self, point):
         origin = np.zeros(self.shape[1]) if self._origin is None else self._origin

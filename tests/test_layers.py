@@ -36,7 +36,7 @@ ALLOWED = {
     "partitions": ({"arrays", "lloyd", "seeding", "steps"}, {"numpy"}),
     "streaming": ({"arrays", "partitions", "steps"}, {"numpy"}),
     "seeding": ({"arrays", "backends", "lloyd", "steps"}, {"numpy"}),
-    "sparse": ({"arrays", "steps"}, {"numpy"}),
+    "sparse": ({"arrays", "bounds", "steps"}, {"numpy"}),
     "steps": ({"arrays", "backends"}, set()),
     "versions": ({"arrays", "backends"}, {"threadpoolctl"}),
     "arrays": (set(), {"numpy", "array_api_compat", "cupy"}),
