@@ -143,6 +143,21 @@ def is_source(x):
     return all(hasattr(x, name) for name in ("shape", "dtype", "__getitem__")) and not isinstance(x, np.generic)
 
 
+class HostRows:
+    """Abstract: rows on the host that are no array. Steps that must look into them are methods of the same name."""
+
+    def __init__(self, shape, dtype):
+        self.shape, self.dtype = shape, dtype
+
+    def __array_namespace__(self, **_):
+        return compat.numpy
+
+    device = "cpu"
+
+    def __dlpack_device__(self):
+        return _DLPACK_CPU, 0
+
+
 class HostSlot:
     """Memory for a block of rows that is filled again and again."""
 

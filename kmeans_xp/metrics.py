@@ -1,7 +1,8 @@
 """How good a clustering is, on arrays of any library: tile by tile, weighted.
 
 Everything but the exact silhouette follows from sums over the clusters: O(n_samples * n_features * n_clusters) at most.
-Weights are counts: a weight of 2 is the row standing there twice.
+Weights are counts: a weight of 2 is the row standing there twice. X may be anything with shape, dtype and row slicing,
+and is read tile by tile then; only the exact silhouette of all rows takes them into memory.
 """
 
 import math
@@ -13,7 +14,8 @@ from sklearn.utils import check_random_state
 from kmeans_xp import arrays
 from kmeans_xp.centers import working_memory
 from kmeans_xp.steps import frame_at, moments, own_threads, sq_distances, sq_distances_to_own, take_rows, update
-from kmeans_xp.validation import check_labels, check_rows, check_sample_weight
+from kmeans_xp.streaming import SlicedRows
+from kmeans_xp.validation import check_labels, check_rows, check_sample_weight, check_source, check_spread
 
 
 class UndefinedCriterionError(ValueError):
@@ -24,13 +26,14 @@ class Clusters:
     """Rows with labels, and the sums over clusters that the criteria are made of."""
 
     def __init__(self, X, labels, sample_weight=None):
-        self.X = check_rows(X)
+        self.X = rows_of(X)
         with arrays.on_device(self.X):
             self.n_clusters, self.labels = check_labels(labels, self.X)
             self.sample_weight = check_sample_weight(sample_weight, self.X)
             self.frame = moments(
                 self.X, self.sample_weight, self.n_clusters, arrays.tile_bytes(self.X, working_memory())
             )
+            check_spread(self.frame.spread, lambda: True)
             self.xp = arrays.namespace(self.X)
             sums, self.weights = update(self.X, self.sample_weight, self.labels, self.n_clusters, self.frame)
             if self.float(self.xp.min(self.weights)) == 0:
@@ -85,6 +88,11 @@ class Clusters:
         larger = xp.maximum(own, others)
         score = (others - own) / xp.where(larger > 0, larger, xp.ones_like(larger))
         return xp.where(alone, xp.zeros_like(score), score)
+
+
+def rows_of(X):
+    """X as a pass takes it: an array, sparse rows, or a source that is read tile by tile."""
+    return SlicedRows(check_source(X)) if arrays.is_source(X) else check_rows(X)
 
 
 def cluster_inertias(X: Any, labels: Any, sample_weight: Any = None) -> tuple[Any, Any]:
@@ -298,7 +306,7 @@ def silhouette_score(
         -1 to 1.
     """
     if sample_size is not None:
-        X = check_rows(X)
+        X = rows_of(X)
         rows = check_random_state(random_state).permutation(X.shape[0])[:sample_size]
         X, labels, sample_weight = _subset(X, labels, sample_weight, rows)
     scores = silhouette_samples(X, labels, metric=metric, sample_weight=sample_weight)

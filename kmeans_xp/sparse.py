@@ -10,29 +10,19 @@ To subtract an origin would fill the rows. So it is kept beside them, and taken 
 import numpy as np
 
 from kmeans_xp import steps
-from kmeans_xp.arrays import collect, device, namespace
+from kmeans_xp.arrays import HostRows, collect
 from kmeans_xp.bounds import sure_gap
 
 MOST_NUMBERS = 2**22  # of the rows that are summed at a time
 ROUNDING = 100 * np.finfo(np.float64).eps  # of a squared distance, beside the norms that it is made of
 
 
-class SparseRows:
+class SparseRows(HostRows):
     """Rows of a CSR matrix in canonical format, (n_samples, n_features), relative to an origin, (n_features,), or 0."""
 
     def __init__(self, matrix, origin=None):
+        super().__init__(matrix.shape, matrix.dtype)
         self.matrix, self._origin = matrix, origin
-        self.shape, self.dtype = matrix.shape, matrix.dtype
-
-    def __array_namespace__(self, **_):
-        return namespace(self.matrix.data)
-
-    @property
-    def device(self):
-        return device(self.matrix.data)
-
-    def __dlpack_device__(self):
-        return self.matrix.data.__dlpack_device__()
 
     def __getitem__(self, rows_and_all):
         """X[begin:end, :], without a copy of the numbers."""

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from kmeans_xp import partitions
-from kmeans_xp.arrays import asarray_like, on_device, slots, to_numpy
+from kmeans_xp.arrays import HostRows, asarray_like, on_device, slots, to_numpy
 from kmeans_xp.steps import own_threads
 
 BLOCK_BYTES = 2**26  # of a block, where working memory allows
@@ -121,6 +121,21 @@ class Stream:
                 )
             slot.fill(found)
         return n_rows
+
+
+class SlicedRows(HostRows):
+    """Rows that a pass reads tile by tile, from anything with shape, dtype and row slicing."""
+
+    def __init__(self, X):
+        super().__init__(tuple(X.shape), np.dtype(X.dtype if X.dtype in (np.float32, np.float64) else np.float64))
+        self._X = X
+
+    def __getitem__(self, rows_and_all):
+        return np.asarray(self._X[rows_and_all[0]], dtype=self.dtype)
+
+    def take_rows(self, rows):
+        """Some rows, in memory."""
+        return np.concatenate([self[row : row + 1, :] for row in rows.tolist()])
 
 
 def _check_file(X):

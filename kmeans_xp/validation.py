@@ -115,7 +115,7 @@ def unit_rows(X, first=0):
     return collect(map_slices(X, scaled, slices), X.shape[0])
 
 
-def check_source(X, estimator, *, reset=True):
+def check_source(X, estimator=None, *, reset=True):
     """X, which is not in memory, with real numbers in rows and columns, neither being 0."""
     if len(X.shape) != 2:
         raise ValueError(f"Expected 2D data, got {len(X.shape)}D data of shape {tuple(X.shape)} instead.")
@@ -124,7 +124,7 @@ def check_source(X, estimator, *, reset=True):
             raise ValueError(f"Found data with 0 {noun}(s) (shape={tuple(X.shape)}) while a minimum of 1 is required.")
     if np.dtype(X.dtype).kind not in "fiub":
         raise ValueError(f"Data of dtype {X.dtype} is not supported: use real numbers.")
-    return validate_data(estimator, X, skip_check_array=True, reset=reset)
+    return X if estimator is None else validate_data(estimator, X, skip_check_array=True, reset=reset)
 
 
 def check_out(out, shape):

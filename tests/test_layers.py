@@ -27,7 +27,7 @@ ALLOWED = {
         {"kneed", "numpy", "sklearn"},
     ),
     "plotting": ({"arrays", "metrics"}, {"matplotlib", "numpy", "sklearn"}),
-    "metrics": ({"arrays", "centers", "steps", "validation"}, {"numpy", "sklearn"}),
+    "metrics": ({"arrays", "centers", "steps", "streaming", "validation"}, {"numpy", "sklearn"}),
     "minibatch": ({"arrays", "centers", "lloyd", "seeding", "steps", "validation"}, {"numpy", "sklearn"}),
     "validation": ({"arrays", "sparse", "steps"}, {"numpy", "sklearn"}),
     "lloyd": ({"arrays", "backends", "bounds", "steps"}, set()),

@@ -154,3 +154,35 @@ def test_labels_in_a_column(rng):
 def test_bad_metric(rng):
     with pytest.raises(ValueError, match="metric='cosine' is not known"):
         metrics.silhouette_samples(rng.normal(size=(10, 2)), np.arange(10) % 2, metric="cosine")
+
+
+class Source:
+    """The least that data read by blocks have."""
+
+    def __init__(self, X):
+        self._X, self.shape, self.dtype = X, X.shape, X.dtype
+
+    def __getitem__(self, rows):
+        assert isinstance(rows, slice)
+        return self._X[rows]
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "int16"])
+def test_of_rows_that_are_read_tile_by_tile(rng, dtype):
+    X = (10 * blobs(rng, 3000, 4)).astype(dtype)
+    labels, weights = rng.integers(5, size=3000), rng.uniform(1, 2, size=3000)
+    with sklearn.config_context(working_memory=0.1):
+        for name in ("calinski_harabasz_score", "davies_bouldin_score", "bic_score", "silhouette_score"):
+            score = getattr(metrics, name)
+            expected = score(X, labels, sample_weight=weights)
+            assert score(Source(X), labels, sample_weight=weights) == pytest.approx(expected), name
+        assert_allclose(
+            metrics.simplified_silhouette_samples(Source(X), labels), metrics.simplified_silhouette_samples(X, labels)
+        )
+        sample = {"sample_size": 100, "random_state": 0}
+        expected = metrics.silhouette_score(X, labels, **sample)
+        assert metrics.silhouette_score(Source(X), labels, **sample) == pytest.approx(expected)
+    if dtype != "int16":
+        X[7, 1] = np.nan
+        with pytest.raises(ValueError, match="NaN"):
+            metrics.bic_score(Source(X), labels)
