@@ -106,7 +106,7 @@ def asarray_like(x, like, dtype=None):
     """`x` (a NumPy array, or an array of any library) in the library and on the device of `like`."""
     xp = namespace(like)
     if is_foreign(x) and namespace(x) is xp:
-        x = compat.to_device(x, device(like))
+        x = _between_devices(x, device(like)) if compat.is_cupy_array(x) else compat.to_device(x, device(like))
         return x if dtype is None else xp.astype(x, dtype, copy=False)
     return xp.asarray(to_numpy(x), dtype=dtype, device=device(like))
 
@@ -286,8 +286,18 @@ def to_device(x, name):
         raise ValueError(f"device={name!r} is not possible for X of type {library}.{type(x).__name__}.")
     index = cuda_index(name)
     cupy = sys.modules["cupy"]
+    if compat.is_cupy_array(x):
+        return _between_devices(x, cupy.cuda.Device(index))
     with cupy.cuda.Device(index):
         return cupy.asarray(x)
+
+
+def _between_devices(x, device):
+    """A CuPy array on another of its devices: CuPy copies only contiguous ones."""
+    if x.device != device:
+        with x.device:
+            x = sys.modules["cupy"].ascontiguousarray(x)
+    return compat.to_device(x, device)
 
 
 def _require_cuda(name, index, count, problem):

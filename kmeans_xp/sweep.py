@@ -171,7 +171,8 @@ class KMeansSweep(MetaEstimatorMixin, TransformerMixin, ClusterMixin, BaseEstima
         models = []
         for fitted, seconds in fits:
             row = {"n_clusters": fitted.n_clusters, "inertia": fitted.inertia_, "n_iter": fitted.n_iter_}
-            row |= {"seconds": seconds, **self._judge(ordinary, fitted, fits.data, fits.sample)}
+            with arrays.on_device(fits.data.like):
+                row |= {"seconds": seconds, **self._judge(ordinary, fitted, fits.data, fits.sample)}
             for name, value in row.items():
                 results[name].append(value)
             models.append(fitted)
@@ -288,7 +289,7 @@ class Fits:
                 centers = seeding.continued_start(
                     *self.sample, centers, k, frame, self.rng, algorithm=model.algorithm, **stopping
                 )
-            init = arrays.asarray_like(frame.leave(centers), self._home)
+                init = arrays.asarray_like(frame.leave(centers), self._home)
             fitted = clone(model).set_params(n_clusters=k, init=init, n_init=1).fit(X, sample_weight=sample_weight)
             with arrays.on_device(like):
                 centers = frame.enter(arrays.asarray_like(fitted.cluster_centers_, like))

@@ -10,7 +10,7 @@ from conftest import blobs, load
 from test_bounds import SHAPES, check_bounded_step
 
 from benchmarks import gpu
-from kmeans_xp import KMeans, arrays, bounds, kmeans_plusplus, lloyd, steps
+from kmeans_xp import KMeans, KMeansSweep, arrays, bounds, kmeans_plusplus, lloyd, steps
 
 pytestmark = pytest.mark.gpu
 
@@ -256,6 +256,31 @@ def test_half_precision_is_read_as_it_is(cupy, rng):
     before = pool.total_bytes()
     half.predict(X)
     assert pool.total_bytes() - before < X.size * 4
+
+
+@pytest.mark.usefixtures("backend")
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_the_other_device(cupy, rng, metric):
+    """A fit there, of rows that are not contiguous here; a sweep of rows there."""
+    if cupy.cuda.runtime.getDeviceCount() < 2:
+        pytest.skip("needs two devices")
+    X = cupy.asarray(blobs(rng, 400, 6))[:, ::2]
+    model = KMeans(4, random_state=0, metric=metric, device="cuda:1").fit(X)
+    expected = KMeans(4, random_state=0, metric=metric).fit(X)
+    for name in ("labels_", "cluster_centers_", "cluster_sizes_"):
+        assert getattr(model, name).device.id == 0
+        cupy.testing.assert_allclose(getattr(model, name), getattr(expected, name))
+    for method in ("predict", "transform", "nearest_rows"):
+        for one, other in zip(getattr(model, method)(X), getattr(expected, method)(X), strict=True):
+            cupy.testing.assert_allclose(one, other, atol=1e-12)
+    there = arrays.to_device(X, "cuda:1")
+    criteria = {"criterion": "gap", "criteria": ["bic"], "n_references": 2}
+    sweeps = [
+        KMeansSweep([2, 3, 4], estimator=KMeans(metric=metric), random_state=0, **criteria).fit(x) for x in (X, there)
+    ]
+    assert sweeps[1].cluster_centers_.device.id == 1
+    np.testing.assert_allclose(sweeps[0].results_["bic"], sweeps[1].results_["bic"])
+    np.testing.assert_allclose(sweeps[0].results_["gap"], sweeps[1].results_["gap"])
 
 
 def test_scratch_memory_is_what_was_estimated(cupy, backend, rng):

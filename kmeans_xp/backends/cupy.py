@@ -94,7 +94,7 @@ def update(X, sample_weight, labels, n_clusters, frame):
         cupy.add(totals, _sums(kernels, tile, origin, labels[rows], sample_weight[rows], n_clusters), out=totals)
 
     _for_tiles(X, frame, frame.distance_dtype, add)
-    return totals[:, :-1], totals[:, -1]
+    return totals[:, :-1], totals[:, -1].copy()  # which a fitted model keeps
 
 
 def bounded_step(X, sample_weight, centers, labels, slack, path, sums, weights, frame):
