@@ -270,6 +270,8 @@ def to_device(x, name):
         if compat.is_cupy_array(x):
             return to_numpy(x)
         return compat.to_device(x, sys.modules["jax"].devices("cpu")[0] if compat.is_jax_array(x) else "cpu")
+    if isinstance(x, HostRows):
+        raise ValueError(f"device={name!r} is not possible for sparse X, which is computed with on the host.")
     if compat.is_torch_array(x):
         count = sys.modules["torch"].cuda.device_count()
         _require_cuda(name, index, count, None if count else "torch sees no CUDA device")

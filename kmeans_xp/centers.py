@@ -73,7 +73,8 @@ class NearestCenters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
         Returns
         -------
         labels : array of shape (n_samples,), int32
-            In the library and on the device of X; `out` if it is given. Of equally near centers the first.
+            In the library and on the device of X; `out` if it is given. Of equally near centers the first, unless
+            rounding decides.
         """
         if arrays.is_dask(X):
             return self._lazily(self.predict, X, out, np.int32)

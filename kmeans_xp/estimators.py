@@ -18,6 +18,7 @@ from kmeans_xp.centers import NearestCenters, checking_parameters, on_host, work
 from kmeans_xp.lloyd import Iteration, lloyd
 from kmeans_xp.memory import InMemory
 from kmeans_xp.partitions import Partitioned
+from kmeans_xp.sparse import as_given
 from kmeans_xp.steps import dense, moments, own_threads, take_rows
 from kmeans_xp.validation import (
     check_centers,
@@ -377,7 +378,8 @@ default='k-means++'
         init = self.init
         if callable(init):
             # X as validated, if it is in memory
-            init = init(like if like.shape[0] else X, self.n_clusters, random_state=random_state)
+            given = X if like.shape[0] == 0 else as_given(like)
+            init = init(given, self.n_clusters, random_state=random_state)
         return check_centers(init, like, self.n_clusters)
 
     def to_sklearn(self) -> Any:

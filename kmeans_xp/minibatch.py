@@ -16,6 +16,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from kmeans_xp import arrays, seeding
 from kmeans_xp.centers import NearestCenters, checking_parameters, inertia, working_memory
 from kmeans_xp.lloyd import means
+from kmeans_xp.sparse import as_given
 from kmeans_xp.steps import lloyd_step, moments, own_threads, sq_distances_to_own, take_rows
 from kmeans_xp.validation import (
     check_centers,
@@ -297,7 +298,9 @@ default='k-means++'
             if isinstance(self.init, str):
                 centers = take_rows(X, seeding.METHODS[self.init](X, weights, self.n_clusters, frame, rng))
             else:
-                given = self.init(X, self.n_clusters, random_state=rng) if callable(self.init) else self.init
+                given = self.init
+                if callable(given):
+                    given = given(as_given(X), self.n_clusters, random_state=rng)
                 centers = check_centers(given, X, self.n_clusters)
             candidates.append(frame.enter(centers))
         best = min(candidates, key=lambda centers: inertia(X, weights, centers, frame))

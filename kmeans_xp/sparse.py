@@ -50,23 +50,28 @@ class SparseRows(HostRows):
         return SparseRows(self.matrix.astype(np.float64, copy=False), self._origin if origin is None else origin)
 
     def sq_norms(self):
-        return np.maximum(self._sq_norms_about(self._origin), 0)
+        return self.sq_distances_of_tile(np.zeros(self.shape[0], dtype=np.int32), np.zeros((1, self.shape[1])))
 
     def sq_distances(self, others):
         """The others, dense or sparse, are relative to the same origin."""
         if isinstance(others, SparseRows):
-            norms = [rows._sq_norms_about(None) for rows in (self, others)]
+            norms = [rows._absolute_sq_norms() for rows in (self, others)]
             squares = norms[0][:, None] - 2 * (self.matrix @ others.matrix.T).toarray() + norms[1]
         else:
             squares = self.sq_norms()[:, None] - 2 * (self @ others.T) + np.vecdot(others, others)
         return np.maximum(squares, 0, out=squares)
 
     def sq_distances_of_tile(self, labels, centers):
-        centers = centers if self._origin is None else centers + self._origin
-        own = self._with(self.matrix.data * centers[labels[self._row_of_each()], self.matrix.indices])
-        norms = self._sq_norms_about(None) + np.vecdot(centers, centers)[labels]
-        squares = norms - 2 * own._row_sums()
-        return np.where(squares > ROUNDING * norms, squares, 0.0)  # a row on its center is at distance 0
+        """Feature by feature where a row has a number; where it has none, what is left of the center's squares."""
+        origin, indices = self._zero_or_origin(), self.matrix.indices
+        label_of_each = labels[self._row_of_each()]
+        with np.errstate(over="ignore", invalid="ignore"):  # of numbers too large, which the fit finds by their sum
+            absolute = (centers + origin) ** 2
+            stored = self._with((self.matrix.data - origin[indices] - centers[label_of_each, indices]) ** 2)
+            all_of_center = absolute.sum(axis=1)[labels]
+            left = all_of_center - self._with(absolute[label_of_each, indices])._row_sums()
+        is_left = (np.diff(self.matrix.indptr) < self.shape[1]) & (left > ROUNDING * all_of_center)
+        return stored._row_sums() + np.where(is_left, left, 0.0)
 
     def sq_distances_to(self, rows, frame):
         points = frame.shift(self.take_rows(rows), np.float64)
@@ -134,13 +139,14 @@ class SparseRows(HostRows):
         """Function of rows and their tile: the nearest center, and how much farther the second is at least."""
         minus_2_centers, sq_norms = steps.coefficients(centers, frame)
         minus_2_centers = np.ascontiguousarray(minus_2_centers)  # once instead of in each product
+        largest = sq_norms + 4 * np.vecdot(frame.origin, frame.origin)  # products are of rows relative to zero
 
         def of_tile(rows, tile):
             scores = tile @ minus_2_centers + sq_norms
             each, new = np.arange(len(scores)), scores.argmin(axis=1)
             lowest = scores[each, new]
             scores[each, new] = np.inf
-            return new, sure_gap(tile, lowest, scores.min(axis=1), sq_norms, frame.rounding, np.float64)
+            return new, sure_gap(tile, lowest, scores.min(axis=1), largest, frame.rounding, np.float64)
 
         return of_tile
 
@@ -159,11 +165,11 @@ class SparseRows(HostRows):
             sums -= moved[:, None] * self._origin
 
     def equal(self, point):
-        origin = np.zeros(self.shape[1]) if self._origin is None else self._origin
-        indices = self.matrix.indices
+        origin, indices = self._zero_or_origin(), self.matrix.indices
         same = self._with(self.matrix.data - origin[indices] == point[0, indices])._row_sums()
-        n_stored = np.diff(self.matrix.indptr)
-        return (same == n_stored) & (n_stored == np.count_nonzero(point[0, :] != -origin))
+        needed = point[0, :] != -origin  # numbers that a row must have
+        has = self._with(needed[indices])._row_sums()
+        return (same == np.diff(self.matrix.indptr)) & (has == np.count_nonzero(needed))
 
     def projections(self, direction):
         """Less what the origin adds to all of them."""
@@ -184,10 +190,12 @@ class SparseRows(HostRows):
     def _row_sums(self):
         return self.matrix @ np.ones(self.shape[1])
 
-    def _sq_norms_about(self, origin):
-        """Squared distances of the rows from a point, (n_rows,), which rounding may make negative."""
-        squares = self._with(self.matrix.data.astype(np.float64) ** 2)._row_sums()
-        return squares if origin is None else squares - 2 * (self.matrix @ origin) + origin @ origin
+    def _absolute_sq_norms(self):
+        """Squared norms of the rows relative to zero."""
+        return self._with(self.matrix.data.astype(np.float64) ** 2)._row_sums()
+
+    def _zero_or_origin(self):
+        return np.zeros(self.shape[1]) if self._origin is None else self._origin
 
     def _with(self, data):
         """Other numbers in the same places."""
@@ -196,3 +204,8 @@ class SparseRows(HostRows):
     def _of(self, data, indices, indptr):
         shape = len(indptr) - 1, self.shape[1]
         return SparseRows(type(self.matrix)((data, indices, indptr), shape=shape), self._origin)
+
+
+def as_given(X):
+    """Validated rows as a user has them: an array, or a CSR matrix."""
+    return X.matrix if isinstance(X, SparseRows) else X

@@ -13,7 +13,7 @@ PACKAGE = Path(kmeans_xp.__file__).parent
 ALLOWED = {
     "__init__": ({"estimators", "metrics", "minibatch", "sweep", "versions"}, set()),
     "estimators": (
-        {"arrays", "centers", "dask", "seeding", "lloyd", "memory", "partitions", "steps", "validation"},
+        {"arrays", "centers", "dask", "seeding", "lloyd", "memory", "partitions", "sparse", "steps", "validation"},
         {"numpy", "sklearn"},
     ),
     "dask": ({"arrays", "partitions", "steps", "validation"}, {"dask", "numpy"}),
@@ -28,7 +28,7 @@ ALLOWED = {
     ),
     "plotting": ({"arrays", "metrics"}, {"matplotlib", "numpy", "sklearn"}),
     "metrics": ({"arrays", "centers", "steps", "streaming", "validation"}, {"numpy", "sklearn"}),
-    "minibatch": ({"arrays", "centers", "lloyd", "seeding", "steps", "validation"}, {"numpy", "sklearn"}),
+    "minibatch": ({"arrays", "centers", "lloyd", "seeding", "sparse", "steps", "validation"}, {"numpy", "sklearn"}),
     "validation": ({"arrays", "sparse", "steps"}, {"numpy", "sklearn"}),
     "lloyd": ({"arrays", "backends", "bounds", "steps"}, set()),
     "bounds": ({"arrays", "backends", "steps"}, set()),
