@@ -106,8 +106,10 @@ def asarray_like(x, like, dtype=None):
     """`x` (a NumPy array, or an array of any library) in the library and on the device of `like`."""
     xp = namespace(like)
     if is_foreign(x) and namespace(x) is xp:
-        x = _between_devices(x, device(like)) if compat.is_cupy_array(x) else compat.to_device(x, device(like))
-        return x if dtype is None else xp.astype(x, dtype, copy=False)
+        if dtype is not None:
+            with on_device(x):
+                x = xp.astype(x, dtype, copy=False)
+        return _between_devices(x, device(like)) if compat.is_cupy_array(x) else compat.to_device(x, device(like))
     return xp.asarray(to_numpy(x), dtype=dtype, device=device(like))
 
 
@@ -268,7 +270,8 @@ def to_device(x, name):
         if is_host(x):
             return x
         if compat.is_cupy_array(x):
-            return to_numpy(x)
+            x = to_numpy(x)
+            return x.astype(np.float32) if x.dtype.itemsize == 2 else x  # half precision
         return compat.to_device(x, sys.modules["jax"].devices("cpu")[0] if compat.is_jax_array(x) else "cpu")
     if isinstance(x, HostRows):
         raise ValueError(f"device={name!r} is not possible for sparse X, which is computed with on the host.")

@@ -228,8 +228,8 @@ class NearestCenters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
             As those of :meth:`transform`, ascending. Only if `return_distance`.
 
         rows : array of shape (n_clusters, n_rows), int64
-            Numbers of rows of X, nearest first; of equally near ones the first. They need not belong to the cluster,
-            if another center is nearer still.
+            Numbers of rows of X, nearest first; of equally near ones the first, unless rounding decides. They need not
+            belong to the cluster, if another center is nearer still.
         """
         n_rows = check_count("n_rows", n_rows, len(X) if not hasattr(X, "shape") else X.shape[0], "n_samples")
 

@@ -11,7 +11,7 @@ def nearest_centers(X, centers, frame, n_centers):
     def of_tile(rows, tile):
         labels = xp.argsort(sq_distances(tile, centers), axis=1)[:, :n_centers]
         squares = [sq_distances_of_tile(tile, labels[:, i], centers) for i in range(n_centers)]
-        return xp.stack(squares, axis=1), xp.astype(labels, xp.int32)
+        return ascending(xp.stack(squares, axis=1), xp.astype(labels, xp.int32))
 
     tiles = [found for _, found in frame.map_tiles(of_tile, X, centers.shape[0], centers.dtype)]
     return tuple(xp.concat(parts) for parts in zip(*tiles, strict=True))
@@ -31,7 +31,7 @@ def nearest_rows(X, first, centers, frame, n_rows):
         squares = [
             sq_distances_of_tile(take_rows(tile, places[:, i]), clusters, centers) for i in range(places.shape[1])
         ]
-        return xp.stack(squares, axis=1), xp.astype(places, xp.int64) + (first + rows.start)
+        return ascending(xp.stack(squares, axis=1), xp.astype(places, xp.int64) + (first + rows.start))
 
     found = None
     for _, tile in frame.map_tiles(of_tile, X, centers.shape[0], centers.dtype):
@@ -43,5 +43,12 @@ def nearer_rows(these, those, n_rows):
     """The nearest rows among two results of `nearest_rows`; of equally near ones the first."""
     xp = namespace(these[0])
     squares, numbers = (xp.concat(pair, axis=1) for pair in zip(these, those, strict=True))
-    order = xp.argsort(squares, axis=1)[:, :n_rows]
+    squares, numbers = ascending(squares, numbers)
+    return squares[:, :n_rows], numbers[:, :n_rows]
+
+
+def ascending(squares, numbers):
+    """Both, sorted along the rows: what was chosen by products is ordered by distances that are summed directly."""
+    xp = namespace(squares)
+    order = xp.argsort(squares, axis=1)
     return xp.take_along_axis(squares, order, axis=1), xp.take_along_axis(numbers, order, axis=1)

@@ -14,7 +14,7 @@ from kmeans_xp.arrays import HostRows, collect
 from kmeans_xp.bounds import sure_gap
 
 MOST_NUMBERS = 2**22  # of the rows that are summed at a time
-ROUNDING = 100 * np.finfo(np.float64).eps  # of a squared distance, beside the norms that it is made of
+ROUNDING = 100 * np.finfo(np.float64).eps  # of squares summed by difference, beside what they are part of
 
 
 class SparseRows(HostRows):

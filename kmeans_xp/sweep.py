@@ -299,6 +299,7 @@ class Fits:
 def gaps(fits, inertias, n_references):
     """Gap statistic for each number of clusters, and its standard error: lists."""
     X, sample_weight = map(arrays.to_numpy, fits.sample)
+    X, sample_weight = X[sample_weight > 0], sample_weight[sample_weight > 0]
     logs = []
     for _ in range(n_references):
         rows = without_clusters(X.astype(float), sample_weight, fits.rng)

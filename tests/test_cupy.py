@@ -252,6 +252,8 @@ def test_half_precision_is_read_as_it_is(cupy, rng):
         cupy.testing.assert_array_equal(half.cluster_centers_, single.cluster_centers_)
         assert half.inertia_ == single.inertia_
         assert half.transform(X).dtype == "float32"
+    on_host = KMeans(20, init=init, device="cpu").fit(X)
+    assert on_host.transform(X).dtype == on_host.cluster_centers_.dtype == "float32"
     pool = cupy.get_default_memory_pool()
     before = pool.total_bytes()
     half.predict(X)
@@ -273,6 +275,9 @@ def test_the_other_device(cupy, rng, metric):
     for method in ("predict", "transform", "nearest_rows"):
         for one, other in zip(getattr(model, method)(X), getattr(expected, method)(X), strict=True):
             cupy.testing.assert_allclose(one, other, atol=1e-12)
+    single = X.astype("float32")
+    model = KMeans(4, random_state=0, metric=metric, device="cuda:1").fit(single)
+    assert {part.device.id for part in (*model.nearest_centers(single, 2), *model.nearest_rows(single, 2))} == {0}
     there = arrays.to_device(X, "cuda:1")
     criteria = {"criterion": "gap", "criteria": ["bic"], "n_references": 2}
     sweeps = [

@@ -60,6 +60,14 @@ def test_a_row_on_a_center_is_at_distance_0(rng):
     assert_array_equal(X[rows[:, 0]], model.cluster_centers_)
 
 
+def test_ascending_where_products_lose_digits(rng):
+    init = np.array([[1.0, 1, 1], [-1, -1, -1]])
+    X = np.repeat(init, 50, axis=0) + 1e-9 * rng.normal(size=(100, 3))
+    model = KMeans(2, init=init).fit(X)
+    for found in (model.nearest_rows(X, 10)[0], model.nearest_centers(X, 2)[0]):
+        assert (np.diff(found, axis=1) >= 0).all()
+
+
 def test_equal_rows_and_centers_the_first_one_wins():
     X = np.repeat(np.eye(3), 100, axis=0)
     model = MiniBatchKMeans(3, init=np.eye(3), random_state=0).fit(X)

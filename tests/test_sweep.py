@@ -193,6 +193,15 @@ def test_gap_of_weights_blocks_and_directions(rng):
     assert np.isfinite(sphere.results_["gap"]).all()
 
 
+def test_gap_does_not_see_rows_without_weight(rng):
+    X = apart(300)
+    more, weights = np.concatenate((X, [[1e4, 1e4, 1e4]])), np.append(np.ones(300), 0)
+    options = {"criterion": "gap", "criteria": (), "random_state": 0}
+    one = KMeansSweep([4, 6, 8], **options).fit(X)
+    other = KMeansSweep([4, 6, 8], **options).fit(more, sample_weight=weights)
+    assert_allclose(one.results_["gap"], other.results_["gap"], atol=0.1)
+
+
 def test_gap_refuses_sparse_rows():
     from scipy import sparse
 

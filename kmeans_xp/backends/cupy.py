@@ -57,6 +57,7 @@ def map_slices(X, function, slices):
             waiting += [slice(middle, rows.stop), slice(rows.start, middle)]
             continue
         yield result
+        del result  # before the next needs memory
 
 
 def assign(X, centers, frame):
@@ -170,14 +171,14 @@ def _compare(kernels, X, centers, frame, labels, slack=None, path=None):
     counts = cupy.zeros(2, dtype=cupy.uint64)
 
     def compare(rows, tile, origin):
-        count = len(tile)
+        count, origin = len(tile), origin.astype(dtype)
         state = labels[rows], None if slack is None else slack[rows]
         active = n_active = None
         if slack is not None:
             active, n_active = cupy.empty(count, dtype=cupy.int32), cupy.zeros(1, dtype=cupy.uint64)
             _launch(kernels["stale_rows"], _blocks(count, BLOCK), BLOCK, *state, path, count, active, n_active)
             counts[1:] += n_active
-        given = tile, origin.astype(dtype), minus_2_centers, sq_norms, path
+        given = tile, origin, minus_2_centers, sq_norms, path
         job = *given, active, n_active, count, n_features, n_clusters
         grid = _blocks(count, shape[0])
         _launch(kernel, grid, BLOCK, *job, coefficient, offset, *state, counts)
@@ -195,7 +196,7 @@ def _sums(kernels, tile, origin, labels, sample_weight, n_clusters):
     order = cupy.argsort(labels.astype(cupy.min_scalar_type(n_clusters - 1)))
     starts = cupy.searchsorted(labels[order], cupy.arange(n_clusters + 1, dtype=cupy.int32))
     columns = _power_of_2(n_features + 1, BLOCK)
-    chunk = _chunk(n_samples, columns)
+    chunk = _chunk(n_samples, n_features, columns)
     n_chunks = _blocks(n_samples, chunk)
     runs = cupy.empty((n_chunks + n_clusters, n_features + 1))
     totals = cupy.empty((n_clusters, n_features + 1))
@@ -211,7 +212,7 @@ def _sums_of_few(kernels, tile, origin, labels, sample_weight, n_clusters):
     """`_sums` without sorting, for at most FEW_SUMS clusters."""
     n_samples, n_features = tile.shape
     columns = _power_of_2(n_features + 1, BLOCK)
-    chunk = BLOCK // columns * _chunk(n_samples, columns)
+    chunk = BLOCK // columns * _chunk(n_samples, n_features, columns)
     n_chunks = _blocks(n_samples, chunk)
     parts = cupy.empty((n_chunks, n_clusters, n_features + 1))
     grid, block = (n_chunks, _blocks(n_features + 1, columns)), (columns, BLOCK // columns)
@@ -251,7 +252,7 @@ def scratch_bytes(n_samples, n_features, n_clusters, tile_bytes):
     """Device memory of an iteration beyond X, labels and slack (12 bytes a row), and copies of rows not contiguous."""
     n_rows = min(n_samples, max(MIN_TILE, tile_bytes // ROW_BYTES))
     columns = _power_of_2(n_features + 1, BLOCK)
-    chunk = _chunk(n_rows, columns)
+    chunk = _chunk(n_rows, n_features, columns)
     if n_clusters <= FEW_SUMS:
         n_runs = _blocks(n_rows, BLOCK // columns * chunk) * n_clusters
     else:
@@ -260,9 +261,10 @@ def scratch_bytes(n_samples, n_features, n_clusters, tile_bytes):
     return ROW_BYTES * n_rows + 8 * (n_features + 1) * (n_runs + 8 * n_clusters) + 2 * SCORES_BYTES
 
 
-def _chunk(n_samples, columns):
-    """Rows that a thread sums, for about as many threads as the device runs at a time."""
-    return max(MIN_CHUNK, _blocks(n_samples * columns, _resident_threads(_device())))
+def _chunk(n_samples, n_features, columns):
+    """Rows that a thread sums, for about as many threads as the device runs at a time: `columns` of a block each."""
+    n_columns = columns * _blocks(n_features + 1, columns)
+    return max(MIN_CHUNK, _blocks(n_samples * n_columns, _resident_threads(_device())))
 
 
 def _row_dtype(X, dtype):
