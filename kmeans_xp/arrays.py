@@ -63,6 +63,11 @@ def result_dtype(x):
     return x.dtype if is_float(x) else namespace(x).float32
 
 
+def float_dtype(x):
+    """NumPy's dtype for the numbers of a source or Dask array: their own, if that is float32 or float64."""
+    return np.dtype(x.dtype if x.dtype in (np.float32, np.float64) else np.float64)
+
+
 def accumulator(x):
     """The dtype for sums: float64, or float32 where the library or device has nothing wider."""
     xp = namespace(x)

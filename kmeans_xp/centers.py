@@ -31,6 +31,7 @@ from kmeans_xp.validation import (
     check_sample_weight,
     check_source,
     check_weight_of_source,
+    rows_as_they_are,
     unit_rows,
 )
 
@@ -118,7 +119,7 @@ class NearestCenters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
             In the library, dtype and on the device of X, computed in float64; `out` if it is given.
         """
         if arrays.is_dask(X):
-            dtype = X.dtype if X.dtype == np.float32 else np.float64
+            dtype = arrays.float_dtype(X)
             return self._lazily(self.transform, X, out, dtype, *self._clusters())
         return self._map(X, to_centers, "transform", out, self._clusters())
 
@@ -204,9 +205,8 @@ class NearestCenters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
 
         parts, like = self._reduce(X, of_rows, operator.add, "nearest_centers")
         with arrays.on_device(parts[0][0]):
-            squares, labels = (join(list(values)) for values in zip(*parts, strict=True))
-        labels = arrays.asarray_like(labels, like)
-        return (self._distances(squares, like), labels) if return_distance else labels
+            found = [join(list(values)) for values in zip(*parts, strict=True)]
+        return self._neighbors(*found, like, return_distance)
 
     def nearest_rows(self, X: Any, n_rows: int = 1, *, return_distance: bool = True) -> Any:
         """The rows that are nearest to each center: examples of what is in a cluster.
@@ -237,9 +237,8 @@ class NearestCenters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
             return nearest_rows(X, first, centers, frame, n_rows)
 
         combine = partial(nearer_rows, n_rows=n_rows)
-        (squares, rows), like = self._reduce(X, of_rows, combine, "nearest_rows")
-        rows = arrays.asarray_like(rows, like)
-        return (self._distances(squares, like), rows) if return_distance else rows
+        found, like = self._reduce(X, of_rows, combine, "nearest_rows")
+        return self._neighbors(*found, like, return_distance)
 
     def _lazily(self, method, X, out, dtype, n_columns=None):
         """A lazy dask array of `method` for each partition of X, or `out` with its values."""
@@ -274,7 +273,7 @@ class NearestCenters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
             check_out(out, (X_in.shape[0], *more_shape))
         X = self._place(X_in)
         with arrays.on_device(X), own_threads(X, *self._clusters()):
-            X = self._as_compared(X)
+            X = self._prepare(X)
             result = arrays.asarray_like(function(X, *self._seen_from(X, X.shape[0])), X_in)
         if out is None:
             return result
@@ -299,7 +298,7 @@ class NearestCenters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
         X_in = check_rows(X, self, reset=False)
         X = self._place(X_in)
         with arrays.on_device(X), own_threads(X, *self._clusters()):
-            X = self._as_compared(X)
+            X = self._prepare(X)
             sample_weight = check_sample_weight(sample_weight, X)
             return function(X, sample_weight, 0, *self._seen_from(X, X.shape[0])), X_in
 
@@ -309,12 +308,12 @@ class NearestCenters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
         with arrays.on_device(stream.like):
             return stream, self._seen_from(stream.like, X.shape[0])
 
-    def _distances(self, squares, like):
-        """Squared distances as distances in the metric, in the library and dtype of results for `like`."""
-        xp = arrays.namespace(squares)
-        with arrays.on_device(squares):
-            found = squares / 2 if self.metric == "cosine" else xp.sqrt(squares)
-            return arrays.asarray_like(found, like, arrays.result_dtype(like))
+    def _neighbors(self, distances, numbers, like, return_distance):
+        """What `nearest_centers` and `nearest_rows` return, in the library of `like`."""
+        numbers = arrays.asarray_like(numbers, like)
+        return (
+            (arrays.asarray_like(distances, like, arrays.result_dtype(like)), numbers) if return_distance else numbers
+        )
 
     @contextlib.contextmanager
     def _unchanged_if_it_fails(self):
@@ -340,9 +339,10 @@ class NearestCenters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
         frame = replace(frame, spherical=self.metric == "cosine")
         return frame.enter(arrays.asarray_like(self.cluster_centers_, X)), frame
 
-    def _as_compared(self, X, first=0):
-        """The rows as they are compared with the centers: scaled to norm 1 if the metric is 'cosine'."""
-        return unit_rows(X, first) if self.metric == "cosine" else X
+    @property
+    def _prepare(self):
+        """Function of rows, and the number of their first: the rows as they are compared with the centers."""
+        return unit_rows if self.metric == "cosine" else rows_as_they_are
 
     def _streams(self, X):
         """Whether X is to be read block by block."""
@@ -358,7 +358,7 @@ class NearestCenters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
         """X, block by block, where `device` wants it."""
         target, sample_weight = self._target(X), check_weight_of_source(sample_weight, X)
         device = None if target == "cpu" else target
-        return Stream(X, sample_weight, self.n_clusters, working_memory(), device, self._as_compared)
+        return Stream(X, sample_weight, self.n_clusters, working_memory(), device, self._prepare)
 
     def _place(self, X):
         """X where `device` wants the work to be done."""

@@ -16,7 +16,7 @@ import dask.array as da
 import numpy as np
 from dask import delayed
 
-from kmeans_xp.arrays import HostRows, asarray_like, is_foreign, namespace, on_device, to_floats, to_numpy
+from kmeans_xp.arrays import HostRows, asarray_like, float_dtype, is_foreign, namespace, on_device, to_floats, to_numpy
 from kmeans_xp.partitions import Block
 from kmeans_xp.steps import own_threads
 from kmeans_xp.validation import check_rows, check_sample_weight
@@ -29,7 +29,7 @@ class Cluster:
 
     keeps_bounds = True
 
-    def __init__(self, X, sample_weight, n_clusters, prepare=None):
+    def __init__(self, X, sample_weight, n_clusters, prepare):
         self._n_clusters = n_clusters
         X = rows_together(X)
         rows, weights = _parts(X, sample_weight)
@@ -44,7 +44,7 @@ class Cluster:
         self._blocks = {i: block for i, (block, size) in enumerate(zip(blocks, sizes, strict=True)) if size > 0}
         self.shape = sum(sizes), X.shape[1]
         # Centers and sums are NumPy's on the client, whatever library the workers use
-        self.like = np.empty((0, X.shape[1]), dtype=X.dtype if X.dtype in (np.float32, np.float64) else np.float64)
+        self.like = np.empty((0, X.shape[1]), dtype=float_dtype(X))
         self._n_runs = self._n_passes = 0
 
     def new_run(self):
@@ -159,7 +159,7 @@ def _block(X, sample_weight, index, prepare):
             sample_weight = check_sample_weight(sample_weight, X, may_be_zero=True)
             if isinstance(X, HostRows):
                 raise TypeError("Sparse partitions are not supported. Use '.map_blocks(lambda X: X.toarray())'.")
-            X = X if prepare is None else prepare(X)
+            X = prepare(X)
     except (ValueError, TypeError, MemoryError) as error:
         kind = next(kind for kind in (ValueError, TypeError, MemoryError) if isinstance(error, kind))
         raise kind(f"Partition {index} of X: {error}") from error

@@ -27,7 +27,6 @@ from kmeans_xp.validation import (
     check_sample_weight,
     check_source,
     check_spread,
-    unit_rows,
 )
 
 
@@ -281,8 +280,7 @@ default='k-means++'
         if arrays.is_dask(X):
             from kmeans_xp.dask import Cluster
 
-            prepare = unit_rows if self.metric == "cosine" else None
-            cluster = Cluster(check_source(X, self), sample_weight, self.n_clusters, prepare)
+            cluster = Cluster(check_source(X, self), sample_weight, self.n_clusters, self._prepare)
             check_n_samples(cluster, self.n_clusters)
             return Partitioned(cluster), X._meta
         if self._streams(X):
@@ -293,7 +291,7 @@ default='k-means++'
         check_n_samples(X_in, self.n_clusters)
         X = self._place(X_in)
         with arrays.on_device(X):
-            return InMemory(self._as_compared(X), check_sample_weight(sample_weight, X)), X_in
+            return InMemory(self._prepare(X), check_sample_weight(sample_weight, X)), X_in
 
     def _frame(self, data):
         """The frame of a fit."""
@@ -352,7 +350,7 @@ default='k-means++'
             sample_stopping = {**stopping, "algorithm": self.algorithm}
             centers = data.initial_centers(self.init, self.n_clusters, frame, random_state, sample_stopping)
         else:
-            centers = frame.enter(self._as_compared(self._given_centers(X, data.like, random_state)))
+            centers = frame.enter(self._prepare(self._given_centers(X, data.like, random_state)))
         if self.verbose:
             print("Initialization complete")
         rows = data.rows(self.n_clusters, frame, self.algorithm)

@@ -6,6 +6,7 @@ and is read tile by tile then; only the exact silhouette of all rows takes them 
 """
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,8 @@ class Clusters:
             self.frame = moments(
                 self.X, self.sample_weight, self.n_clusters, arrays.tile_bytes(self.X, working_memory())
             )
-            check_spread(self.frame.spread, lambda: True)
+            has_nan = partial(self.X.has_nan, self.frame) if isinstance(self.X, SlicedRows) else None
+            check_spread(self.frame.spread, has_nan)
             self.xp = arrays.namespace(self.X)
             sums, self.weights = update(self.X, self.sample_weight, self.labels, self.n_clusters, self.frame)
             if self.float(self.xp.min(self.weights)) == 0:

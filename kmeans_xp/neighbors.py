@@ -5,20 +5,20 @@ from kmeans_xp.steps import sq_distances, sq_distances_of_tile, take_rows
 
 
 def nearest_centers(X, centers, frame, n_centers):
-    """The nearest centers of each row, nearest first: squared distances, (n_samples, n_centers), and int32 numbers."""
+    """The nearest centers of each row, nearest first: distances, (n_samples, n_centers), and int32 numbers."""
     xp = namespace(X)
 
     def of_tile(rows, tile):
         labels = xp.argsort(sq_distances(tile, centers), axis=1)[:, :n_centers]
         squares = [sq_distances_of_tile(tile, labels[:, i], centers) for i in range(n_centers)]
-        return ascending(xp.stack(squares, axis=1), xp.astype(labels, xp.int32))
+        return ascending(frame.distance(xp.stack(squares, axis=1)), xp.astype(labels, xp.int32))
 
     tiles = [found for _, found in frame.map_tiles(of_tile, X, centers.shape[0], centers.dtype)]
     return tuple(xp.concat(parts) for parts in zip(*tiles, strict=True))
 
 
 def nearest_rows(X, first, centers, frame, n_rows):
-    """The nearest rows of each center, nearest first: squared distances, (n_clusters, n_rows), and int64 numbers.
+    """The nearest rows of each center, nearest first: distances, (n_clusters, n_rows), and int64 numbers.
 
     The number of the first row is `first`. Fewer columns if there are fewer rows.
     """
@@ -31,7 +31,8 @@ def nearest_rows(X, first, centers, frame, n_rows):
         squares = [
             sq_distances_of_tile(take_rows(tile, places[:, i]), clusters, centers) for i in range(places.shape[1])
         ]
-        return ascending(xp.stack(squares, axis=1), xp.astype(places, xp.int64) + (first + rows.start))
+        numbers = xp.astype(places, xp.int64) + (first + rows.start)
+        return ascending(frame.distance(xp.stack(squares, axis=1)), numbers)
 
     found = None
     for _, tile in frame.map_tiles(of_tile, X, centers.shape[0], centers.dtype):
@@ -42,13 +43,12 @@ def nearest_rows(X, first, centers, frame, n_rows):
 def nearer_rows(these, those, n_rows):
     """The nearest rows among two results of `nearest_rows`; of equally near ones the first."""
     xp = namespace(these[0])
-    squares, numbers = (xp.concat(pair, axis=1) for pair in zip(these, those, strict=True))
-    squares, numbers = ascending(squares, numbers)
-    return squares[:, :n_rows], numbers[:, :n_rows]
+    distances, numbers = ascending(*(xp.concat(pair, axis=1) for pair in zip(these, those, strict=True)))
+    return distances[:, :n_rows], numbers[:, :n_rows]
 
 
-def ascending(squares, numbers):
+def ascending(distances, numbers):
     """Both, sorted along the rows: what was chosen by products is ordered by distances that are summed directly."""
-    xp = namespace(squares)
-    order = xp.argsort(squares, axis=1)
-    return xp.take_along_axis(squares, order, axis=1), xp.take_along_axis(numbers, order, axis=1)
+    xp = namespace(distances)
+    order = xp.argsort(distances, axis=1)
+    return xp.take_along_axis(distances, order, axis=1), xp.take_along_axis(numbers, order, axis=1)

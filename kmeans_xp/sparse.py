@@ -88,8 +88,7 @@ class SparseRows(HostRows):
         return sums if self._origin is None else sums - weights[:, None] * self._origin, weights
 
     def assign(self, centers, frame):
-        minus_2_centers, sq_norms = steps.coefficients(centers, frame)
-        minus_2_centers = np.ascontiguousarray(minus_2_centers)  # once instead of in each product
+        minus_2_centers, sq_norms = _coefficients(centers, frame)
 
         def labels_of(rows, tile):
             return steps.lowest_score(tile, minus_2_centers, sq_norms)
@@ -137,8 +136,7 @@ class SparseRows(HostRows):
 
     def _nearest_two(self, centers, frame):
         """Function of rows and their tile: the nearest center, and how much farther the second is at least."""
-        minus_2_centers, sq_norms = steps.coefficients(centers, frame)
-        minus_2_centers = np.ascontiguousarray(minus_2_centers)  # once instead of in each product
+        minus_2_centers, sq_norms = _coefficients(centers, frame)
         largest = sq_norms + 4 * np.vecdot(frame.origin, frame.origin)  # products are of rows relative to zero
 
         def of_tile(rows, tile):
@@ -204,6 +202,12 @@ class SparseRows(HostRows):
     def _of(self, data, indices, indptr):
         shape = len(indptr) - 1, self.shape[1]
         return SparseRows(type(self.matrix)((data, indices, indptr), shape=shape), self._origin)
+
+
+def _coefficients(centers, frame):
+    """`steps.coefficients`, contiguous: SciPy would copy them in each product."""
+    minus_2_centers, sq_norms = steps.coefficients(centers, frame)
+    return np.ascontiguousarray(minus_2_centers), sq_norms
 
 
 def as_given(X):

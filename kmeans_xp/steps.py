@@ -123,6 +123,10 @@ class Frame:
         """What is minimised: squared distances, or the cosine distances 1 - cos that belong to them."""
         return sq_distances / 2 if self.spherical else sq_distances
 
+    def distance(self, sq_distances):
+        """Distances in the metric: Euclidean or cosine ones."""
+        return self.cost(sq_distances) if self.spherical else namespace(sq_distances).sqrt(sq_distances)
+
     def leave(self, centers):
         """Centers relative to zero, in `dtype`."""
         xp = namespace(centers)

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from kmeans_xp import partitions
-from kmeans_xp.arrays import HostRows, asarray_like, on_device, slots, to_numpy
+from kmeans_xp.arrays import HostRows, asarray_like, float_dtype, on_device, slots, to_numpy
 from kmeans_xp.steps import own_threads
 
 BLOCK_BYTES = 2**26  # of a block, where working memory allows
@@ -29,7 +29,7 @@ class Stream:
         self._prepare = prepare
         self._X, self._sample_weight, self._n_clusters = X, sample_weight, n_clusters
         self.shape = tuple(X.shape)
-        self._dtype = np.dtype(X.dtype if X.dtype in (np.float32, np.float64) else np.float64)
+        self._dtype = float_dtype(X)
         row_bytes = self.shape[1] * self._dtype.itemsize
         # Each block keeps float64 sums of its clusters: larger blocks where these would weigh
         block_bytes = max(BLOCK_BYTES, 32 * 8 * n_clusters * self.shape[1])
@@ -127,11 +127,15 @@ class SlicedRows(HostRows):
     """Rows that a pass reads tile by tile, from anything with shape, dtype and row slicing."""
 
     def __init__(self, X):
-        super().__init__(tuple(X.shape), np.dtype(X.dtype if X.dtype in (np.float32, np.float64) else np.float64))
+        super().__init__(tuple(X.shape), float_dtype(X))
         self._X = X
 
     def __getitem__(self, rows_and_all):
         return np.asarray(self._X[rows_and_all[0]], dtype=self.dtype)
+
+    def has_nan(self, frame):
+        """Whether a number is NaN."""
+        return any(found for _, found in frame.map_rows(lambda rows, X: bool(np.isnan(X).any()), self, 1))
 
     def take_rows(self, rows):
         """Some rows, in memory."""

@@ -186,3 +186,9 @@ def test_of_rows_that_are_read_tile_by_tile(rng, dtype):
         X[7, 1] = np.nan
         with pytest.raises(ValueError, match="NaN"):
             metrics.bic_score(Source(X), labels)
+
+
+def test_numbers_too_large_are_not_called_nan():
+    for given in (np.eye(4) * 1e200, Source(np.eye(4) * 1e200)):
+        with np.errstate(over="ignore", invalid="ignore"), pytest.raises(ValueError, match="too large for float64"):
+            metrics.bic_score(given, [0, 0, 1, 1])
