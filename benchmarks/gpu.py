@@ -132,16 +132,6 @@ def flash_kmeans(X, start, n_iter):
     return cupy.from_dlpack(centers[0].contiguous())
 
 
-def fastkmeans(X, start, n_iter):
-    """It takes host arrays and no start: random rows, so its inertia is of other clusters."""
-    import cupy
-    from fastkmeans import FastKMeans
-
-    model = FastKMeans(X.shape[1], len(start), niter=n_iter, tol=-1.0, gpu=True)
-    model.train(X.get().astype("float32"))
-    return cupy.asarray(model.centroids, dtype=X.dtype)
-
-
 # name: adapter, module that it needs
 PEERS = {
     "plain CuPy": (plain_cupy, "cupy"),
@@ -150,9 +140,8 @@ PEERS = {
     "cuVS": (cuvs, "cuvs"),
     "faiss-gpu": (faiss, "faiss"),
     "flash-kmeans": (flash_kmeans, "flash_kmeans"),
-    "fastkmeans": (fastkmeans, "fastkmeans"),
 }
-ON_TORCH = ("torch", "flash_kmeans", "fastkmeans")
+ON_TORCH = ("torch", "flash_kmeans")
 
 
 def usable():

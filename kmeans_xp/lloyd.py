@@ -118,16 +118,9 @@ def lloyd(rows, centers, frame, *, max_iter, tol, verbose=0, on_iteration=None, 
         began = time.perf_counter()
         centers_old = centers
         try:
-            sums, weights, n_changed, n_active = rows.step(centers_old)
-            centers = means(sums, weights, centers_old, frame)
-
-            n_changed, n_active, shift, inertia, n_empty = to_floats(  # the only synchronisation of an iteration
-                n_changed,
-                n_active,
-                xp.sum((centers - centers_old) ** 2),
-                inertia_of(centers_old, sums, weights, frame),
-                xp.count_nonzero(weights == 0),
-            )
+            sums, weights, *counts = rows.step(centers_old)
+            centers, numbers = move(sums, weights, centers_old, *counts, frame)
+            n_changed, n_active, shift, inertia, n_empty = numbers
             rows.looked_at(n_active)
             if n_empty:
                 centers = means(*relocate_empty(rows, centers_old, sums, weights), centers_old, frame)
@@ -157,6 +150,19 @@ def lloyd(rows, centers, frame, *, max_iter, tol, verbose=0, on_iteration=None, 
     (inertia,) = to_floats(rows.inertia(centers))
     found = frame.leave(centers), rows.labels, inertia, weights, rows.count_distinct()
     return Result(*found, len(history["inertia"]), converged, interrupted, history)
+
+
+@replaceable
+def move(sums, weights, centers_old, n_changed, n_active, frame):
+    """New centers, and what the loop must know as floats: the only synchronisation of an iteration.
+
+    That is how many labels changed and rows were looked at, how far the centers moved (squared), the inertia of the old
+    ones, and how many clusters are empty.
+    """
+    xp = namespace(sums)
+    centers = means(sums, weights, centers_old, frame)
+    shift, inertia = xp.sum((centers - centers_old) ** 2), inertia_of(centers_old, sums, weights, frame)
+    return centers, to_floats(n_changed, n_active, shift, inertia, xp.count_nonzero(weights == 0))
 
 
 def means(sums, weights, centers_old, frame):

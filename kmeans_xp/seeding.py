@@ -129,23 +129,39 @@ def greedy(X, sample_weight, n_clusters, frame, rng, order):
     n_trials = 2 + int(math.log(n_clusters))
     most = max(1, MAX_DISTANCES // (X.shape[0] * n_trials))  # centers whose candidates are measured together
     rows = [draw(sample_weight, order, rng.uniform(size=1))]
+    n_chosen = 1
     closest = sq_distances_to(X, rows[0], frame)[0, :]
-    while len(rows) < n_clusters:
-        n_draws = n_trials * min(n_clusters - len(rows), 1 + int(len(rows) / STALENESS), most)
+    while n_chosen < n_clusters:
+        n_draws = n_trials * min(n_clusters - n_chosen, 1 + int(n_chosen / STALENESS), most)
         candidates = draw(_mass(sample_weight, closest), order, rng.uniform(size=n_draws))
         squares = sq_distances_to(X, candidates, frame)  # (n_draws, n_samples)
-        thresholds = rng.uniform(size=n_draws) * to_numpy(xp.take(closest, candidates))
-        while len(rows) < n_clusters:
-            accepted = np.flatnonzero(thresholds <= to_numpy(xp.take(closest, candidates)))
-            if len(accepted) < n_trials:
-                break
-            trials = asarray_like(accepted[:n_trials], candidates, candidates.dtype)
-            lowered = xp.minimum(xp.take(squares, trials, axis=0), closest[None, :])
-            best = xp.reshape(xp.argmin(lowered @ sample_weight), (1,))
-            closest = xp.take(lowered, best, axis=0)[0, :]
-            rows.append(xp.take(candidates, xp.take(trials, best)))
-            thresholds[: accepted[n_trials - 1] + 1] = np.inf  # had their turn
+        given = squares, sample_weight, candidates, rng.uniform(size=n_draws), n_trials
+        closest, chosen = choose(closest, *given, n_clusters - n_chosen)
+        rows.append(chosen)
+        n_chosen += chosen.shape[0]
     return xp.concat(rows)
+
+
+@replaceable
+def choose(closest, squares, sample_weight, candidates, uniforms, n_trials, n_most):
+    """Choose centers from candidates drawn by `closest`, as long as `n_trials` of them are left and accepted.
+
+    -> `closest` to those chosen too, and their rows, (n_chosen,) int64 with 1 <= n_chosen <= n_most
+    """
+    xp = namespace(closest)
+    thresholds = uniforms * to_numpy(xp.take(closest, candidates))
+    rows = []
+    while len(rows) < n_most:
+        accepted = np.flatnonzero(thresholds <= to_numpy(xp.take(closest, candidates)))
+        if len(accepted) < n_trials:
+            break
+        trials = asarray_like(accepted[:n_trials], candidates, candidates.dtype)
+        lowered = xp.minimum(xp.take(squares, trials, axis=0), closest[None, :])
+        best = xp.reshape(xp.argmin(lowered @ sample_weight), (1,))
+        closest = xp.take(lowered, best, axis=0)[0, :]
+        rows.append(xp.take(candidates, xp.take(trials, best)))
+        thresholds[: accepted[n_trials - 1] + 1] = np.inf  # had their turn
+    return closest, xp.concat(rows)
 
 
 def k_means_parallel(X, sample_weight, n_clusters, frame, rng):

@@ -55,7 +55,11 @@ def load(name):
         importlib.import_module("jax").config.update("jax_enable_x64", True)
     if module == "strict":
         return Library(name, xp, xp.Device(where or "CPU_DEVICE"))
-    return Library(name, xp, "cpu" if module == "torch" else None)
+    if module == "torch":
+        if where == "cuda" and not xp.cuda.is_available():
+            pytest.skip("torch sees no GPU")
+        return Library(name, xp, where or "cpu")
+    return Library(name, xp, None)
 
 
 LIBRARIES = [
@@ -65,6 +69,7 @@ LIBRARIES = [
     "torch",
     "jax",
     pytest.param("cupy", marks=pytest.mark.gpu),
+    pytest.param("torch-cuda", marks=pytest.mark.gpu),
 ]
 
 

@@ -75,25 +75,29 @@ def test_steps_equal_the_portable_ones(cupy, backend, rng, shape, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
-@pytest.mark.parametrize("shape", [(1000, 33, 50), (5, 1, 1), (129, 200, 300)], ids=str)
-def test_labels_by_matrix_products_are_those_of_the_kernel(cupy, backend, rng, shape, dtype, monkeypatch):
-    """In blocks of 100 rows; not while CuPy may use TF32."""
-    X, _, frame, centers = job(cupy, rng, shape, dtype)
-    expected = steps.assign(X, centers, frame)
-    products = []
-    monkeypatch.setattr(backend, "PRODUCT_SIZES", (1, 1))
-    monkeypatch.setattr(backend, "SCORES_BYTES", 100 * shape[2] * np.dtype(frame.distance_dtype).itemsize)
-    monkeypatch.setattr(cupy, "matmul", lambda *args, f=cupy.matmul, **out: products.append(f(*args, **out)))
-    found = steps.assign(X, centers, frame)
-    assert len(products) == -(-shape[0] // 100)
-    assert cupy.mean(found == expected) > 0.99
-    squares = (steps.sq_distances_to_own.portable(X, of, centers, frame).get() for of in (found, expected))
-    tie = (1e-13 if dtype == "float64" else 1e-5) * frame.spread * shape[1]
-    np.testing.assert_allclose(*squares, rtol=0, atol=tie, err_msg="labels that differ are ties")
-    monkeypatch.setenv("CUPY_TF32", "1")
-    products.clear()
-    steps.assign(X, centers, frame)
-    assert bool(products) == (dtype == "float64")
+@pytest.mark.parametrize("shape", [(1000, 33, 50), (5, 1, 1), (129, 150, 300), (3000, 8, 20)], ids=str)
+def test_labels_of_tensor_cores_are_those_without_them(cupy, backend, rng, shape, dtype, monkeypatch):
+    """They find most labels, and no other ones; likewise when the tiles of the centers take turns."""
+    X, weights, frame, centers = job(cupy, rng, shape, dtype)
+    kernels = backend._kernels(X, frame.distance_dtype)
+    state = bounds.unbounded(X, weights)
+    before = np.zeros(shape[2])
+    assert backend._plan(0, *shape[1:]) is not None
+    found, slack = (array.copy() for array in state)
+    counts = backend._compare(kernels, X, centers, frame, found, slack, cupy.asarray(before))
+    assert [int(count) for count in counts] == [shape[0], shape[0]]
+    width, (room, stay), shared = backend._plan(0, *shape[1:])
+    if room > 1:
+        turns = width, (1, stay), shared
+        with monkeypatch.context() as patch:
+            patch.setattr(backend, "_plan", lambda *_: turns)
+            cupy.testing.assert_array_equal(steps.assign(X, centers, frame), found)
+    monkeypatch.setattr(backend, "_plan", lambda *_: None)
+    expected, exact_slack = (array.copy() for array in state)
+    backend._compare(kernels, X, centers, frame, expected, exact_slack, cupy.asarray(before))
+    cupy.testing.assert_array_equal(found, expected)
+    small = (1e-12 if dtype == "float64" else 1e-4) * frame.spread**0.5
+    assert (slack <= exact_slack + small).all()
 
 
 @pytest.mark.usefixtures("backend")
@@ -177,7 +181,9 @@ def test_kernels_that_do_not_compile_give_one_warning(cupy, backend, rng, monkey
     def broken(**_):
         raise RuntimeError("Failed to find CUDA headers")
 
-    backend._kernels_on.cache_clear()
+    caches = backend._kernels_on, backend._plain_kernels
+    for cache in caches:
+        cache.cache_clear()
     try:
         with monkeypatch.context() as patch:
             patch.setattr(cupy, "RawModule", broken)
@@ -187,21 +193,35 @@ def test_kernels_that_do_not_compile_give_one_warning(cupy, backend, rng, monkey
         assert len(seen) == 1
         np.testing.assert_allclose(model.inertia_, KMeans(4, random_state=0).fit(X.get()).inertia_)
     finally:
-        backend._kernels_on.cache_clear()
+        for cache in caches:
+            cache.cache_clear()
+
+
+def broken(grid, block, arguments, **_):
+    """A kernel that writes something else into its last arrays, other than counts."""
+    for result in [x for x in arguments if hasattr(x, "fill") and x.ndim and x.dtype != "uint64"][-2:]:
+        result.fill(1)
+
+
+broken.max_dynamic_shared_size_bytes = 2**20
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
-def test_kernels_that_compute_something_else_are_noticed(cupy, backend, dtype):
+def test_kernels_that_compute_something_else_are_noticed(backend, dtype):
     dtype = np.dtype(dtype)
     kernels = backend._kernels_on(0, dtype)
     assert backend._difference(kernels, dtype) is None
-
-    def broken(grid, block, arguments, **_):
-        if isinstance(arguments[-1], cupy.ndarray) and arguments[-1].dtype != "uint64":  # no count
-            arguments[-1].fill(1)
-
-    for name in backend.instances(dtype.name):
+    for name in [*backend.instances(dtype.name), "stale_rows", "add_runs", "tile_centers_40", "tile_centers_80"]:
         assert "wrong" in backend._difference({**kernels, name: broken}, dtype), name
+
+
+@pytest.mark.parametrize(
+    "name", ["move_centers_float64", "sum_up", "weigh_trials", "choose_trial", "coefficients_float32"]
+)
+def test_plain_kernels_that_compute_something_else_are_noticed(backend, name):
+    kernels = backend._plain_kernels(0)
+    assert backend._plain_difference(kernels) is None
+    assert "wrong" in backend._plain_difference({**kernels, name: broken})
 
 
 def test_a_tile_without_memory_is_halved(cupy, backend, rng, monkeypatch):
@@ -312,8 +332,8 @@ def test_the_benchmark_runs(capsys, tmp_path):
         assert json.loads(line)["plain CuPy"]["inertia"] == pytest.approx(1, abs=1e-4)
 
 
-@pytest.mark.usefixtures("backend")
-def test_pruning_is_used(cupy, rng):
+def test_pruning_is_used(cupy, backend, rng, monkeypatch):
+    monkeypatch.setattr(backend, "PRUNING_SIZE", 0)
     X = cupy.asarray(blobs(rng, 4000, 8, n_clusters=20))
     weights = cupy.ones(4000)
     frame = steps.moments(X, weights, 20, 2**28)

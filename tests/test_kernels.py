@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 from conftest import REQUIRED, brute_force
 
+from kmeans_xp import seeding
+
 ROOT = Path(__file__).parent.parent
 SOURCE = Path(os.environ.get("KMEANS_XP_CU", ROOT / "kmeans_xp" / "backends" / "cupy.cu"))
 SIMULATOR = ROOT / "ci" / "gpusim"
@@ -25,6 +27,7 @@ SHAPES = {
 SHAPES |= dict.fromkeys(("float16", "bfloat16"), SHAPES["float32"])
 TYPES = {"float32": "float", "float64": "double", "float16": "Half", "bfloat16": "Bfloat16"}
 COMPUTED = {"float32": "float32", "float64": "float64", "float16": "float32", "bfloat16": "float32"}
+WIDTHS = 40, 80
 RELABEL = [(dtype, shape) for dtype, shapes in SHAPES.items() for shape in shapes]
 
 
@@ -37,9 +40,11 @@ def module(seed):
     from kernelsim import Module
 
     names = [name(*instance) for instance in RELABEL]
-    plain = "sum_runs", "sum_few", "sq_distances_to_own"
-    names += [f"{kernel}<{kind}>" for kernel in plain for kind in TYPES.values()]
-    names += [f"label_by_scores<{TYPES[dtype]}>" for dtype in ("float32", "float64")]
+    own = "sum_runs", "sum_few", "sq_distances_to", "sq_distances_to_own"
+    names += [f"{kernel}<{kind}>" for kernel in own for kind in TYPES.values()]
+    names += [f"relabel_certain<{kind}, {width}>" for kind in TYPES.values() for width in WIDTHS]
+    names += [f"tile_centers<{width}>" for width in WIDTHS]
+    names += [f"{kernel}<{kind}>" for kernel in ("coefficients", "move_centers") for kind in ("float", "double")]
     return Module(code=SOURCE.read_text(encoding="utf-8"), name_expressions=names, seed=seed)
 
 
@@ -63,7 +68,9 @@ def launch(request):
 
     def launch(name, grid, block, *arguments, shared_mem=0):
         arguments = tuple(np.int32(x) if isinstance(x, int) else x for x in arguments)
-        kernels.get_function(name)(grid, block, arguments, shared_mem=shared_mem)
+        kernel = kernels.get_function(name)
+        kernel.max_dynamic_shared_size_bytes = max(shared_mem, 48 * 1024)
+        kernel(grid, block, arguments, shared_mem=shared_mem)
 
     return launch
 
@@ -79,21 +86,19 @@ def job(rng, n, d, k, dtype):
     )
 
 
-def relabel(launch, dtype, shape, X, origin, centers, path, labels, slack=None, rows=None, first=0):
+def relabel(launch, dtype, shape, X, origin, centers, path, labels, slack=None, rows=None, first=0, blocks=2):
     """Run the kernel. With `first`, the rows are numbered from there, as if that many more lay before them."""
     n, d = X.shape
     itemsize = X.dtype.itemsize
     sq_norms, computed = np.vecdot(centers, centers), centers.dtype
     coefficient = computed.type(20 * (d + 8) * np.finfo(computed).eps)
-    offset = np.array(coefficient * sq_norms.max())
     n_changed = np.zeros(1, dtype=np.uint64)
     at = [np.uintp(x.ctypes.data - first * size) for x, size in ((X, itemsize * d), (labels, 4))]
     slack = None if slack is None else np.uintp(slack.ctypes.data - 8 * first)
     if rows is not None:
         rows, n_rows = (rows + first).astype(np.int32), np.array([len(rows)], dtype=np.uint64)
-    blocks = max(1, -(-(n if rows is None else len(rows)) // shape[0])) + 1  # one more than there is work for
     job = at[0], origin, -2 * centers, sq_norms, path, rows, None if rows is None else n_rows, n, d, len(centers)
-    launch(name(dtype, shape), blocks, 256, *job, coefficient, offset, at[1], slack, n_changed)
+    launch(name(dtype, shape), blocks, 256, *job, coefficient, sq_norms.max(keepdims=True), at[1], slack, n_changed)
     return int(n_changed[0])
 
 
@@ -127,6 +132,95 @@ def test_relabel(launch, rng, dtype, shape, n, d, k, first):
     found = slack[some] - path[labels[some]]
     assert (found <= gap[some] + 1e-12).all()
     np.testing.assert_allclose(found, gap[some], atol=1e-9 if dtype == "float64" else 2e-2)
+
+
+def tiled(launch, centers, width):
+    """The centers as `relabel_certain` has them, and the largest squared norm."""
+    k, d = centers.shape
+    tiles = np.full((-(-k // width), -(-d // 16), width * 17), np.nan, dtype=np.float32)
+    sq_norms = np.full(k, np.nan, dtype=np.float32)
+    launch(f"tile_centers<{width}>", len(tiles) * width // 8, (32, 8), centers.astype(float), k, d, tiles, sq_norms)
+    np.testing.assert_allclose(sq_norms, np.vecdot(centers, centers).astype(np.float32), rtol=1e-6)
+    return tiles, sq_norms.max(keepdims=True)
+
+
+def relabel_certain(launch, dtype, width, X, origin, centers, path, labels, slack, rows, room, stay, first=0):
+    """Run the kernel: rows changed, and the list of those that are uncertain."""
+    n, d = X.shape
+    at = [np.uintp(x.ctypes.data - first * size) for x, size in ((X, X.itemsize * d), (labels, 4))]
+    slack = None if slack is None else np.uintp(slack.ctypes.data - 8 * first)
+    listed = None if rows is None else ((rows + first).astype(np.int32), np.array([len(rows)], dtype=np.uint64))
+    tiles, largest = tiled(launch, centers, width)
+    room = min(room, tiles.shape[0] * tiles.shape[1])
+    n_changed, n_uncertain = np.zeros(1, dtype=np.uint64), np.zeros(1, dtype=np.uint64)
+    uncertain = np.full(n, -5, dtype=np.int32)
+    coefficient = np.float32(20 * (d + 8) * np.finfo(np.float32).eps)
+    given = at[0], origin.astype(np.float32), tiles, path, *(listed or (None, None)), n, d, len(centers)
+    job = *given, coefficient, largest, at[1], slack, n_changed, room, int(stay), uncertain, n_uncertain
+    n_groups = tiles.shape[1]
+    shared = room * width * 68 + 64 * n_groups + stay * n_groups * 2**14
+    launch(f"relabel_certain<{TYPES[dtype]}, {width}>", 2, 256, *job, shared_mem=shared)
+    found = int(n_uncertain[0])
+    assert (uncertain[found:] == -5).all()
+    return int(n_changed[0]), uncertain[:found] - first
+
+
+@pytest.mark.parametrize(
+    ("n", "d", "k", "room", "stay"),
+    [
+        (1, 1, 1, 9, False),
+        (130, 3, 5, 9, False),
+        (600, 16, 33, 9, False),
+        (65, 17, 129, 3, True),
+        (70, 36, 90, 2, False),
+    ],
+)
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("dtype", list(TYPES))
+@pytest.mark.parametrize("first", [0, 2**30], ids=["near", "far"])
+def test_relabel_certain(launch, rng, dtype, width, n, d, k, room, stay, first):
+    """Rows are labelled as they should be, or listed. With all tiles at once or in turns, all rows or a list."""
+    X, numbers, origin, centers, path = job(rng, n, d, k, dtype)
+    distances = np.sqrt(brute_force(numbers.astype(float) - origin, centers))
+    nearest, ordered = distances.argmin(axis=1), np.sort(distances, axis=1)
+    gap = ordered[:, 1] - ordered[:, 0] if k > 1 else np.full(n, np.inf)
+    # Doubtful is at most what 2^-10 of the product of the norms can turn, and some float32 rounding
+    norms = np.linalg.norm(numbers - origin, axis=1), np.linalg.norm(centers, axis=1).max()
+    doubt = 2 * (2.1 / 1024 * norms[0] * norms[1] + 1e-5 * (d + 8) * (norms[0] ** 2 + norms[1] ** 2))
+    some = rng.permutation(n)[: n // 2 + 1]
+    for rows in (None, some) if first == 0 else (some,):
+        looked_at = np.arange(n) if rows is None else rows
+        labels = np.where(rng.uniform(size=n) < 0.5, nearest, -1).astype(np.int32)
+        before, slack = labels.copy(), np.full(n, -7.0)
+        given = X, origin, centers, path, labels, None if rows is None else slack, rows, room, stay, first
+        n_changed, uncertain = relabel_certain(launch, dtype, width, *given)
+        assert len(np.unique(uncertain)) == len(uncertain)
+        assert set(uncertain) <= set(looked_at)
+        certain = np.setdiff1d(looked_at, uncertain)
+        np.testing.assert_array_equal(labels[certain], nearest[certain])
+        assert (gap[uncertain] * (ordered[uncertain, :2].sum(axis=1)) <= 2 * doubt[uncertain]).all()
+        others = np.setdiff1d(np.arange(n), certain)
+        np.testing.assert_array_equal(labels[others], before[others])
+        np.testing.assert_array_equal(slack[others], -7)
+        assert n_changed == np.count_nonzero(labels != before)
+        if rows is not None:
+            found = slack[certain] - path[labels[certain]]
+            assert (found <= gap[certain] + 1e-12).all()
+            if k > 1:
+                np.testing.assert_allclose(found, gap[certain], atol=0.15)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("scale", [1.0, 1e-25, 1e25], ids="scale {:g}".format)
+def test_nothing_is_certain_about_ties_or_beyond_the_range(launch, width, scale):
+    X = (np.arange(12.0).reshape(6, 2) * scale).astype(np.float32)
+    centers = np.repeat(X[::-1], 1 if scale != 1 else 50, axis=0).astype(float)
+    labels = np.full(6, -1, dtype=np.int32)
+    given = X, np.zeros(2), centers, np.zeros(len(centers)), labels, None, None, 99, False
+    with np.errstate(over="ignore", under="ignore"):
+        n_changed, uncertain = relabel_certain(launch, "float32", width, *given)
+    assert n_changed == 0
+    np.testing.assert_array_equal(np.sort(uncertain), np.arange(6))
 
 
 @pytest.mark.parametrize(("dtype", "shape"), RELABEL, ids=str)
@@ -165,10 +259,11 @@ def test_sums(launch, rng, dtype, clusters, n, d, k, chunk, columns, first):
     order = np.argsort(labels, kind="stable")
     starts = np.searchsorted(labels[order], np.arange(k + 1))
     n_chunks = -(-n // chunk)
-    at = [np.uintp(x.ctypes.data - first * size) for x, size in ((X, X.itemsize * d), (labels, 4), (weights, 8))]
+    at = [np.uintp(x.ctypes.data - first * size) for x, size in ((X, X.itemsize * d), (weights, 8))]
     runs = np.full((n_chunks + k, d + 1), np.nan)
-    grid, block = (-(-n_chunks // (256 // columns)), -(-(d + 1) // columns)), (columns, 256 // columns)
-    launch(f"sum_runs<{TYPES[dtype]}>", grid, block, at[0], origin, order + first, *at[1:], n, d, chunk, runs)
+    grid, block = (-(-n_chunks // (256 // columns)), -(-d // columns)), (columns, 256 // columns)
+    given = at[0], origin, order + first, labels[order], at[1], n, d, chunk, runs
+    launch(f"sum_runs<{TYPES[dtype]}>", grid, block, *given)
     totals = np.full((k, d + 1), np.nan)
     launch("add_runs", (k, -(-(d + 1) // 32)), (32, 8), runs, starts, d + 1, chunk, totals)
     assert_sums(totals, labels, weights, numbers - origin)
@@ -200,9 +295,9 @@ def test_sums_of_few(launch, rng, dtype, clusters, n, d, k, chunk, columns):
     origin = rng.normal(size=d)
     labels, weights = labels_of(rng, clusters, n, k), rng.uniform(size=n)
     parts = np.full((-(-n // chunk), k, d + 1), np.nan)
-    grid, block = (len(parts), -(-(d + 1) // columns)), (columns, 256 // columns)
+    grid, block = (len(parts), -(-d // columns)), (columns, 128 // columns)
     given = X, origin, labels, weights, n, d, k, chunk, parts
-    launch(f"sum_few<{TYPES[dtype]}>", grid, block, *given, shared_mem=2048 * k)
+    launch(f"sum_few<{TYPES[dtype]}>", grid, block, *given, shared_mem=8 * k * (128 + block[1]))
     assert_sums(parts.sum(axis=0), labels, weights, numbers - origin)
 
 
@@ -218,11 +313,66 @@ def test_sq_distances_to_own(launch, rng, dtype, n, d, lanes):
     np.testing.assert_allclose(squares, ((numbers - origin - centers[labels]) ** 2).sum(axis=1), rtol=1e-13)
 
 
+@pytest.mark.parametrize("dtype", list(TYPES))
+@pytest.mark.parametrize(("n", "d", "n_points"), [(1, 1, 1), (130, 17, 40), (64, 32, 32)])
+def test_sq_distances_to(launch, rng, dtype, n, d, n_points):
+    """Of rows in the midst of others."""
+    X, numbers, origin, _, _ = job(rng, n, d, 1, dtype)
+    points, squares = rng.normal(size=(n_points, d)), np.full((n_points, n + 5), np.nan)
+    origin, grid = origin.astype(float), (-(-n // 64), -(-n_points // 32))
+    given = X, origin, points, n, d, n_points, np.uintp(n + 5), np.uintp(squares[:, 2:].ctypes.data)
+    launch(f"sq_distances_to<{TYPES[dtype]}>", grid, 128, *given)
+    np.testing.assert_allclose(squares[:, 2 : n + 2], brute_force(points + origin, numbers), rtol=1e-11)
+    assert np.isnan(squares[:, [0, 1, -3, -2, -1]]).all()
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize(("n", "k"), [(1, 1), (9, 33), (70, 300)])
-def test_label_by_scores(launch, rng, dtype, n, k):
-    scores, sq_norms = (rng.integers(0, 6, size=size).astype(dtype) for size in ((n, k), k))  # with ties
-    labels = np.full(n + 3, -5, dtype=np.int32)
-    launch(f"label_by_scores<{TYPES[dtype]}>", n // 8 + 2, (32, 8), scores, sq_norms, n, k, labels)
-    np.testing.assert_array_equal(labels[:n], (scores + sq_norms).argmin(axis=1))
-    np.testing.assert_array_equal(labels[n:], -5)
+@pytest.mark.parametrize(("k", "d"), [(1, 1), (9, 33), (50, 3)])
+def test_coefficients(launch, rng, dtype, k, d):
+    centers = rng.normal(size=(k, d))
+    minus_2_centers, sq_norms = np.full((k, d), np.nan, dtype), np.full(k, np.nan, dtype)
+    launch(f"coefficients<{TYPES[dtype]}>", -(-k // 8) + 1, (32, 8), centers, k, d, minus_2_centers, sq_norms)
+    np.testing.assert_array_equal(minus_2_centers, (-2 * centers).astype(dtype))
+    np.testing.assert_allclose(sq_norms, (centers**2).sum(axis=1), rtol=1e-6 if dtype == "float32" else 1e-13)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("k", "d"), [(1, 1), (9, 33), (50, 3)])
+def test_centers_move_to_the_means(launch, rng, dtype, k, d):
+    """Sums with one more column; some clusters are empty."""
+    sums, old, origin = rng.normal(size=(k, d + 1)), rng.normal(size=(k, d)), rng.normal(size=d)
+    weights = rng.integers(0, 3, size=k).astype(float)
+    centers, parts, numbers = np.full((k, d), np.nan), np.full((k, 2), np.nan), np.full(5, np.nan)
+    given = sums, weights, old, origin, k, d, d + 1, centers, parts
+    launch(f"move_centers<{TYPES[dtype]}>", -(-k // 8) + 1, (32, 8), *given)
+    counts = (np.array([count], dtype=np.uint64) for count in (7, 5))
+    launch("sum_up", 1, 32, parts, weights, *counts, np.float64(1e3), k, numbers)
+    means = np.where(weights[:, None] > 0, sums[:, :-1] / np.maximum(weights, 1)[:, None], old)
+    np.testing.assert_array_equal(centers, (means + origin).astype(dtype).astype(float) - origin)
+    inertia = 1e3 * weights.sum() - (2 * old * sums[:, :-1] - weights[:, None] * old**2).sum()
+    expected = 7, 5, ((centers - old) ** 2).sum(), max(inertia, 0), np.count_nonzero(weights == 0)
+    np.testing.assert_allclose(numbers, expected, rtol=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("n", "n_draws", "n_trials", "n_most"), [(1, 3, 3, 1), (300, 40, 4, 10), (700, 100, 3, 5), (90, 33, 16, 2)]
+)
+@pytest.mark.parametrize("accepted", ["all", "few"])
+def test_choices_are_those_of_the_portable_step(launch, rng, n, n_draws, n_trials, n_most, accepted):
+    squares, mass = rng.uniform(size=(n_draws, n)), rng.uniform(size=n)
+    closest, draws = np.full(n, 0.9), rng.integers(n, size=n_draws)
+    squares[np.arange(n_draws), draws] = 0
+    uniforms = np.full(n_draws, 0.0) if accepted == "all" else rng.uniform(size=n_draws)
+    expected, rows = seeding.choose.portable(closest, squares, mass, draws, uniforms, n_trials, n_most)
+    choice, chosen = np.array([-1] + [0] * 19, dtype=np.int32), np.full(n_most, -5)
+    thresholds, parts, found = uniforms * closest[draws], np.full((2, n_trials), np.nan), closest.copy()
+    given = draws, thresholds, n, n_draws, n_trials, 2, choice, chosen
+    weigh = squares, mass, n, n_trials, choice, found, parts
+    launch("choose_trial", 1, 32, squares, found, None, *given)
+    for _ in range(min(n_most, n_draws // n_trials)):
+        launch("weigh_trials", 2, 256, *weigh)
+        launch("choose_trial", 1, 32, squares, found, parts, *given)
+    launch("weigh_trials", 2, 256, *weigh)
+    assert choice[1] == len(rows)
+    np.testing.assert_array_equal(chosen[: len(rows)], rows)
+    np.testing.assert_array_equal(found, expected)
