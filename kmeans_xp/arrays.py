@@ -42,6 +42,11 @@ def is_scipy_sparse(x):
     return type(x).__module__.startswith("scipy.")
 
 
+def is_cupy_sparse(x):
+    """Whether `x` is a sparse array or matrix of CuPy."""
+    return type(x).__module__.startswith("cupyx.")
+
+
 def is_dask(x):
     """Whether `x` is a lazy dask array."""
     return compat.is_dask_array(x)
@@ -140,6 +145,7 @@ def collect(blocks, n_rows, axis=0):
 
 def on_device(x):
     """Context in which new arrays and kernels belong to the device of `x` (CuPy has a current device)."""
+    x = x.beside if isinstance(x, OtherRows) else x
     return x.device if compat.is_cupy_array(x) else contextlib.nullcontext()
 
 
@@ -150,19 +156,24 @@ def is_source(x):
     return all(hasattr(x, name) for name in ("shape", "dtype", "__getitem__")) and not isinstance(x, np.generic)
 
 
-class HostRows:
-    """Abstract: rows on the host that are no array. Steps that must look into them are methods of the same name."""
+class OtherRows:
+    """Abstract: rows that are no array. Steps that must look into them are methods of the same name.
 
-    def __init__(self, shape, dtype):
-        self.shape, self.dtype = shape, dtype
+    `beside` is an array of the library and on the device that they belong to.
+    """
+
+    def __init__(self, shape, dtype, beside):
+        self.shape, self.dtype, self.beside = shape, dtype, beside
 
     def __array_namespace__(self, **_):
-        return compat.numpy
+        return namespace(self.beside)
 
-    device = "cpu"
+    @property
+    def device(self):
+        return device(self.beside)
 
     def __dlpack_device__(self):
-        return _DLPACK_CPU, 0
+        return self.beside.__dlpack_device__()
 
 
 class HostSlot:
@@ -271,6 +282,10 @@ def cuda_devices():
 def to_device(x, name):
     """`x` on the device called `name`: NumPy arrays become CuPy's and back, other libraries keep their arrays."""
     kind, index = parse_device(name)
+    if isinstance(x, OtherRows):
+        if (kind == "cpu") != is_host(x) or (kind == "cuda" and index != x.device.id):
+            raise ValueError(f"device={name!r} is not possible for sparse X, which is computed with where it is.")
+        return x
     if kind == "cpu":
         if is_host(x):
             return x
@@ -278,8 +293,6 @@ def to_device(x, name):
             x = to_numpy(x)
             return x.astype(np.float32) if x.dtype.itemsize == 2 else x  # half precision
         return compat.to_device(x, sys.modules["jax"].devices("cpu")[0] if compat.is_jax_array(x) else "cpu")
-    if isinstance(x, HostRows):
-        raise ValueError(f"device={name!r} is not possible for sparse X, which is computed with on the host.")
     if compat.is_torch_array(x):
         count = sys.modules["torch"].cuda.device_count()
         _require_cuda(name, index, count, None if count else "torch sees no CUDA device")

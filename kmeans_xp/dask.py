@@ -16,7 +16,7 @@ import dask.array as da
 import numpy as np
 from dask import delayed
 
-from kmeans_xp.arrays import HostRows, asarray_like, float_dtype, is_foreign, namespace, on_device, to_floats, to_numpy
+from kmeans_xp.arrays import OtherRows, asarray_like, float_dtype, is_foreign, namespace, on_device, to_floats, to_numpy
 from kmeans_xp.partitions import Block
 from kmeans_xp.steps import own_threads
 from kmeans_xp.validation import check_rows, check_sample_weight
@@ -157,7 +157,7 @@ def _block(X, sample_weight, index, prepare):
         X = check_rows(X)
         with on_device(X):
             sample_weight = check_sample_weight(sample_weight, X, may_be_zero=True)
-            if isinstance(X, HostRows):
+            if isinstance(X, OtherRows):
                 raise TypeError("Sparse partitions are not supported. Use '.map_blocks(lambda X: X.toarray())'.")
             X = prepare(X)
     except (ValueError, TypeError, MemoryError) as error:

@@ -1,4 +1,4 @@
-"""Rows of a SciPy CSR matrix, which are never made dense.
+"""Rows of a CSR matrix of SciPy or CuPy, which are never made dense.
 
 `SparseRows` goes through seeding, iterations and criteria in the place of an array. Where a step must look into the
 rows (see `backends.replaceable`), it has a method of the step's name; everything else is the code for dense rows.
@@ -7,85 +7,62 @@ To subtract an origin would fill the rows. So it is kept beside them, and taken 
 (x - o)·c = x·c - o·c. The numbers are float64, as digits are lost where rows lie far from zero for their spread.
 """
 
+import functools
+import importlib
+
 import numpy as np
 
 from kmeans_xp import steps
-from kmeans_xp.arrays import HostRows, collect
+from kmeans_xp.arrays import OtherRows, collect, namespace
+from kmeans_xp.backends import backend_for
 from kmeans_xp.bounds import sure_gap
 
 MOST_NUMBERS = 2**22  # of the rows that are summed at a time
 ROUNDING = 100 * np.finfo(np.float64).eps  # of squares summed by difference, beside what they are part of
 
 
-class SparseRows(HostRows):
-    """Rows of a CSR matrix in canonical format, (n_samples, n_features), relative to an origin, (n_features,), or 0."""
+class SparseRows(OtherRows):
+    """Abstract: rows of a CSR matrix in canonical format, relative to an origin, (n_features,), or None for 0.
 
-    def __init__(self, matrix, origin=None):
-        super().__init__(matrix.shape, matrix.dtype)
-        self.matrix, self._origin = matrix, origin
+    What both libraries do alike. They differ in products of rows (relative to zero) with arrays and with other rows,
+    in sums within rows and over clusters, and in what it takes to have some of the rows only.
+    """
 
-    def __getitem__(self, rows_and_all):
-        """X[begin:end, :], without a copy of the numbers."""
-        begin, end, _ = rows_and_all[0].indices(self.shape[0])
-        places = self.matrix.indptr[begin : end + 1]
-        stored = slice(places[0], places[-1])
-        return self._of(self.matrix.data[stored], self.matrix.indices[stored], places - places[0])
+    def __init__(self, shape, dtype, beside, origin):
+        super().__init__(shape, dtype, beside)
+        self._origin = origin
 
     def __matmul__(self, dense):
-        product = self.matrix @ dense
+        product = self._product(dense)
         return product if self._origin is None else product - self._origin @ dense
 
     def dense(self):
         """The rows as an array: of few rows."""
-        rows = self.matrix.toarray()
+        rows = self._dense()
         return rows if self._origin is None else rows - self._origin
 
-    def row_size(self):
-        return max(1, self.matrix.nnz // self.shape[0])
-
-    def take_rows(self, rows):
-        return SparseRows(self.matrix[rows], self._origin)
-
-    def relative(self, origin, dtype):
-        return SparseRows(self.matrix.astype(np.float64, copy=False), self._origin if origin is None else origin)
-
     def sq_norms(self):
-        return self.sq_distances_of_tile(np.zeros(self.shape[0], dtype=np.int32), np.zeros((1, self.shape[1])))
+        xp = namespace(self)
+        return self.sq_distances_of_tile(xp.zeros(self.shape[0], dtype=xp.int32), xp.zeros((1, self.shape[1])))
 
     def sq_distances(self, others):
         """The others, dense or sparse, are relative to the same origin."""
+        xp = namespace(self)
         if isinstance(others, SparseRows):
             norms = [rows._absolute_sq_norms() for rows in (self, others)]
-            squares = norms[0][:, None] - 2 * (self.matrix @ others.matrix.T).toarray() + norms[1]
+            squares = norms[0][:, None] - 2 * self._product_with_rows(others) + norms[1]
         else:
-            squares = self.sq_norms()[:, None] - 2 * (self @ others.T) + np.vecdot(others, others)
-        return np.maximum(squares, 0, out=squares)
-
-    def sq_distances_of_tile(self, labels, centers):
-        """Feature by feature where a row has a number; where it has none, what is left of the center's squares."""
-        origin, indices = self._zero_or_origin(), self.matrix.indices
-        label_of_each = labels[self._row_of_each()]
-        with np.errstate(over="ignore", invalid="ignore"):  # of numbers too large, which the fit finds by their sum
-            absolute = (centers + origin) ** 2
-            stored = self._with((self.matrix.data - origin[indices] - centers[label_of_each, indices]) ** 2)
-            all_of_center = absolute.sum(axis=1)[labels]
-            left = all_of_center - self._with(absolute[label_of_each, indices])._row_sums()
-        is_left = (np.diff(self.matrix.indptr) < self.shape[1]) & (left > ROUNDING * all_of_center)
-        return stored._row_sums() + np.where(is_left, left, 0.0)
+            squares = self.sq_norms()[:, None] - 2 * (self @ others.T) + xp.vecdot(others, others)
+        return xp.maximum(squares, 0, out=squares)
 
     def sq_distances_to(self, rows, frame):
         points = frame.shift(self.take_rows(rows), np.float64)
         blocks = frame.map_tiles(lambda _, tile: tile.sq_distances(points).T, self, len(rows), np.float64)
         return collect(blocks, self.shape[0], axis=1)
 
-    def cluster_sums(self, labels, sample_weight, n_clusters):
-        n_features = self.shape[1]
-        rows = self._row_of_each()
-        places = labels[rows].astype(np.int64) * n_features + self.matrix.indices
-        sums = np.bincount(places, self.matrix.data * sample_weight[rows], n_clusters * n_features)
-        weights = np.bincount(labels, sample_weight, n_clusters)
-        sums = sums.reshape(n_clusters, n_features)
-        return sums if self._origin is None else sums - weights[:, None] * self._origin, weights
+    def projections(self, direction):
+        """Less what the origin adds to all of them."""
+        return self._product(direction[:, None])[:, 0]
 
     def assign(self, centers, frame):
         minus_2_centers, sq_norms = _coefficients(centers, frame)
@@ -99,6 +76,91 @@ class SparseRows(HostRows):
         labels = self.assign(centers, frame)
         return labels, *self.update(sample_weight, labels, len(centers), frame)
 
+    def share_that_pays(self, n_clusters, frame):
+        """Always: the sums of clusters cost little beside comparing a row with all centers."""
+        return 1.0
+
+    def bounded_step(self, sample_weight, centers, labels, slack, path, sums, weights, frame):
+        """Writes into labels, slack and, of SciPy's rows, once there are some, sums and weights."""
+        xp = namespace(self)
+        (active,) = xp.nonzero(slack <= path[xp.maximum(labels, 0)])  # synchronises: how many is a shape
+        rows = self if len(active) == self.shape[0] else self.take_rows(active)
+        nearest_two = self._nearest_two(centers, frame)
+        new, gap = xp.empty(len(active), dtype=xp.int32), xp.empty(len(active))
+        for part, found in frame.map_tiles(nearest_two, rows, len(centers)) if len(active) else ():
+            new[part], gap[part] = found
+        old = labels[active]
+        labels[active], slack[active] = new, gap + path[new]
+        moves = rows, active, old, new
+        sums, weights = self._moved(sums, weights, moves, sample_weight, labels, len(centers), frame)
+        return labels, slack, sums, weights, xp.count_nonzero(new != old), xp.asarray(len(active))
+
+    def _nearest_two(self, centers, frame):
+        """Function of rows and their tile: the nearest center, and how much farther the second is at least."""
+        xp = namespace(self)
+        minus_2_centers, sq_norms = _coefficients(centers, frame)
+        largest = sq_norms + 4 * xp.vecdot(frame.origin, frame.origin)  # products are of rows relative to zero
+
+        def of_tile(rows, tile):
+            scores = tile @ minus_2_centers + sq_norms
+            each, new = xp.arange(len(scores)), scores.argmin(axis=1)
+            lowest = scores[each, new]
+            scores[each, new] = xp.inf
+            return new, sure_gap(tile, lowest, scores.min(axis=1), largest, frame.rounding, xp.float64)
+
+        return of_tile
+
+    def _zero_or_origin(self):
+        return namespace(self).zeros(self.shape[1]) if self._origin is None else self._origin
+
+
+class ScipyRows(SparseRows):
+    """Rows of SciPy, (n_samples, n_features)."""
+
+    def __init__(self, matrix, origin=None):
+        super().__init__(matrix.shape, matrix.dtype, matrix.data, origin)
+        self.matrix = matrix
+
+    def __getitem__(self, rows_and_all):
+        """X[begin:end, :], without a copy of the numbers."""
+        begin, end, _ = rows_and_all[0].indices(self.shape[0])
+        places = self.matrix.indptr[begin : end + 1]
+        stored = slice(places[0], places[-1])
+        return self._of(self.matrix.data[stored], self.matrix.indices[stored], places - places[0])
+
+    def as_given(self):
+        return self.matrix
+
+    def row_size(self):
+        return max(1, self.matrix.nnz // self.shape[0])
+
+    def take_rows(self, rows):
+        return ScipyRows(self.matrix[rows], self._origin)
+
+    def relative(self, origin, dtype):
+        return ScipyRows(self.matrix.astype(np.float64, copy=False), self._origin if origin is None else origin)
+
+    def sq_distances_of_tile(self, labels, centers):
+        """Feature by feature where a row has a number; where it has none, what is left of the center's squares."""
+        origin, indices = self._zero_or_origin(), self.matrix.indices
+        label_of_each = labels[self._row_of_each()]
+        with np.errstate(over="ignore", invalid="ignore"):  # of numbers too large, which the fit finds by their sum
+            absolute = (centers + origin) ** 2
+            stored = self._with((self.matrix.data - origin[indices] - centers[label_of_each, indices]) ** 2)
+            all_of_center = absolute.sum(axis=1)[labels]
+            left = all_of_center - self._with(absolute[label_of_each, indices])._row_sums()
+        is_left = (np.diff(self.matrix.indptr) < self.shape[1]) & (left > ROUNDING * all_of_center)
+        return stored._row_sums() + np.where(is_left, left, 0.0)
+
+    def cluster_sums(self, labels, sample_weight, n_clusters):
+        n_features = self.shape[1]
+        rows = self._row_of_each()
+        places = labels[rows].astype(np.int64) * n_features + self.matrix.indices
+        sums = np.bincount(places, self.matrix.data * sample_weight[rows], n_clusters * n_features)
+        weights = np.bincount(labels, sample_weight, n_clusters)
+        sums = sums.reshape(n_clusters, n_features)
+        return sums if self._origin is None else sums - weights[:, None] * self._origin, weights
+
     def update(self, sample_weight, labels, n_clusters, frame):
         """In few parts, as each gives dense sums."""
         sums, weights = 0, 0
@@ -110,43 +172,18 @@ class SparseRows(HostRows):
             sums, weights = sums + part_sums, weights + part_weights
         return sums, weights
 
-    def share_that_pays(self, n_clusters, frame):
-        """Always: the sums of rows that change cluster cost less than those of all."""
-        return 1.0
-
-    def bounded_step(self, sample_weight, centers, labels, slack, path, sums, weights, frame):
-        """Writes into labels, slack and, once there are some, sums and weights."""
+    def _moved(self, sums, weights, moves, sample_weight, labels, n_clusters, frame):
+        """Sums after rows have changed cluster: those of these rows cost less than those of all."""
+        rows, active, old, new = moves
         if isinstance(sums, int):
-            sums, weights = np.zeros(centers.shape), np.zeros(len(centers))
-        active = np.flatnonzero(slack <= path[np.maximum(labels, 0)])
-        rows = self if len(active) == self.shape[0] else self.take_rows(active)
-        nearest_two = self._nearest_two(centers, frame)
-        new, gap = np.empty(len(active), dtype=np.int32), np.empty(len(active))
-        for part, found in frame.map_tiles(nearest_two, rows, len(centers)) if len(active) else ():
-            new[part], gap[part] = found
-        old = labels[active]
+            sums, weights = np.zeros((n_clusters, self.shape[1])), np.zeros(n_clusters)
         changed = new != old
         for which, label, sign in ((changed, new, 1.0), (changed & (old >= 0), old, -1.0)):
             moved = np.flatnonzero(which)
             if len(moved):
                 part = frame.shift(rows.take_rows(moved), np.float64)
                 part.add_to(sums, weights, label[moved], sign * sample_weight[active[moved]])
-        labels[active], slack[active] = new, gap + path[new]
-        return labels, slack, sums, weights, np.asarray(np.count_nonzero(changed)), np.asarray(len(active))
-
-    def _nearest_two(self, centers, frame):
-        """Function of rows and their tile: the nearest center, and how much farther the second is at least."""
-        minus_2_centers, sq_norms = _coefficients(centers, frame)
-        largest = sq_norms + 4 * np.vecdot(frame.origin, frame.origin)  # products are of rows relative to zero
-
-        def of_tile(rows, tile):
-            scores = tile @ minus_2_centers + sq_norms
-            each, new = np.arange(len(scores)), scores.argmin(axis=1)
-            lowest = scores[each, new]
-            scores[each, new] = np.inf
-            return new, sure_gap(tile, lowest, scores.min(axis=1), largest, frame.rounding, np.float64)
-
-        return of_tile
+        return sums, weights
 
     def add_to(self, sums, weights, labels, sample_weight):
         """Add weighted rows to the sums of clusters."""
@@ -169,10 +206,6 @@ class SparseRows(HostRows):
         has = self._with(needed[indices])._row_sums()
         return (same == np.diff(self.matrix.indptr)) & (has == np.count_nonzero(needed))
 
-    def projections(self, direction):
-        """Less what the origin adds to all of them."""
-        return self.matrix @ direction
-
     def largest(self):
         """Largest absolute value in each row."""
         return abs(self.matrix).max(axis=1).toarray().ravel()
@@ -180,6 +213,15 @@ class SparseRows(HostRows):
     def divided(self, by):
         """The rows divided by a number each."""
         return self._with(self.matrix.data / by[self._row_of_each()].astype(self.dtype))
+
+    def _product(self, dense):
+        return self.matrix @ dense
+
+    def _product_with_rows(self, others):
+        return (self.matrix @ others.matrix.T).toarray()
+
+    def _dense(self):
+        return self.matrix.toarray()
 
     def _row_of_each(self):
         """Row number of each stored number."""
@@ -192,24 +234,124 @@ class SparseRows(HostRows):
         """Squared norms of the rows relative to zero."""
         return self._with(self.matrix.data.astype(np.float64) ** 2)._row_sums()
 
-    def _zero_or_origin(self):
-        return np.zeros(self.shape[1]) if self._origin is None else self._origin
-
     def _with(self, data):
         """Other numbers in the same places."""
         return self._of(data, self.matrix.indices, self.matrix.indptr)
 
     def _of(self, data, indices, indptr):
         shape = len(indptr) - 1, self.shape[1]
-        return SparseRows(type(self.matrix)((data, indices, indptr), shape=shape), self._origin)
+        return ScipyRows(type(self.matrix)((data, indices, indptr), shape=shape), self._origin)
+
+
+class CupyRows(SparseRows):
+    """Rows of CuPy, (n_samples, n_features), on their device.
+
+    `stored` are numbers, their columns, and where the numbers of each row begin and end in these. So some of the rows
+    are had without a copy of numbers and without waiting for the device, and numbers may stay float32.
+
+    For the sums of clusters, the numbers are sorted by column once, and kept so beside those of the rows.
+    """
+
+    def __init__(self, stored, n_features, row_size, origin=None):
+        super().__init__((len(stored[2]), n_features), stored[0].dtype, stored[0], origin)
+        self._stored, self._row_size = stored, row_size
+
+    @classmethod
+    def of(cls, matrix):
+        """The rows of a CSR matrix."""
+        stored, n_rows = (matrix.data, matrix.indices), matrix.shape[0]
+        if matrix.has_canonical_format and not bool((matrix.data == 0).any()):
+            indptr = matrix.indptr.astype(np.int64)
+            stored = *stored, indptr[:-1], indptr[1:]
+        else:
+            stored = _cupy().canonical(*stored, matrix.indptr.astype(np.int64))
+        return cls(stored, matrix.shape[1], max(1, len(stored[0]) // n_rows))
+
+    def __getitem__(self, rows_and_all):
+        """X[begin:end, :]."""
+        return self.take_rows(rows_and_all[0])
+
+    def as_given(self):
+        return _cupy().matrix(self._stored, self.shape[1])
+
+    def row_size(self):
+        """Of all rows that these are some of."""
+        return self._row_size
+
+    def map_slices(self, function, slices):
+        return backend_for("cupy").map_slices(self, function, slices)
+
+    def take_rows(self, rows):
+        data, indices, begin, end = self._stored
+        return self._of((data, indices, begin[rows], end[rows]), self._origin)
+
+    def relative(self, origin, dtype):
+        return self._of(self._stored, self._origin if origin is None else origin)
+
+    def sq_distances_of_tile(self, labels, centers):
+        return _cupy().sq_distances_to_own(self._stored, self._zero_or_origin(), labels, centers, ROUNDING)
+
+    def cluster_sums(self, labels, sample_weight, n_clusters):
+        totals = namespace(self).zeros((n_clusters, self.shape[1] + 1))
+        for rows, numbers in self._by_column:
+            _cupy().add_sums(numbers, labels[rows], sample_weight[rows], totals)
+        sums, weights = totals[:, :-1], totals[:, -1].copy()  # which a fitted model keeps
+        return sums if self._origin is None else sums - weights[:, None] * self._origin, weights
+
+    def update(self, sample_weight, labels, n_clusters, frame):
+        sums, weights = self.cluster_sums(labels, sample_weight, n_clusters)
+        return sums if frame.shifted else sums - weights[:, None] * frame.origin, weights
+
+    def _moved(self, sums, weights, moves, sample_weight, labels, n_clusters, frame):
+        """Sums after rows have changed cluster: of all rows, whose numbers are sorted."""
+        return self.update(sample_weight, labels, n_clusters, frame)
+
+    def equal(self, point):
+        return _cupy().equal(self._stored, self._zero_or_origin(), point[0, :])
+
+    def largest(self):
+        """Largest absolute value in each row."""
+        return _cupy().largest(self._stored)
+
+    def divided(self, by):
+        """The rows divided by a number each."""
+        return self._of((_cupy().divided(self._stored, by), *self._stored[1:]), self._origin)
+
+    @functools.cached_property
+    def _by_column(self):
+        """Slices of rows, and their numbers sorted by column; synchronises. In parts, for the memory of the sort."""
+        n_rows = max(1, _cupy().MOST_NUMBERS // self._row_size)
+        slices = [slice(begin, begin + n_rows) for begin in range(0, self.shape[0], n_rows)]
+        return [(rows, _cupy().sorted_by_column(self[rows, :]._stored, self.shape[1])) for rows in slices]
+
+    def _product(self, dense):
+        return _cupy().multiply(self._stored, dense)
+
+    def _product_with_rows(self, others):
+        return _cupy().multiply_sparse(self._stored, others._stored, self.shape[1])
+
+    def _dense(self):
+        return _cupy().dense(self._stored, self.shape[1]).astype(self.dtype)
+
+    def _absolute_sq_norms(self):
+        """Squared norms of the rows relative to zero."""
+        return self._of(self._stored, None).sq_norms()
+
+    def _of(self, stored, origin):
+        return CupyRows(stored, self.shape[1], self._row_size, origin)
+
+
+def _cupy():
+    """The passes over rows of CuPy. Loaded late, as they import CuPy."""
+    return importlib.import_module("kmeans_xp.backends._cupy_sparse")
 
 
 def _coefficients(centers, frame):
-    """`steps.coefficients`, contiguous: SciPy would copy them in each product."""
+    """`steps.coefficients`, contiguous: they would be copied in each product."""
     minus_2_centers, sq_norms = steps.coefficients(centers, frame)
-    return np.ascontiguousarray(minus_2_centers), sq_norms
+    return namespace(centers).ascontiguousarray(minus_2_centers), sq_norms
 
 
 def as_given(X):
     """Validated rows as a user has them: an array, or a CSR matrix."""
-    return X.matrix if isinstance(X, SparseRows) else X
+    return X.as_given() if isinstance(X, SparseRows) else X

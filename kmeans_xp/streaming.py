@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from kmeans_xp import partitions
-from kmeans_xp.arrays import HostRows, asarray_like, float_dtype, on_device, slots, to_numpy
+from kmeans_xp.arrays import OtherRows, asarray_like, float_dtype, on_device, slots, to_numpy
 from kmeans_xp.steps import own_threads
 
 BLOCK_BYTES = 2**26  # of a block, where working memory allows
@@ -123,11 +123,11 @@ class Stream:
         return n_rows
 
 
-class SlicedRows(HostRows):
+class SlicedRows(OtherRows):
     """Rows that a pass reads tile by tile, from anything with shape, dtype and row slicing."""
 
     def __init__(self, X):
-        super().__init__(tuple(X.shape), float_dtype(X))
+        super().__init__(tuple(X.shape), float_dtype(X), np.empty(0))
         self._X = X
 
     def __getitem__(self, rows_and_all):

@@ -17,6 +17,7 @@ from kmeans_xp.arrays import (
     asarray_like,
     collect,
     device,
+    is_cupy_sparse,
     is_dask,
     is_float,
     is_foreign,
@@ -28,7 +29,7 @@ from kmeans_xp.arrays import (
     to_floats,
     to_numpy,
 )
-from kmeans_xp.sparse import SparseRows
+from kmeans_xp.sparse import CupyRows, ScipyRows, SparseRows
 from kmeans_xp.steps import map_slices, sq_norms
 
 ROWS_BYTES = 2**22  # of the rows that are scaled at a time
@@ -42,22 +43,23 @@ def check_rows(X, estimator=None, *, reset=True):
     """
     if isinstance(X, SparseRows):
         return X
-    if is_sparse(X) and not is_scipy_sparse(X):
+    if is_sparse(X) and not (is_scipy_sparse(X) or is_cupy_sparse(X)):
         how = ".to_dense()" if hasattr(X, "to_dense") else ".toarray()"
         raise TypeError(
-            f"Sparse data of {type(X).__module__.partition('.')[0]} was passed for X, but only SciPy's sparse matrices "
-            f"are supported. Use '{how}' to convert to a dense array."
+            f"Sparse data of {type(X).__module__.partition('.')[0]} was passed for X, but only the sparse matrices of "
+            f"SciPy and CuPy are supported. Use '{how}' to convert to a dense array."
         )
     if is_dask(X):
         raise TypeError("A dask array was passed for X, but data in memory is required here. Use '.compute()' first.")
-    if not is_foreign(X):
+    if not (is_foreign(X) or is_cupy_sparse(X)):
         options = {"dtype": [np.float64, np.float32], "accept_sparse": "csr"}
         if estimator is None:
             X = check_array(X, input_name="X", **options)
         else:
             X = validate_data(estimator, X, reset=reset, **options)
         return _canonical(X) if is_sparse(X) else X
-    X = _check_foreign(X, "X", keep_half=True)
+    if not is_cupy_sparse(X):
+        X = _check_foreign(X, "X", keep_half=True)
     required_by = "" if estimator is None else f" by {type(estimator).__name__}"
     if X.ndim < 2:
         raise ValueError(
@@ -72,7 +74,17 @@ def check_rows(X, estimator=None, *, reset=True):
             raise ValueError(
                 f"Found array with 0 {noun}(s) (shape={tuple(X.shape)}) while a minimum of 1 is required{required_by}."
             )
-    return X if estimator is None else validate_data(estimator, X, skip_check_array=True, reset=reset)
+    if estimator is not None:
+        validate_data(estimator, X, skip_check_array=True, reset=reset)
+    return _cupy_rows(X) if is_cupy_sparse(X) else X
+
+
+def _cupy_rows(X):
+    """Rows of a sparse matrix of CuPy, finite float32 or float64."""
+    with X.data.device:
+        X = X.tocsr()
+        data = _check_foreign(X.data, "X")
+        return CupyRows.of(X if data is X.data else X.astype(data.dtype))
 
 
 def _canonical(X):
@@ -81,7 +93,7 @@ def _canonical(X):
         X = X.copy()
         X.sum_duplicates()
         X.eliminate_zeros()
-    return SparseRows(X)
+    return ScipyRows(X)
 
 
 def rows_as_they_are(X, first=0):

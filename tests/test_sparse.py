@@ -12,7 +12,7 @@ from sklearn.pipeline import make_pipeline
 
 from kmeans_xp import KMeans, KMeansSweep, MiniBatchKMeans, kmeans_plusplus, metrics, steps
 from kmeans_xp.bounds import bounded_step, unbounded
-from kmeans_xp.sparse import SparseRows
+from kmeans_xp.sparse import ScipyRows
 from kmeans_xp.validation import check_rows
 
 
@@ -252,7 +252,7 @@ def test_mini_batches(rng):
 
 def test_products_with_dense_and_sparse_points(rng):
     X, origin = matrix(rng, n=50), rng.normal(size=40)
-    rows = SparseRows(sparse.csr_array(X), origin)
+    rows = ScipyRows(sparse.csr_array(X), origin)
     expected = brute_force(X, X[:7])
     assert_allclose(rows.sq_distances(X[:7] - origin), expected, atol=1e-10)
     assert_allclose(rows.sq_distances(rows[:7, :]), expected, atol=1e-10)
