@@ -44,7 +44,8 @@ class KMeans(NearestCenters):
       configuration, and anything else with shape, dtype and row slicing (data sets of h5py or zarr); a dask array is
       clustered where its partitions are, and `labels_`, `predict` and `transform` are lazy then. The labels are those
       of a fit in memory, but for ties that rounding decides;
-    - negative weights are refused, sparse data is not supported.
+    - sparse matrices of SciPy and CuPy are computed with where they are, and not made dense; results are arrays;
+    - negative weights are refused.
 
     Parameters
     ----------

@@ -285,8 +285,8 @@ def test_the_same_bits_from_run_to_run(cupy, csr, rng, algorithm):
 
 
 def test_no_dense_copy_and_no_copy_to_the_host(cupy, csr, rng, monkeypatch):
-    """2,000 x 100,000 would take 1.6 GB."""
-    n, d = 2000, 100_000
+    """2,000 x 30,000 would take 480 MB."""
+    n, d = 2000, 30_000
     X = sparse.csr_matrix(
         (rng.uniform(size=10 * n), (np.repeat(np.arange(n), 10), rng.integers(d, size=10 * n))), shape=(n, d)
     )

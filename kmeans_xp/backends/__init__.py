@@ -4,7 +4,8 @@
 to rounding and ties. It is called for arrays of that library, and returns NotImplemented to decline. A backend is a
 leaf (it imports its library and nothing of ours) and an optimisation: without the file, results are the same.
 
-Rows that are no array (`sparse.SparseRows`) bring their own version of a step as a method of its name.
+Rows that are no array (`sparse.SparseRows`) bring their own version of a step as a method of its name. Those of CuPy
+do so by way of `_cupy_sparse`, without which they cannot be computed with.
 """
 
 import functools

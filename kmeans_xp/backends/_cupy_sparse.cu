@@ -1,5 +1,5 @@
-// The passes of _cupy_sparse.py over sparse rows. Row r has the numbers begin[r] to end[r] - 1 of `data`, of type T, and
-// their columns in `indices`, of type I, ascending. So a choice of rows is two arrays, and no number is copied for it.
+// The passes of _cupy_sparse.py over sparse rows. Row r has the numbers begin[r] to end[r] - 1 of `data`, of type T,
+// and their columns in `indices`, of type I, ascending. So a choice of rows is two arrays: no number is copied for it.
 // Everything is summed in float64 and in an order that depends on the rows alone: the same bits from run to run.
 // Blocks are (lanes over numbers or columns, warps), one row a warp, unless it says otherwise.
 
@@ -162,7 +162,7 @@ __global__ void gather(const T* __restrict__ data, const I* __restrict__ indices
     }
 }
 
-// Sums of numbers that follow each other and have one place: at the first of them, 0 at the others. One thread a number.
+// Sums of numbers that follow each other and have one place: at the first of them, 0 at the others. A thread a number.
 template <typename T, typename I>
 __global__ void merge(const T* __restrict__ values, const I* __restrict__ columns, const int* __restrict__ rows,  // IN
                       long long n_numbers,
@@ -178,10 +178,10 @@ __global__ void merge(const T* __restrict__ values, const I* __restrict__ column
 
 // Add weighted sums of the rows of each cluster to totals, given the numbers sorted by column.
 //
-// A block has a column, the one after the last being the weight, and `width` clusters. Each of its warps takes a stretch
-// of the column's numbers and adds them one after the other to sums of its own in shared memory, blockDim.y * width
-// numbers: 32 are read at a time, and a lane adds those whose cluster is its own modulo 32. Then the block adds up the
-// sums of its warps in their order.
+// A block has a column, the one after the last being the weight, and `width` clusters. Each of its warps takes a
+// stretch of the column's numbers and adds them one after the other to sums of its own in shared memory, blockDim.y *
+// width numbers: 32 are read at a time, and a lane adds those whose cluster is its own modulo 32. Then the block adds up
+// the sums of its warps in their order.
 template <typename T>
 __global__ void sum_columns(const T* __restrict__ values, const int* __restrict__ rows,  // IN, sorted by column
                             const long long* __restrict__ starts,        // IN  (n_features + 1,) of the columns in them
