@@ -3,8 +3,9 @@
 For each case, with the array on the device: seconds of an iteration that compares all rows with all centers (`dense`)
 and of one as it comes (`auto`), from the same k-means++ start; of a default fit and of predict; the most device memory
 beyond X; and `roofline`: the time in which the device could read X twice (once for the labels, once for the sums), or
-multiply it with the centers, whichever is longer, at the rates measured in this run, as a share of a dense iteration.
-Peers do the same number of iterations from the same start; `inertia` is theirs / ours. Those not installed are named.
+multiply it with the centers in its dtype, whichever is longer, at the rates of this run, as a share of `dense`.
+Those products are not in TF32, so the share may exceed 1. Peers do the same number of iterations from the same start;
+`inertia` is theirs / ours. Those not installed are named.
 """
 
 import importlib.util
@@ -58,7 +59,8 @@ def limits(quick):
 
     size, side = (2**16, 128) if quick else (2**28, 8192)
     source = cupy.ones(size, dtype="float32")
-    found = {"copy_GB_s": 2 * source.nbytes / seconds(source.copy)[0] / 1e9}
+    target = cupy.empty_like(source)
+    found = {"copy_GB_s": 2 * source.nbytes / seconds(lambda: cupy.copyto(target, source))[0] / 1e9}
     for dtype in ("float32", "float64"):
         square = cupy.ones((side, side), dtype=dtype)
         found[f"{dtype}_GFLOP_s"] = 2 * side**3 / seconds(lambda x=square: x @ x)[0] / 1e9
@@ -182,6 +184,7 @@ def measure(shape, rates, peers):
     import cupy
 
     n, d, k, dtype = shape
+    cupy.get_default_memory_pool().free_all_blocks()  # lest X lies in a part of one, whose rest would not be counted
     X = cupy.asarray(blobs(n, d, k, dtype))
     start, _ = kmeans_xp.kmeans_plusplus(X[: 100 * k], k, random_state=0)
     found = {"n": n, "d": d, "k": k, "dtype": dtype}

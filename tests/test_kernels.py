@@ -343,7 +343,7 @@ def test_centers_move_to_the_means(launch, rng, dtype, k, d):
     sums, old, origin = rng.normal(size=(k, d + 1)), rng.normal(size=(k, d)), rng.normal(size=d)
     weights = rng.integers(0, 3, size=k).astype(float)
     centers, parts, numbers = np.full((k, d), np.nan), np.full((k, 2), np.nan), np.full(5, np.nan)
-    given = sums, weights, old, origin, k, d, d + 1, centers, parts
+    given = sums, weights, old, origin, k, d, np.uintp(d + 1), np.uintp(1), centers, parts
     launch(f"move_centers<{TYPES[dtype]}>", -(-k // 8) + 1, (32, 8), *given)
     counts = (np.array([count], dtype=np.uint64) for count in (7, 5))
     launch("sum_up", 1, 32, parts, weights, *counts, np.float64(1e3), k, numbers)

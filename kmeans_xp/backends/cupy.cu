@@ -657,11 +657,11 @@ __global__ void tile_centers(const double* __restrict__ centers,  // IN  (n_clus
 // New centers: means of the rows, rounded to Rounded relative to zero; an empty cluster keeps its old one. blockDim.x
 // is 32: a warp for each.
 template <typename Rounded>
-__global__ void move_centers(const double* __restrict__ sums,         // IN  (n_clusters, stride), n_features of them
+__global__ void move_centers(const double* __restrict__ sums,         // IN  (n_clusters, n_features), with strides
                              const double* __restrict__ weights,      // IN  (n_clusters,)
                              const double* __restrict__ centers_old,  // IN  (n_clusters, n_features)
                              const double* __restrict__ origin,       // IN  (n_features,)
-                             int n_clusters, int n_features, int stride,
+                             int n_clusters, int n_features, size_t row_stride, size_t column_stride,
                              double* __restrict__ centers,            // OUT (n_clusters, n_features)
                              double* __restrict__ parts)              // OUT (n_clusters, 2): of shift, and of
                                                                       //     2 c.sum - weight ||c||^2 for the old center
@@ -671,7 +671,7 @@ __global__ void move_centers(const double* __restrict__ sums,         // IN  (n_
     const double weight = weights[cluster];
     double shift = 0.0, explained = 0.0;
     for (int f = threadIdx.x; f < n_features; f += 32) {
-        const double old = centers_old[(size_t)cluster * n_features + f], sum = sums[(size_t)cluster * stride + f];
+        const double old = centers_old[(size_t)cluster * n_features + f], sum = sums[cluster * row_stride + f * column_stride];
         const double mean = weight == 0.0 ? old : sum / weight;
         const double center = (double)(Rounded)(mean + origin[f]) - origin[f];
         centers[(size_t)cluster * n_features + f] = center;

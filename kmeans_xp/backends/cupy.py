@@ -172,7 +172,9 @@ def _move(kernels, sums, weights, centers_old, n_changed, n_active, frame):
     """New centers, and the numbers that the loop must know."""
     n_clusters, n_features = centers_old.shape
     centers, parts, numbers = cupy.empty_like(centers_old), cupy.empty((n_clusters, 2)), cupy.empty(5)
-    given = sums, weights, centers_old, frame.origin, n_clusters, n_features, sums.strides[0] // sums.itemsize
+    weights, centers_old = cupy.ascontiguousarray(weights), cupy.ascontiguousarray(centers_old)
+    strides = (np.uintp(stride // sums.itemsize) for stride in sums.strides)
+    given = sums, weights, centers_old, frame.origin, n_clusters, n_features, *strides
     kernel = kernels[f"move_centers_{np.dtype(frame.dtype).name}"]
     _launch(kernel, _blocks(n_clusters, 8), (32, 8), *given, centers, parts)
     counts = n_changed, n_active, np.float64(frame.spread)
@@ -187,7 +189,7 @@ def _choose(kernels, closest, squares, sample_weight, candidates, uniforms, n_tr
     thresholds = cupy.asarray(uniforms) * closest[candidates]
     choice = cupy.asarray(np.array([-1] + [0] * (3 + MOST_TRIALS), dtype=np.int32))
     chosen, parts = cupy.empty(n_most, dtype=np.int64), cupy.empty((n_blocks, n_trials))
-    closest = closest.copy()
+    closest, squares = closest.copy(), cupy.ascontiguousarray(squares)
 
     def list_trials(parts):
         given = squares, closest, parts, candidates, thresholds, n_samples, len(candidates), n_trials, n_blocks
