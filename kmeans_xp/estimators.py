@@ -107,7 +107,7 @@ default='k-means++'
     device : None, 'auto', 'cpu', 'cuda' or 'cuda:i', default=None
         Where to compute. None: where the array is. 'cpu' and 'cuda' move it (NumPy arrays to CuPy, CuPy arrays to
         NumPy, arrays of torch and JAX within their library), and the results back. 'auto' sends NumPy arrays to
-        CuPy if there is a GPU and n_samples * n_features * n_clusters is at least 1e9.
+        CuPy if there is a GPU and n_samples * n_features * n_clusters is at least 1e8.
 
     on_iteration : callable, default=None
         Called after each iteration with an object that has `number` (from 1), `centers`, `inertia` (of the centers that
