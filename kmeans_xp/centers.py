@@ -35,7 +35,7 @@ from kmeans_xp.validation import (
     unit_rows,
 )
 
-# Multiplications of one pass from which on device="auto" sends NumPy arrays to a GPU: an H100, the copy of X included, was
+# Multiplications of one pass from which on device="auto" sends NumPy arrays to a GPU: an H100, copying X included, is
 # as fast as 16 cores at 3e7 and twice as fast at 3e8. Before that, importing CuPy and loading kernels take seconds.
 AUTO_GPU_WORK = 10**8
 

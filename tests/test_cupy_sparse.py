@@ -184,12 +184,12 @@ def test_steps_equal_those_of_scipys_rows(cupy, csr, rng, index, dtype, shifted,
     compare(bounds.bounded_step, weights, centers, *bounds.unbounded(rows, weights), path, 0, 0, atol=1e-5)
 
 
-def test_pruning_is_used(csr, rng):
+def test_pruning_where_it_is_asked_for(csr, rng):
     X = matrix(rng)
     looked_at, looks = [], bounds.PrunedStep.looked_at
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bounds.PrunedStep, "looked_at", lambda self, n: (looked_at.append(n), looks(self, n)))
-        KMeans(7, init=X[:7], tol=0).fit(csr(X))
+        KMeans(7, init=X[:7], tol=0, algorithm="elkan").fit(csr(X))
     assert looked_at[0] == 600
     assert 0 < looked_at[-1] < 300
 
