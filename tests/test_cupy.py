@@ -82,11 +82,12 @@ def test_labels_of_tensor_cores_are_those_without_them(cupy, backend, rng, shape
     kernels = backend._kernels(X, frame.distance_dtype)
     state = bounds.unbounded(X, weights)
     before = np.zeros(shape[2])
-    assert backend._plan(0, *shape[1:]) is not None
+    plan = backend._plan(0, *shape[1:], np.dtype(frame.distance_dtype))
+    assert plan is not None
     found, slack = (array.copy() for array in state)
     counts = backend._compare(kernels, X, centers, frame, found, slack, cupy.asarray(before))
     assert [int(count) for count in counts] == [shape[0], shape[0]]
-    width, (room, stay), shared = backend._plan(0, *shape[1:])
+    width, (room, stay), shared = plan
     if room > 1:
         turns = width, (1, stay), shared
         with monkeypatch.context() as patch:
@@ -105,6 +106,19 @@ def test_labels_of_tensor_cores_are_those_without_them(cupy, backend, rng, shape
 @pytest.mark.parametrize(("d", "k"), SHAPES)
 def test_bounds_are_their_portable_twin(rng, dtype, d, k):
     check_bounded_step(rng, dtype, d, k, "cupy")
+
+
+@pytest.mark.usefixtures("backend")
+@pytest.mark.parametrize("offset", [1e4, 1e8])
+def test_float64_rows_far_from_zero(cupy, rng, offset):
+    """Tensor cores must not see them rounded before the origin is subtracted."""
+    X = rng.normal(size=(900, 20)) + offset
+    init = X[:30]
+    ours, expected = (KMeans(30, init=x[:30], max_iter=3, tol=1e9).fit(x) for x in (cupy.asarray(X), X))
+    np.testing.assert_array_equal(ours.labels_.get(), expected.labels_)
+    np.testing.assert_allclose(ours.inertia_, expected.inertia_)
+    assert ours.inertia_ < 900 * 20
+    np.testing.assert_array_equal(ours.predict(init), expected.predict(init))
 
 
 def test_equal_centers_give_the_lowest_label(cupy, backend):
@@ -211,7 +225,8 @@ def test_kernels_that_compute_something_else_are_noticed(backend, dtype):
     dtype = np.dtype(dtype)
     kernels = backend._kernels_on(0, dtype)
     assert backend._difference(kernels, dtype) is None
-    for name in [*backend.instances(dtype.name), "stale_rows", "add_runs", "tile_centers_40", "tile_centers_80"]:
+    narrow = backend.NARROW["float64" if dtype == "float64" else "float32"]
+    for name in [*backend.instances(dtype.name), "stale_rows", "add_runs", f"tile_centers_{narrow}", "tile_centers_80"]:
         assert "wrong" in backend._difference({**kernels, name: broken}, dtype), name
 
 

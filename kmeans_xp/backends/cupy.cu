@@ -76,7 +76,7 @@ template <typename Row>
 struct __align__(4 * sizeof(Row)) Four { Row of[4]; };
 
 template <typename Row>
-__device__ __forceinline__ float4 four(const Row* row, int f, int n_features, bool whole)
+__device__ __forceinline__ Four<Row> four(const Row* row, int f, int n_features, bool whole)
 {
     Four<Row> numbers = {};
     if (whole) {
@@ -85,8 +85,31 @@ __device__ __forceinline__ float4 four(const Row* row, int f, int n_features, bo
 #pragma unroll
         for (int i = 0; i < 4; ++i)
             if (f + i < n_features) numbers.of[i] = row[f + i];
-    return {(float)number(numbers.of[0]), (float)number(numbers.of[1]), (float)number(numbers.of[2]), (float)number(numbers.of[3])};
+    return numbers;
 }
+
+// The same relative to the origin, rounded to float32. Where numbers are double, so is the difference: they may lie far
+// from zero.
+template <typename Row, typename T>
+__device__ __forceinline__ Four<float> relative(const Four<Row>& x, const Four<T>& o)
+{
+    return {{(float)(number(x.of[0]) - o.of[0]), (float)(number(x.of[1]) - o.of[1]),
+             (float)(number(x.of[2]) - o.of[2]), (float)(number(x.of[3]) - o.of[3])}};
+}
+
+// What `relabel_certain` keeps of rows on their way: the numbers, or of double, which takes more registers, differences.
+template <typename Row>
+struct Waiting {
+    Four<Row> x;
+    template <typename T> __device__ void fill(const Four<Row>& numbers, const Four<T>&) { x = numbers; }
+    template <typename T> __device__ Four<float> shifted(const Four<T>& o) const { return relative(x, o); }
+};
+template <>
+struct Waiting<double> {
+    Four<float> x;
+    __device__ void fill(const Four<double>& numbers, const Four<double>& o) { x = relative(numbers, o); }
+    __device__ Four<float> shifted(const Four<double>&) const { return x; }
+};
 
 // A number that is rounded when tensor cores cut it off to 10 bits.
 __device__ __forceinline__ float half_up(float x) { return __uint_as_float(__float_as_uint(x) + 0x1000u); }
@@ -271,7 +294,7 @@ relabel(const Row* __restrict__ X,              // IN  (n_samples, n_features)
 template <typename Row, int CENTERS>
 __global__ void __launch_bounds__(256, CENTERS > 40 ? 1 : 2)
 relabel_certain(const Row* __restrict__ X,              // IN  (n_samples, n_features)
-                const float* __restrict__ origin,       // IN  (n_features,)
+                const double* __restrict__ origin,      // IN  (n_features,)
                 const float4* __restrict__ tiles,       // IN  of the centers, see `tile_centers`
                 const double* __restrict__ path,        // IN  (n_clusters,)
                 const int* __restrict__ rows,           // IN  (n_rows,) to look at; NULL: all
@@ -286,13 +309,14 @@ relabel_certain(const Row* __restrict__ X,              // IN  (n_samples, n_fea
                 unsigned long long* n_uncertain)        // OUT, starts at 0
 {
     constexpr int TILE = CENTERS * 4 + CENTERS / 4;  // of float4
-    extern __shared__ float4 shared[];               // (room, TILE), origin (n_groups, 4), rows (n_groups, 256, 4)
+    extern __shared__ float4 shared[];               // (room, TILE), origin (n_groups, 4 of Number), rows (n_groups, 256, 4)
     const int count = rows ? (int)*n_rows : n_samples;
     const int thread = threadIdx.x, group = thread % 32 / 4, lane = thread % 4, first_row = thread / 32 * 32;
     const bool whole = n_features % 4 == 0 && (size_t)X % sizeof(Four<Row>) == 0;
     const int n_groups = (n_features + 15) / 16, n_tiles = n_groups * ((n_clusters + CENTERS - 1) / CENTERS);
-    float4* shift = shared + room * TILE;
-    float4* kept = shift + n_groups * 4;
+    typedef decltype(number(Row())) Number;
+    Four<Number>* shift = (Four<Number>*)(shared + room * TILE);
+    float4* kept = (float4*)(shift + n_groups * 4);
     auto fetch = [&](int first_tile) {
         const int n = n_tiles - first_tile < room ? n_tiles - first_tile : room;
         __syncthreads();  // those before have been read
@@ -300,7 +324,7 @@ relabel_certain(const Row* __restrict__ X,              // IN  (n_samples, n_fea
         for (int i = thread; i < n * TILE; i += 256) shared[i] = tiles[(size_t)first_tile * TILE + i];
         __syncthreads();  // the tiles are here
     };
-    for (int i = thread; i < n_groups * 4; i += 256) shift[i] = four(origin, i * 4, n_features, false);
+    for (int i = thread; i < n_groups * 16; i += 256) shift[i / 4].of[i % 4] = i < n_features ? (Number)origin[i] : (Number)0;
     if (n_tiles <= room)
         fetch(0);
     else
@@ -308,7 +332,7 @@ relabel_certain(const Row* __restrict__ X,              // IN  (n_samples, n_fea
 
     // A thread has its quad of the features of the rows r * 8 + group of the warp, and answers for that with r = lane
     int row[4];
-    float4 next[4];
+    Waiting<Row> next[4];
     auto find = [&](int begin) {
 #pragma unroll
         for (int r = 0; r < 4; ++r) {
@@ -317,9 +341,10 @@ relabel_certain(const Row* __restrict__ X,              // IN  (n_samples, n_fea
         }
     };
     auto load = [&](int part) {
+        const Four<Number>& o = shift[part * 4 + lane];
 #pragma unroll
         for (int r = 0; r < 4; ++r)
-            next[r] = four(X + (size_t)row[r] * n_features, part * 16 + lane * 4, n_features, whole);
+            next[r].fill(four(X + (size_t)row[r] * n_features, part * 16 + lane * 4, n_features, whole), o);
     };
 
     const float infinity = __int_as_float(0x7f800000);
@@ -342,10 +367,11 @@ relabel_certain(const Row* __restrict__ X,              // IN  (n_samples, n_fea
                 --tiles_left;
                 float4 x[4];
                 if (c0 == 0 || !stay) {
-                    const float4 o = shift[part * 4 + lane];
+                    const Four<Number> o = shift[part * 4 + lane];
 #pragma unroll
                     for (int r = 0; r < 4; ++r) {
-                        x[r] = {next[r].x - o.x, next[r].y - o.y, next[r].z - o.z, next[r].w - o.w};
+                        const Four<float> shifted = next[r].shifted(o);
+                        x[r] = {shifted.of[0], shifted.of[1], shifted.of[2], shifted.of[3]};
                         if (c0 == 0) squares[r] += x[r].x * x[r].x + x[r].y * x[r].y + x[r].z * x[r].z + x[r].w * x[r].w;
                         x[r] = {half_up(x[r].x), half_up(x[r].y), half_up(x[r].z), half_up(x[r].w)};
                         if (stay) kept[(part * 256 + first_row + r * 8 + group) * 4 + lane] = x[r];

@@ -21,7 +21,7 @@ TYPES = {"float16": "Half", "bfloat16": "Bfloat16", "float32": "float", "float64
 # Rows and centers that a block of `relabel` takes at a time, and one of its threads: for many centers, and up to FEW
 SHAPES = {"float32": ((128, 128, 8, 8), (256, 32, 8, 4)), "float64": ((64, 64, 4, 4), (128, 32, 4, 4))}
 FEW = 32
-WIDTHS = 40, 80  # centers that a warp of `relabel_certain` takes at a time
+NARROW, WIDE = {"float32": 40, "float64": 32}, 80  # centers that a warp of `relabel_certain` takes at a time
 BLOCKS_A_PROCESSOR = 4  # at most, of those that go on to the next rows: enough to keep it busy to the end
 TENSOR_CORES = 80  # compute capability that has them for TF32
 SUMS_BLOCK = 128  # threads of `sum_few`, each of which has sums of all clusters in shared memory: it limits how many
@@ -41,7 +41,7 @@ def instances(dtype):
     computed = "float64" if dtype == "float64" else "float32"
     row, number = TYPES[dtype], TYPES[computed]
     many, few = (f"relabel<{row}, {number}, {', '.join(map(str, shape))}>" for shape in SHAPES[computed])
-    certain = {f"relabel_certain_{n}": f"relabel_certain<{row}, {n}>" for n in WIDTHS}
+    certain = {f"relabel_certain_{n}": f"relabel_certain<{row}, {n}>" for n in (NARROW[computed], WIDE)}
     others = "sum_runs", "sum_few", "sq_distances_to", "sq_distances_to_own"
     return {"relabel": many, "relabel_few": few, **certain, **{name: f"{name}<{row}>" for name in others}}
 
@@ -51,7 +51,8 @@ def plain_instances():
     plain = {name: name for name in ("stale_rows", "add_runs", "sum_up", "weigh_trials", "choose_trial")}
     moves = {f"move_centers_{of}": f"move_centers<{TYPES[of]}>" for of in ("float32", "float64")}
     coefficients = {f"coefficients_{of}": f"coefficients<{TYPES[of]}>" for of in ("float32", "float64")}
-    return {**plain, **moves, **coefficients, **{f"tile_centers_{n}": f"tile_centers<{n}>" for n in WIDTHS}}
+    tiles = {f"tile_centers_{n}": f"tile_centers<{n}>" for n in (*NARROW.values(), WIDE)}
+    return {**plain, **moves, **coefficients, **tiles}
 
 
 def map_slices(X, function, slices):
@@ -263,12 +264,12 @@ def _compare(kernels, X, centers, frame, labels, slack=None, path=None):
 
     minus_2_centers, sq_norms, largest = _coefficients(kernels, centers, dtype)
     exact = (_origin(frame).astype(dtype), minus_2_centers, sq_norms, path), (rounding_in(dtype), largest)
-    plan = _plan(_device(), X.shape[1], n_clusters)
+    plan = _plan(_device(), X.shape[1], n_clusters, dtype)
     if plan is not None:
         width, room, shared = plan
         tiles, largest = _tiled_centers(kernels, centers, width)
         single = np.dtype(np.float32)
-        certain = (_origin(frame).astype(single), tiles, path), (rounding_in(single), largest)
+        certain = (_origin(frame), tiles, path), (rounding_in(single), largest)
 
     def compare(rows, tile):
         count = len(tile)
@@ -294,7 +295,7 @@ def _compare(kernels, X, centers, frame, labels, slack=None, path=None):
 
 
 @functools.cache
-def _plan(device_id, n_features, n_clusters):
+def _plan(device_id, n_features, n_clusters, dtype):
     """How `relabel_certain` is to run, or None if it had better not.
 
     Its width; tiles that it has room for, and whether rows stay; bytes of shared memory. Narrow, there are two blocks
@@ -303,15 +304,15 @@ def _plan(device_id, n_features, n_clusters):
     few_features = n_features < 8 and n_clusters > FEW  # most of the work is not in products
     if _capability(device_id) < TENSOR_CORES or few_features:
         return None
-    narrow = n_clusters <= WIDTHS[0] or n_features <= 128
+    narrow = n_clusters <= NARROW[dtype.name] or n_features <= 128
     most = min(_most_shared(device_id), _properties(device_id)["sharedMemPerMultiprocessor"] // (1 + narrow) - 1024)
-    width, n_groups = WIDTHS[not narrow], _blocks(n_features, 16)
-    tile, rows = 4 * 17 * width, 64 * BLOCK * n_groups
+    width, n_groups = NARROW[dtype.name] if narrow else WIDE, _blocks(n_features, 16)
+    tile, rows, origin = 4 * 17 * width, 64 * BLOCK * n_groups, 16 * dtype.itemsize * n_groups
     n_tiles = n_groups * _blocks(n_clusters, width)
-    free = most - 64 * n_groups
+    free = most - origin
     stay = narrow and n_clusters > width and rows + min(4, n_tiles) * tile <= free
     room = min(n_tiles, (free - stay * rows) // tile)
-    return (width, (room, int(stay)), room * tile + 64 * n_groups + stay * rows) if room > 0 else None
+    return (width, (room, int(stay)), room * tile + origin + stay * rows) if room > 0 else None
 
 
 def _sums(kernels, tile, origin, labels, sample_weight, n_clusters):
