@@ -259,7 +259,8 @@ class CupyRows(SparseRows):
     @classmethod
     def of(cls, matrix):
         """The rows of a CSR matrix."""
-        stored, n_rows = (matrix.data, matrix.indices), matrix.shape[0]
+        xp, n_rows = namespace(matrix.data), matrix.shape[0]
+        stored = xp.ascontiguousarray(matrix.data), xp.ascontiguousarray(matrix.indices)  # kernels see no strides
         if matrix.has_canonical_format and not bool((matrix.data == 0).any()):
             indptr = matrix.indptr.astype(np.int64)
             stored = *stored, indptr[:-1], indptr[1:]

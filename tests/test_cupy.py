@@ -109,6 +109,28 @@ def test_bounds_are_their_portable_twin(rng, dtype, d, k):
 
 
 @pytest.mark.usefixtures("backend")
+@pytest.mark.parametrize("counts", [("int32", "int64"), ("uint64", "float64"), ("int64", "int32")])
+@pytest.mark.parametrize("spread", [1e4, 0.0])
+def test_the_move_is_its_portable_twin(cupy, rng, counts, spread):
+    """Counts of any type; sums that are columns of others; an empty cluster; an inertia that rounding made negative."""
+    old = cupy.asarray(rng.normal(size=(9, 5)))
+    frame = steps.frame_at(cupy.asarray(rng.normal(size=5)), spread, cupy.zeros((1, 5), dtype="float32"), 1, 2**20)
+    weights = cupy.asarray(np.array([0.0, *rng.uniform(size=8)]))
+    sums = cupy.asarray(rng.normal(size=(9, 12)))[:, 1:11:2] * weights[:, None]
+    counts = [cupy.asarray(1503, dtype=dtype) for dtype in counts]
+    ours, theirs = (step(sums, weights, old, *counts, frame) for step in (lloyd.move, lloyd.move.portable))
+    cupy.testing.assert_array_equal(ours[0], theirs[0])
+    np.testing.assert_allclose(ours[1], theirs[1], rtol=1e-12)
+
+
+@pytest.mark.usefixtures("backend")
+def test_weights_that_are_not_contiguous(cupy, rng):
+    X, both = cupy.asarray(blobs(rng, 600, 8)), cupy.asarray(rng.uniform(size=(600, 2)))
+    fits = [KMeans(8, random_state=0).fit(X, sample_weight=w) for w in (both[:, 0], both[:, 0].copy())]
+    cupy.testing.assert_array_equal(fits[0].cluster_centers_, fits[1].cluster_centers_)
+
+
+@pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("offset", [1e4, 1e8])
 def test_float64_rows_far_from_zero(cupy, rng, offset):
     """Tensor cores must not see them rounded before the origin is subtracted."""

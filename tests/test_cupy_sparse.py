@@ -13,7 +13,7 @@ from scipy import sparse
 from test_sparse import matrix
 
 from benchmarks import gpu
-from kmeans_xp import KMeans, KMeansSweep, MiniBatchKMeans, bounds, kmeans_plusplus, metrics, steps
+from kmeans_xp import KMeans, KMeansSweep, MiniBatchKMeans, arrays, bounds, kmeans_plusplus, metrics, steps
 from kmeans_xp.validation import check_rows
 
 pytestmark = pytest.mark.gpu
@@ -182,6 +182,17 @@ def test_steps_equal_those_of_scipys_rows(cupy, csr, rng, index, dtype, shifted,
         sums = steps.update(rows, weights, labels, 9, frame)
         compare(bounds.bounded_step, weights, centers, labels, slack, path, *sums, atol=1e-5)
     compare(bounds.bounded_step, weights, centers, *bounds.unbounded(rows, weights), path, 0, 0, atol=1e-5)
+
+
+def test_numbers_that_do_not_lie_side_by_side(csr, rng):
+    X = csr(matrix(rng))
+    cupy = arrays.namespace(X.data)
+    data, indices = (cupy.stack((part, part), axis=1)[:, 0] for part in (X.data, X.indices))
+    apart = type(X)((X.data, X.indices, X.indptr), shape=X.shape)
+    apart.data, apart.indices = data, indices
+    assert not apart.data.flags.c_contiguous
+    models = [KMeans(7, random_state=0).fit(x) for x in (X, apart)]
+    assert_array_equal(models[0].cluster_centers_.get(), models[1].cluster_centers_.get())
 
 
 def test_pruning_where_it_is_asked_for(csr, rng):

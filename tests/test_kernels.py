@@ -346,7 +346,7 @@ def test_centers_move_to_the_means(launch, rng, dtype, k, d):
     centers, parts, numbers = np.full((k, d), np.nan), np.full((k, 2), np.nan), np.full(5, np.nan)
     given = sums, weights, old, origin, k, d, np.uintp(d + 1), np.uintp(1), centers, parts
     launch(f"move_centers<{TYPES[dtype]}>", -(-k // 8) + 1, (32, 8), *given)
-    counts = (np.array([count], dtype=np.uint64) for count in (7, 5))
+    counts = (np.array([count], dtype=float) for count in (7, 5))
     launch("sum_up", 1, 32, parts, weights, *counts, np.float64(1e3), k, numbers)
     means = np.where(weights[:, None] > 0, sums[:, :-1] / np.maximum(weights, 1)[:, None], old)
     np.testing.assert_array_equal(centers, (means + origin).astype(dtype).astype(float) - origin)

@@ -715,8 +715,8 @@ __global__ void move_centers(const double* __restrict__ sums,         // IN  (n_
 // What the loop wants to know of an iteration. One warp.
 extern "C" __global__ void sum_up(const double* __restrict__ parts,    // IN  (n_clusters, 2), as above
                                   const double* __restrict__ weights,  // IN  (n_clusters,)
-                                  const unsigned long long* __restrict__ n_changed,  // IN
-                                  const unsigned long long* __restrict__ n_active,   // IN
+                                  const double* __restrict__ n_changed,  // IN
+                                  const double* __restrict__ n_active,   // IN
                                   double spread, int n_clusters,
                                   double* __restrict__ numbers)  // OUT n_changed, n_active, shift, inertia, empty clusters
 {
@@ -733,10 +733,10 @@ extern "C" __global__ void sum_up(const double* __restrict__ parts,    // IN  (n
     empty = sum_of_warp(empty);
     if (threadIdx.x == 0) {
         const double inertia = weight * spread - explained;
-        numbers[0] = (double)*n_changed;
-        numbers[1] = (double)*n_active;
+        numbers[0] = *n_changed;
+        numbers[1] = *n_active;
         numbers[2] = shift;
-        numbers[3] = inertia > 0.0 ? inertia : 0.0;
+        numbers[3] = inertia < 0.0 ? 0.0 : inertia;  // NaN stays
         numbers[4] = empty;
     }
 }

@@ -26,6 +26,7 @@ BLOCKS_A_PROCESSOR = 4  # at most, of those that go on to the next rows: enough 
 TENSOR_CORES = 80  # compute capability that has them for TF32
 SUMS_BLOCK = 128  # threads of `sum_few`, each of which has sums of all clusters in shared memory: it limits how many
 MIN_TILE = 2**12  # rows below which a tile is not halved any more
+MOST_ROWS = 2**30  # of a tile: kernels number them by 32 bits
 MIN_CHUNK = 32  # rows that are summed by one thread
 # Scratch bytes a row: the rows to look at (4) or the labels as sort keys (4), their order (8), what sorting needs (16),
 # sorted labels (4), and a few partial sums
@@ -172,14 +173,14 @@ def choose(closest, squares, sample_weight, candidates, uniforms, n_trials, n_mo
 def _move(kernels, sums, weights, centers_old, n_changed, n_active, frame):
     """New centers, and the numbers that the loop must know."""
     n_clusters, n_features = centers_old.shape
-    centers, parts, numbers = cupy.empty_like(centers_old), cupy.empty((n_clusters, 2)), cupy.empty(5)
+    centers, parts, numbers = cupy.empty((n_clusters, n_features)), cupy.empty((n_clusters, 2)), cupy.empty(5)
     weights, centers_old = cupy.ascontiguousarray(weights), cupy.ascontiguousarray(centers_old)
     strides = (np.uintp(stride // sums.itemsize) for stride in sums.strides)
     given = sums, weights, centers_old, frame.origin, n_clusters, n_features, *strides
     kernel = kernels[f"move_centers_{np.dtype(frame.dtype).name}"]
     _launch(kernel, _blocks(n_clusters, 8), (32, 8), *given, centers, parts)
-    counts = n_changed, n_active, np.float64(frame.spread)
-    _launch(kernels["sum_up"], 1, 32, parts, weights, *counts, n_clusters, numbers)
+    counts = (cupy.asarray(count, dtype=cupy.float64) for count in (n_changed, n_active))  # those of blocks are mixed
+    _launch(kernels["sum_up"], 1, 32, parts, weights, *counts, np.float64(frame.spread), n_clusters, numbers)
     return centers, numbers.get().tolist()
 
 
@@ -190,7 +191,7 @@ def _choose(kernels, closest, squares, sample_weight, candidates, uniforms, n_tr
     thresholds = cupy.asarray(uniforms) * closest[candidates]
     choice = cupy.asarray(np.array([-1] + [0] * (3 + MOST_TRIALS), dtype=np.int32))
     chosen, parts = cupy.empty(n_most, dtype=np.int64), cupy.empty((n_blocks, n_trials))
-    closest, squares = closest.copy(), cupy.ascontiguousarray(squares)
+    closest, squares, sample_weight = closest.copy(), *map(cupy.ascontiguousarray, (squares, sample_weight))
 
     def list_trials(parts):
         given = squares, closest, parts, candidates, thresholds, n_samples, len(candidates), n_trials, n_blocks
@@ -267,21 +268,20 @@ def _compare(kernels, X, centers, frame, labels, slack=None, path=None):
     plan = _plan(_device(), X.shape[1], n_clusters, dtype)
     if plan is not None:
         width, room, shared = plan
-        tiles, largest = _tiled_centers(kernels, centers, width)
-        single = np.dtype(np.float32)
-        certain = (_origin(frame), tiles, path), (rounding_in(single), largest)
+        tiles, largest_single = _tiled_centers(kernels, centers, width)
+        certain = (_origin(frame), tiles, path), (rounding_in(np.dtype(np.float32)), largest_single)
 
     def compare(rows, tile):
         count = len(tile)
         state = labels[rows], None if slack is None else slack[rows]
-        active = None, None
-        if slack is not None:
-            active = cupy.empty(count, dtype=cupy.int32), cupy.zeros(1, dtype=cupy.uint64)
+        active, uncertain = ((cupy.empty(count, dtype=cupy.int32), cupy.zeros(1, dtype=cupy.uint64)) for _ in range(2))
+        if slack is None:
+            active = None, None
+        else:
             _launch(kernels["stale_rows"], _blocks(count, BLOCK), BLOCK, *state, path, count, *active)
             counts[1:] += active[1]
         sizes = *tile.shape, n_clusters
         if plan is not None:
-            uncertain = cupy.empty(count, dtype=cupy.int32), cupy.zeros(1, dtype=cupy.uint64)
             job = tile, *certain[0], *active, *sizes, *certain[1], *state, counts, *room, *uncertain
             grid = min(_blocks(count, BLOCK), BLOCKS_A_PROCESSOR * _multiprocessors(_device()))
             _launch(kernels[f"relabel_certain_{width}"], grid, BLOCK, *job, shared_mem=shared)
@@ -369,7 +369,7 @@ def _for_tiles(X, frame, dtype, function):
     """
     dtype = _row_dtype(X, dtype)
     copied = 0 if X.flags.c_contiguous and X.dtype == dtype else X.shape[1] * dtype.itemsize
-    n_rows = min(X.shape[0], max(MIN_TILE, frame.tile_bytes // (ROW_BYTES + copied)))
+    n_rows = min(X.shape[0], MOST_ROWS, max(MIN_TILE, frame.tile_bytes // (ROW_BYTES + copied)))
     start = 0
     while start < X.shape[0]:
         rows = slice(start, min(start + n_rows, X.shape[0]))
@@ -454,8 +454,11 @@ def _difference(kernels, dtype):
     tolerance = 1e-9 if dtype == np.float64 else 1e-2
     wrong = set()
     for n_clusters, n_features in ((7, 19), (250, 140)):  # of each strategy
-        X = cupy.asarray(rng.integers(-99, 99, size=(1000, n_features)) / 64, dtype=dtype)  # exact in any of the types
-        frame = types.SimpleNamespace(origin=cupy.full(n_features, 0.5), shifted=False, tile_bytes=MIN_TILE * ROW_BYTES)
+        offset = 1e8 if dtype == np.float64 else 0.5
+        X = rng.integers(-99, 99, size=(1000, n_features)) / 64  # exact in any of the types
+        X = cupy.asarray(X + (offset if dtype == np.float64 else 0), dtype=dtype)
+        origin = cupy.full(n_features, offset)
+        frame = types.SimpleNamespace(origin=origin, shifted=False, tile_bytes=MIN_TILE * ROW_BYTES)
         frame.distance_dtype = np.dtype(np.float64 if dtype == np.float64 else np.float32)
         frame.rounding = 1e-3 * tolerance
         centers, clusters = rng.normal(size=(n_clusters, n_features)), rng.integers(n_clusters, size=1000)
@@ -468,7 +471,7 @@ def _difference(kernels, dtype):
         job = X, frame.origin, cupy.asarray(clusters, dtype=cupy.int32), cupy.ones(1000), n_clusters
         sums = _sums(kernels, *job).get()
 
-        rows, numbers = X.astype(np.float64).get() - 0.5, np.arange(1000)
+        rows, numbers = X.astype(np.float64).get() - offset, np.arange(1000)
         distances = np.sqrt(_sq_distances(rows, centers))
         own = distances[numbers, found]
         distances.sort(axis=1)
