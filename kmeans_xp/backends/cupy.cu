@@ -348,13 +348,13 @@ relabel_certain(const Row* __restrict__ X,              // IN  (n_samples, n_fea
     };
 
     const float infinity = __int_as_float(0x7f800000);
-    const int step = gridDim.x * 256;
+    const int stride = gridDim.x * 256;
     int changed = 0, begin = blockIdx.x * 256;
     if (begin < count) {
         find(begin);
         load(0);
     }
-    for (; begin < count; begin += step) {
+    for (; begin < count; begin += stride) {
         const int mine = lane == 0 ? row[0] : lane == 1 ? row[1] : lane == 2 ? row[2] : row[3], before = labels[mine];
         float squares[4] = {};
         Nearest<float> own = {infinity, infinity, 0};
@@ -380,8 +380,8 @@ relabel_certain(const Row* __restrict__ X,              // IN  (n_samples, n_fea
 #pragma unroll
                     for (int r = 0; r < 4; ++r) x[r] = kept[(part * 256 + first_row + r * 8 + group) * 4 + lane];
                 if (tiles_left == 0) {
-                    if (begin + step < count) {
-                        find(begin + step);
+                    if (begin + stride < count) {
+                        find(begin + stride);
                         load(0);
                     }
                 } else if (!stay || (c0 == 0 && part + 1 < n_groups))
@@ -417,14 +417,14 @@ relabel_certain(const Row* __restrict__ X,              // IN  (n_samples, n_fea
                 }
             // Four threads share four rows. Each passes on two, then one, and is left with what all know of its own
 #pragma unroll
-            for (int step = 2; step > 0; step /= 2) {
-                const bool high = lane & step;
+            for (int apart = 2; apart > 0; apart /= 2) {
+                const bool high = lane & apart;
 #pragma unroll
-                for (int r = 0; r < step; ++r) {
-                    const Nearest<float> low_row = best[r], high_row = best[r + step];
-                    const float score = __shfl_xor_sync(0xffffffffu, high ? low_row.score : high_row.score, step);
-                    const float second = __shfl_xor_sync(0xffffffffu, high ? low_row.second : high_row.second, step);
-                    const int label = __shfl_xor_sync(0xffffffffu, high ? low_row.label : high_row.label, step);
+                for (int r = 0; r < apart; ++r) {
+                    const Nearest<float> low_row = best[r], high_row = best[r + apart];
+                    const float score = __shfl_xor_sync(0xffffffffu, high ? low_row.score : high_row.score, apart);
+                    const float second = __shfl_xor_sync(0xffffffffu, high ? low_row.second : high_row.second, apart);
+                    const int label = __shfl_xor_sync(0xffffffffu, high ? low_row.label : high_row.label, apart);
                     best[r].score = high ? high_row.score : low_row.score;
                     best[r].second = high ? high_row.second : low_row.second;
                     best[r].label = high ? high_row.label : low_row.label;
@@ -434,12 +434,12 @@ relabel_certain(const Row* __restrict__ X,              // IN  (n_samples, n_fea
             merge(own, best[0].score, best[0].second, best[0].label);
         }
 #pragma unroll
-        for (int step = 2; step > 0; step /= 2) {
-            const bool high = lane & step;
+        for (int apart = 2; apart > 0; apart /= 2) {
+            const bool high = lane & apart;
 #pragma unroll
-            for (int r = 0; r < step; ++r) {
-                const float passed = high ? squares[r] : squares[r + step], mine = high ? squares[r + step] : squares[r];
-                squares[r] = mine + __shfl_xor_sync(0xffffffffu, passed, step);
+            for (int r = 0; r < apart; ++r) {
+                const float passed = high ? squares[r] : squares[r + apart], rest = high ? squares[r + apart] : squares[r];
+                squares[r] = rest + __shfl_xor_sync(0xffffffffu, passed, apart);
             }
         }
 
