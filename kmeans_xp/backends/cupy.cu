@@ -181,7 +181,7 @@ relabel(const Row* __restrict__ X,              // IN  (n_samples, n_features)
 {
     constexpr int THREADS = (ROWS / R) * (CENTERS / C), LANES = CENTERS / C;  // LANES threads share R rows
     constexpr int FEATURES = 16, VECTOR = 16 / sizeof(T), GROUP = LANES * VECTOR;
-    constexpr int ROWS_APART = THREADS / FEATURES, BATCH = ROWS / ROWS_APART < 8 ? ROWS / ROWS_APART : 8;
+    constexpr int ROWS_APART = THREADS / FEATURES, BATCH = ROWS / ROWS_APART < 4 ? ROWS / ROWS_APART : 4;
     static_assert(ROWS <= THREADS && LANES <= 32 && C % VECTOR == 0 && R % VECTOR == 0, "");
     static_assert(ROWS % (BATCH * ROWS_APART) == 0 && CENTERS % ROWS_APART == 0, "");
     __shared__ __align__(16) T x_tile[FEATURES][ROWS + VECTOR];

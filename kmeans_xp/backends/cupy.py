@@ -28,7 +28,7 @@ SUMS_BLOCK = 128  # threads of `sum_few`, each of which has sums of all clusters
 MIN_TILE = 2**12  # rows below which a tile is not halved any more
 MOST_ROWS = 2**30  # of a tile: kernels number them by 32 bits
 MIN_CHUNK = 32  # rows that are summed by one thread
-# Scratch bytes a row: the rows to look at and the uncertain ones (8); or the labels as sort keys (4), their order (8), what
+# Scratch bytes a row: the rows to look at and the uncertain ones (8); or labels as sort keys (4), their order (8), what
 # sorting needs (16), sorted labels (4), and a few partial sums
 ROW_BYTES = 48
 # Bounds pay where comparing a row with all centers takes longer than reading it, and for at most this share of the rows
