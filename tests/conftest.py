@@ -85,6 +85,14 @@ def foreign(request):
 
 
 @pytest.fixture
+def cupy():
+    """CuPy; a test with it waits for the device at its end, so that late errors are its own."""
+    xp = load("cupy").xp
+    yield xp
+    xp.cuda.runtime.deviceSynchronize()
+
+
+@pytest.fixture
 def rng():
     return np.random.default_rng(20231)
 

@@ -6,21 +6,13 @@ import warnings
 
 import numpy as np
 import pytest
-from conftest import blobs, load
+from conftest import blobs
 from test_bounds import SHAPES, check_bounded_step
 
 from benchmarks import gpu
 from kmeans_xp import KMeans, KMeansSweep, arrays, bounds, kmeans_plusplus, lloyd, steps
 
-pytestmark = pytest.mark.gpu
-
-
-@pytest.fixture(autouse=True)
-def cupy():
-    """CuPy; every test waits for the device at its end, so that late errors are its own."""
-    xp = load("cupy").xp
-    yield xp
-    xp.cuda.runtime.deviceSynchronize()
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("cupy")]
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import load
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 from test_sparse import matrix
@@ -16,15 +15,7 @@ from benchmarks import gpu
 from kmeans_xp import KMeans, KMeansSweep, MiniBatchKMeans, arrays, bounds, kmeans_plusplus, metrics, steps
 from kmeans_xp.validation import check_rows
 
-pytestmark = pytest.mark.gpu
-
-
-@pytest.fixture(autouse=True)
-def cupy():
-    """CuPy; every test waits for the device at its end, so that late errors are its own."""
-    xp = load("cupy").xp
-    yield xp
-    xp.cuda.runtime.deviceSynchronize()
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("cupy")]
 
 
 @pytest.fixture

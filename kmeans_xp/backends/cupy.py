@@ -198,18 +198,8 @@ def _choose(kernels, closest, squares, sample_weight, candidates, uniforms, n_tr
         _launch(kernels["choose_trial"], 1, 32, *given, choice, chosen)
 
     def weigh():
-        _launch(
-            kernels["weigh_trials"],
-            n_blocks,
-            BLOCK,
-            squares,
-            sample_weight,
-            n_samples,
-            n_trials,
-            choice,
-            closest,
-            parts,
-        )
+        given = squares, sample_weight, n_samples, n_trials, choice
+        _launch(kernels["weigh_trials"], n_blocks, BLOCK, *given, closest, parts)
 
     list_trials(None)
     for _ in range(n_most):
@@ -264,20 +254,22 @@ def _compare(kernels, X, centers, frame, labels, slack=None, path=None):
         return dtype.type(frame.rounding * float(np.finfo(dtype).eps / np.finfo(frame.distance_dtype).eps))
 
     minus_2_centers, sq_norms, largest = _coefficients(kernels, centers, dtype)
-    exact = (_origin(frame).astype(dtype), minus_2_centers, sq_norms, path), (rounding_in(dtype), largest)
+    origin = _origin(frame)
+    exact = (origin.astype(dtype), minus_2_centers, sq_norms, path), (rounding_in(dtype), largest)
     plan = _plan(_device(), X.shape[1], n_clusters, dtype)
     if plan is not None:
         width, room, shared = plan
         tiles, largest_single = _tiled_centers(kernels, centers, width)
-        certain = (_origin(frame), tiles, path), (rounding_in(np.dtype(np.float32)), largest_single)
+        certain = (origin, tiles, path), (rounding_in(np.dtype(np.float32)), largest_single)
 
     def compare(rows, tile):
         count = len(tile)
         state = labels[rows], None if slack is None else slack[rows]
-        active, uncertain = ((cupy.empty(count, dtype=cupy.int32), cupy.zeros(1, dtype=cupy.uint64)) for _ in range(2))
-        if slack is None:
-            active = None, None
-        else:
+        active, uncertain = (
+            (cupy.empty(count, dtype=cupy.int32), cupy.zeros(1, dtype=cupy.uint64)) if needed else (None, None)
+            for needed in (slack is not None, plan is not None)
+        )
+        if slack is not None:
             _launch(kernels["stale_rows"], _blocks(count, BLOCK), BLOCK, *state, path, count, *active)
             counts[1:] += active[1]
         sizes = *tile.shape, n_clusters
@@ -454,10 +446,10 @@ def _difference(kernels, dtype):
     tolerance = 1e-9 if dtype == np.float64 else 1e-2
     wrong = set()
     for n_clusters, n_features in ((7, 19), (250, 140)):  # of each strategy
-        offset = 1e8 if dtype == np.float64 else 0.5
-        X = rng.integers(-99, 99, size=(1000, n_features)) / 64  # exact in any of the types
-        X = cupy.asarray(X + (offset if dtype == np.float64 else 0), dtype=dtype)
-        origin = cupy.full(n_features, offset)
+        offset = 1e8 if dtype == np.float64 else 0.0
+        # Exact in any of the types
+        X = cupy.asarray(offset + rng.integers(-99, 99, size=(1000, n_features)) / 64, dtype=dtype)
+        origin = cupy.full(n_features, offset + 0.5)
         frame = types.SimpleNamespace(origin=origin, shifted=False, tile_bytes=MIN_TILE * ROW_BYTES)
         frame.distance_dtype = np.dtype(np.float64 if dtype == np.float64 else np.float32)
         frame.rounding = 1e-3 * tolerance
@@ -471,7 +463,7 @@ def _difference(kernels, dtype):
         job = X, frame.origin, cupy.asarray(clusters, dtype=cupy.int32), cupy.ones(1000), n_clusters
         sums = _sums(kernels, *job).get()
 
-        rows, numbers = X.astype(np.float64).get() - offset, np.arange(1000)
+        rows, numbers = X.astype(np.float64).get() - origin.get(), np.arange(1000)
         distances = np.sqrt(_sq_distances(rows, centers))
         own = distances[numbers, found]
         distances.sort(axis=1)
