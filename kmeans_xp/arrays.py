@@ -48,8 +48,18 @@ def is_cupy_sparse(x):
 
 
 def is_dask(x):
-    """Whether `x` is a lazy dask array."""
-    return compat.is_dask_array(x)
+    """Whether `x` is a lazy collection of Dask: an array, a data frame, a bag."""
+    kind = type(x)
+    return compat.is_dask_array(x) or kind.__module__.startswith("dask.") or hasattr(kind, "to_dask_array")
+
+
+def as_dask_array(x, name):
+    """A lazy array of Dask as it is, and of a data frame or series of Dask its partitions, whose sizes are unknown."""
+    if compat.is_dask_array(x):
+        return x
+    if not hasattr(type(x), "to_dask_array"):
+        raise TypeError(f"A dask {type(x).__name__.lower()} was passed for {name}: use an array or data frame of Dask.")
+    return x.to_dask_array()
 
 
 def is_host(x):
@@ -151,9 +161,14 @@ def on_device(x):
 
 def is_source(x):
     """Whether `x` has rows that can be sliced and is not an array: a data set of h5py or zarr, say."""
-    if isinstance(x, np.ndarray) or compat.is_array_api_obj(x) or is_sparse(x) or hasattr(x, "iloc"):
+    if isinstance(x, np.ndarray) or compat.is_array_api_obj(x) or is_dask(x) or is_sparse(x) or hasattr(x, "iloc"):
         return False
     return all(hasattr(x, name) for name in ("shape", "dtype", "__getitem__")) and not isinstance(x, np.generic)
+
+
+def takes_numbers(x):
+    """Whether the source or array `x` gives rows by their numbers, ascending, as `x[numbers, :]` or by `oindex`."""
+    return isinstance(x, np.ndarray) or hasattr(x, "oindex") or type(x).__module__.startswith("h5py.")
 
 
 class OtherRows:
@@ -182,9 +197,9 @@ class HostSlot:
     def __init__(self, shape, dtype):
         self._buffer = np.empty(shape, dtype)
 
-    def fill(self, rows):
-        """Keep some rows; called by the thread that reads."""
-        self._buffer[: len(rows)] = rows
+    def fill(self, n_rows, write):
+        """Keep `n_rows` rows, which `write(out=array)` writes; called by the thread that reads."""
+        write(out=self._buffer[:n_rows])
 
     def take(self, n_rows):
         """The rows as an array, valid until they are released."""
@@ -207,12 +222,12 @@ class CudaSlot:
             self._stream = cupy.cuda.Stream(non_blocking=True)
             self._copied, self._used = cupy.cuda.Event(), cupy.cuda.Event()
 
-    def fill(self, rows):
+    def fill(self, n_rows, write):
         with self._device:
             self._copied.synchronize()  # the pinned memory may still be on its way
-            self._pinned[: len(rows)] = rows
+            write(out=self._pinned[:n_rows])
             self._stream.wait_event(self._used)
-            self._buffer[: len(rows)].set(self._pinned[: len(rows)], self._stream)
+            self._buffer[:n_rows].set(self._pinned[:n_rows], self._stream)
             self._copied.record(self._stream)
 
     def take(self, n_rows):

@@ -25,6 +25,7 @@ from kmeans_xp.steps import assign, distances, frame_at, own_threads, sq_distanc
 from kmeans_xp.streaming import Stream
 from kmeans_xp.validation import (
     check_count,
+    check_not_lazy,
     check_out,
     check_rows,
     check_same_library,
@@ -119,8 +120,7 @@ class NearestCenters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
             In the library, dtype and on the device of X, computed in float64; `out` if it is given.
         """
         if arrays.is_dask(X):
-            dtype = arrays.float_dtype(X)
-            return self._lazily(self.transform, X, out, dtype, *self._clusters())
+            return self._lazily(self.transform, X, out, None, *self._clusters())
         return self._map(X, to_centers, "transform", out, self._clusters())
 
     def fit_transform(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
@@ -231,6 +231,7 @@ class NearestCenters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
             Numbers of rows of X, nearest first; of equally near ones the first, unless rounding decides. They need not
             belong to the cluster, if another center is nearer still.
         """
+        check_not_lazy(X)
         n_rows = check_count("n_rows", n_rows, len(X) if not hasattr(X, "shape") else X.shape[0], "n_samples")
 
         def of_rows(X, sample_weight, first, centers, frame):
@@ -241,13 +242,15 @@ class NearestCenters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
         return self._neighbors(*found, like, return_distance)
 
     def _lazily(self, method, X, out, dtype, n_columns=None):
-        """A lazy dask array of `method` for each partition of X, or `out` with its values."""
+        """A lazy dask array of `method` for each partition of X, or `out` with its values. dtype None: that of X."""
         from kmeans_xp import dask
 
         check_is_fitted(self)
-        result = dask.map_rows(method, check_source(X, self, reset=False), dtype, n_columns)
+        X = check_source(X, self, reset=False)
+        result = dask.map_rows(method, X, arrays.float_dtype(X) if dtype is None else dtype, n_columns)
         if out is None:
             return result
+        dask.check_sizes(X, "to write into out")
         check_out(out, result.shape)
         result.store(out)
         return out
@@ -266,7 +269,7 @@ class NearestCenters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
             else:
                 dtype = np.int32 if more_shape == () else arrays.to_numpy(stream.like).dtype
                 out = np.empty((X.shape[0], *more_shape), dtype)
-            return stream.write(out, lambda block: function(check_rows(block.X), *seen))
+            return stream.write(out, lambda block: function(block.X, *seen))
         check_same_library(X, self, method)
         X_in = check_rows(X, self, reset=False)
         if out is not None:
@@ -291,7 +294,7 @@ class NearestCenters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
             stream, seen = self._seen_by_stream(X, sample_weight)
 
             def of_block(block):
-                return function(check_rows(block.X), block.sample_weight, block.start, *seen)
+                return function(block.X, block.sample_weight, block.start, *seen)
 
             return stream.reduce(of_block, combine), np.empty(0)
         check_same_library(X, self, method)
@@ -352,7 +355,7 @@ class NearestCenters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
             if is_cuda:  # that is too small for it
                 return not arrays.fits_on_device(X, target)
             return self.metric == "cosine" and X.nbytes > working_memory()  # scaled block by block
-        return arrays.is_source(X) or (isinstance(X, np.memmap) and X.nbytes > working_memory())
+        return lies_in_a_file(X)
 
     def _stream(self, X, sample_weight):
         """X, block by block, where `device` wants it."""
@@ -394,6 +397,11 @@ def to_centers(X, centers, frame):
     """Distances of rows from centers in the metric of the frame, (n_samples, n_clusters)."""
     found = distances(X, centers, frame)
     return frame.cost(found * found) if frame.spherical else found
+
+
+def lies_in_a_file(X):
+    """Whether X is a source, or a memory map that is too large to be taken for an array."""
+    return arrays.is_source(X) or (isinstance(X, np.memmap) and X.nbytes > working_memory())
 
 
 def on_host(value):

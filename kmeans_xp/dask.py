@@ -5,7 +5,9 @@ clusters and a sample for the seeding travel. A worker that dies takes no result
 elsewhere, and a block without state compares its rows with all centers once.
 """
 
+import contextlib
 import copy
+import math
 import numbers
 import sys
 import uuid
@@ -16,7 +18,18 @@ import dask.array as da
 import numpy as np
 from dask import delayed
 
-from kmeans_xp.arrays import OtherRows, asarray_like, float_dtype, is_foreign, namespace, on_device, to_floats, to_numpy
+from kmeans_xp.arrays import (
+    OtherRows,
+    as_dask_array,
+    asarray_like,
+    float_dtype,
+    is_dask,
+    is_foreign,
+    namespace,
+    on_device,
+    to_floats,
+    to_numpy,
+)
 from kmeans_xp.partitions import Block
 from kmeans_xp.steps import own_threads
 from kmeans_xp.validation import check_rows, check_sample_weight
@@ -35,8 +48,8 @@ class Cluster:
         rows, weights = _parts(X, sample_weight)
         name = f"kmeans_xp-partition-{uuid.uuid4().hex}"
         blocks = [
-            delayed(_block)(x, weight, index, prepare, dask_key_name=f"{name}-{index}")
-            for index, (x, weight) in enumerate(zip(rows, weights, strict=True))
+            delayed(_block)(x, weight, index, shape, prepare, dask_key_name=f"{name}-{index}")
+            for index, (x, weight, shape) in enumerate(zip(rows, weights, _shapes(X), strict=True))
         ]
         blocks = dask.persist(*blocks)
         self._name = name
@@ -69,16 +82,19 @@ class Cluster:
 
 def rows_together(X):
     """X with all features of a row in one partition."""
+    if math.isnan(X.shape[1]):
+        raise ValueError("X has an unknown number of features. Use 'X.compute_chunk_sizes()' first.")
     return X.rechunk({1: -1}) if X.numblocks[1] > 1 else X
 
 
 def map_rows(method, X, dtype, n_columns=None):
     """Lazy dask array of `method(rows)`: (n_samples,), or (n_samples, n_columns). `method` is of an estimator."""
-    model = _for_workers(method.__self__)
+    X, model = rows_together(X), _for_workers(method.__self__)
     options = {"drop_axis": 1} if n_columns is None else {"chunks": (X.chunks[0], (n_columns,))}
     shape = (0,) if n_columns is None else (0, n_columns)
     meta = asarray_like(np.empty(shape, dtype), X._meta)
-    return rows_together(X).map_blocks(_call, model, method.__name__, meta, dtype=dtype, meta=meta, **options)
+    job = model, method.__name__, meta, _shapes(X)
+    return X.map_blocks(_call, *job, dtype=dtype, meta=meta, **options)
 
 
 def score(model, X, sample_weight):
@@ -87,8 +103,8 @@ def score(model, X, sample_weight):
     rows, weights = _parts(X, sample_weight)
     model, name = _for_workers(model), f"kmeans_xp-score-{uuid.uuid4().hex}"
     scores = [
-        delayed(_score)(model, x, weight, dask_key_name=f"{name}-{index}")
-        for index, (x, weight) in enumerate(zip(rows, weights, strict=True))
+        delayed(_score)(model, x, weight, index, shape, dask_key_name=f"{name}-{index}")
+        for index, (x, weight, shape) in enumerate(zip(rows, weights, _shapes(X), strict=True))
     ]
     scores, weights = zip(*_compute(scores), strict=True)
     if sum(weights) == 0:
@@ -99,7 +115,8 @@ def score(model, X, sample_weight):
 def _for_workers(model):
     """The model without what a prediction does not need and perhaps cannot travel."""
     model = copy.copy(model)
-    vars(model).pop("labels_", None)
+    for name in ("labels_", "feature_names_in_"):  # a partition has no names: those of X have been compared
+        vars(model).pop(name, None)
     return model.set_params(**dict.fromkeys({"init", "on_iteration", "random_state"} & set(model.get_params())))
 
 
@@ -128,11 +145,12 @@ def _parts(X, sample_weight):
 
 def _weights(sample_weight, X):
     """The weights of each partition."""
-    known = not np.isnan(X.chunks[0]).any()
-    if not isinstance(sample_weight, da.Array):
-        if not known:
-            raise ValueError("X has partitions of unknown size: pass sample_weight as a dask array of like partitions.")
+    if is_dask(sample_weight):
+        sample_weight = as_dask_array(sample_weight, "sample_weight")
+    else:
+        check_sizes(X, "for a sample_weight that is not of Dask")
         sample_weight = da.from_array(np.asarray(sample_weight), chunks=-1)
+    known = not np.isnan([*X.chunks[0], *sample_weight.chunks[0]]).any()
     if sample_weight.ndim != 1:
         raise ValueError(f"Sample weights must be 1D array or scalar, got {sample_weight.ndim}D array.")
     if known and sample_weight.shape != X.shape[:1]:
@@ -146,24 +164,54 @@ def _weights(sample_weight, X):
     return sample_weight.to_delayed().ravel()
 
 
+def check_sizes(X, purpose):
+    """The partitions of X have known sizes, which are needed for some purpose."""
+    if np.isnan(X.chunks[0]).any():
+        raise ValueError(
+            f"X has partitions of unknown size, which must be known {purpose}. Use 'X.compute_chunk_sizes()' first, or "
+            "'X.to_dask_array(lengths=True)' of a data frame."
+        )
+
+
+def _shapes(X):
+    """The shape of each partition, as X announces it: rows of NaN are unknown."""
+    return [(n_rows, X.shape[1]) for n_rows in X.chunks[0]]
+
+
 # What runs on a worker
 
 
-def _block(X, sample_weight, index, prepare):
-    """A partition as a block of the rows that `prepare` makes of it."""
-    if X.shape[0] == 0:
-        return Block(X, sample_weight, index, 0)
+@contextlib.contextmanager
+def _naming(index):
+    """Errors say in which partition they are."""
     try:
+        yield
+    except (ValueError, TypeError, MemoryError) as error:
+        kind = next(kind for kind in (ValueError, TypeError, MemoryError) if isinstance(error, kind))
+        raise kind(f"Partition {index} of X: {error}") from error
+
+
+def _check_shape(X, shape):
+    """A partition is an array of the announced shape."""
+    if not hasattr(X, "shape"):
+        raise TypeError(f"Expected an array of shape {shape}, got a {type(X).__name__}.")
+    n_rows, n_features = shape
+    if tuple(X.shape) != (X.shape[0] if math.isnan(n_rows) else n_rows, n_features):
+        raise ValueError(f"Expected an array of shape {shape}, as X says, got one of shape {tuple(X.shape)}.")
+
+
+def _block(X, sample_weight, index, shape, prepare):
+    """A partition as a block of the rows that `prepare` makes of it."""
+    with _naming(index):
+        _check_shape(X, shape)
+        if X.shape[0] == 0:
+            return Block(X, sample_weight, index, 0)
         X = check_rows(X)
         with on_device(X):
             sample_weight = check_sample_weight(sample_weight, X, may_be_zero=True)
             if isinstance(X, OtherRows):
                 raise TypeError("Sparse partitions are not supported. Use '.map_blocks(lambda X: X.toarray())'.")
-            X = prepare(X)
-    except (ValueError, TypeError, MemoryError) as error:
-        kind = next(kind for kind in (ValueError, TypeError, MemoryError) if isinstance(error, kind))
-        raise kind(f"Partition {index} of X: {error}") from error
-    return Block(X, sample_weight, index, index << 40)
+            return Block(prepare(X), sample_weight, index, index << 40)
 
 
 def _n_rows(block):
@@ -175,9 +223,19 @@ def _run(function, block, args, n_clusters):
     X = block.X
     try:
         with on_device(X), own_threads(X, n_clusters):
-            return _moved(function(block, *_moved(args.values, lambda value: asarray_like(value, X))), to_numpy)
+            result = _moved(function(block, *_moved(args.values, lambda value: asarray_like(value, X))), to_numpy)
     except MemoryError as error:
         raise MemoryError(f"Partition {block.index} of X, {X.shape[0]} rows: {error}") from error
+    if not _is_finite(result):  # X may be a view of what has changed since the fit began
+        with _naming(block.index):
+            check_rows(X)
+    return result
+
+
+def _is_finite(result):
+    """Whether the numbers that a pass has summed are finite."""
+    parts = result if isinstance(result, tuple) else ()
+    return all(np.isfinite(part).all() for part in parts if isinstance(part, (np.ndarray, np.floating)))
 
 
 def _combine(combine, values):
@@ -187,20 +245,24 @@ def _combine(combine, values):
     return total
 
 
-def _call(X, model, method, nothing):
+def _call(X, model, method, nothing, shapes, block_id):
     """A method of the model for the rows of a partition, which may have none."""
-    return getattr(model, method)(X) if X.shape[0] else nothing
+    with _naming(block_id[0]):
+        _check_shape(X, shapes[block_id[0]])
+        return getattr(model, method)(X) if X.shape[0] else nothing
 
 
-def _score(model, X, sample_weight):
+def _score(model, X, sample_weight, index, shape):
     """Score and weight of a partition, which may have no rows or weigh nothing."""
-    if X.shape[0] == 0:
-        return 0.0, 0.0
-    X = check_rows(X)
-    with on_device(X):
-        weights = check_sample_weight(sample_weight, X, may_be_zero=True)
-        (total,) = to_floats(namespace(X).sum(weights))
-    return (model.score(X, sample_weight=weights), total) if total else (0.0, 0.0)
+    with _naming(index):
+        _check_shape(X, shape)
+        if X.shape[0] == 0:
+            return 0.0, 0.0
+        X = check_rows(X)
+        with on_device(X):
+            weights = check_sample_weight(sample_weight, X, may_be_zero=True)
+            (total,) = to_floats(namespace(X).sum(weights))
+        return (model.score(X, sample_weight=weights), total) if total else (0.0, 0.0)
 
 
 class _Together:

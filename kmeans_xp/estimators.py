@@ -193,7 +193,7 @@ default='k-means++'
 
     _parameter_constraints = {
         "n_clusters": [Interval(Integral, 1, None, closed="left")],
-        "init": [StrOptions({"k-means++", "k-means||", "random"}), callable, "array-like"],
+        "init": [StrOptions(seeding.METHODS.keys()), callable, "array-like"],
         "n_init": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "tol": [Interval(Real, 0, None, closed="left")],
@@ -281,7 +281,8 @@ default='k-means++'
         if arrays.is_dask(X):
             from kmeans_xp.dask import Cluster
 
-            cluster = Cluster(check_source(X, self), sample_weight, self.n_clusters, self._prepare)
+            X = check_source(X, self)
+            cluster = Cluster(X, sample_weight, self.n_clusters, self._prepare)
             check_n_samples(cluster, self.n_clusters)
             return Partitioned(cluster), X._meta
         if self._streams(X):
@@ -297,7 +298,7 @@ default='k-means++'
     def _frame(self, data):
         """The frame of a fit."""
         frame = data.moments(self.n_clusters, arrays.tile_bytes(data.like, working_memory()))
-        check_spread(frame.spread, data.has_nan)
+        check_spread(frame.spread)
         return replace(frame, spherical=self.metric == "cosine")
 
     def _best_run(self, X, data, frame):

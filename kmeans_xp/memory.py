@@ -9,7 +9,6 @@ class InMemory:
     """Rows and their weights, arrays of one library on one device."""
 
     in_blocks = False
-    has_nan = None  # nobody needs to ask: X has been checked
 
     def __init__(self, X, sample_weight):
         self._X, self._sample_weight = X, sample_weight

@@ -6,14 +6,13 @@ and is read tile by tile then; only the exact silhouette of all rows takes them 
 """
 
 import math
-from functools import partial
 from typing import Any
 
 import numpy as np
 from sklearn.utils import check_random_state
 
 from kmeans_xp import arrays
-from kmeans_xp.centers import working_memory
+from kmeans_xp.centers import lies_in_a_file, working_memory
 from kmeans_xp.steps import frame_at, moments, own_threads, sq_distances, sq_distances_to_own, take_rows, update
 from kmeans_xp.streaming import SlicedRows
 from kmeans_xp.validation import check_labels, check_rows, check_sample_weight, check_source, check_spread
@@ -34,8 +33,7 @@ class Clusters:
             self.frame = moments(
                 self.X, self.sample_weight, self.n_clusters, arrays.tile_bytes(self.X, working_memory())
             )
-            has_nan = partial(self.X.has_nan, self.frame) if isinstance(self.X, SlicedRows) else None
-            check_spread(self.frame.spread, has_nan)
+            check_spread(self.frame.spread)
             self.xp = arrays.namespace(self.X)
             sums, self.weights = update(self.X, self.sample_weight, self.labels, self.n_clusters, self.frame)
             if self.float(self.xp.min(self.weights)) == 0:
@@ -94,7 +92,7 @@ class Clusters:
 
 def rows_of(X):
     """X as a pass takes it: an array, sparse rows, or a source that is read tile by tile."""
-    return SlicedRows(check_source(X)) if arrays.is_source(X) else check_rows(X)
+    return SlicedRows(check_source(X)) if lies_in_a_file(X) else check_rows(X)
 
 
 def cluster_inertias(X: Any, labels: Any, sample_weight: Any = None) -> tuple[Any, Any]:

@@ -18,6 +18,7 @@ from kmeans_xp.centers import NearestCenters, checking_parameters, inertia, work
 from kmeans_xp.lloyd import means
 from kmeans_xp.sparse import as_given
 from kmeans_xp.steps import lloyd_step, moments, own_threads, sq_distances_to_own, take_rows
+from kmeans_xp.streaming import Reader
 from kmeans_xp.validation import (
     check_centers,
     check_n_samples,
@@ -129,7 +130,7 @@ default='k-means++'
 
     _parameter_constraints = {
         "n_clusters": [Interval(Integral, 1, None, closed="left")],
-        "init": [StrOptions({"k-means++", "k-means||", "random"}), callable, "array-like"],
+        "init": [StrOptions(seeding.METHODS.keys()), callable, "array-like"],
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "verbose": ["verbose"],
@@ -434,7 +435,7 @@ class RowsOfSource:
     """Draws batches of data that are read from a file."""
 
     def __init__(self, X, sample_weight, place):
-        self._X, self._sample_weight, self._place = X, sample_weight, place
+        self._reader, self._sample_weight, self._place = Reader(X), sample_weight, place
         self.home = np.empty(0)
         self.n_samples, self.n_features = X.shape
         self._draw = Draw(self.n_samples, sample_weight)
@@ -442,17 +443,15 @@ class RowsOfSource:
         self.like = self.draw(1, np.random.RandomState(0))[0]
 
     def draw(self, n_rows, rng):
-        """Rows and their weights, all 1. They are read in the order of the file."""
-        numbers, back = np.unique(self._draw(n_rows, rng), return_inverse=True)
-        rows = np.asarray(getattr(self._X, "oindex", self._X)[numbers, :])
-        X = self._place(check_rows(rows[back]))
+        """Rows and their weights, all 1."""
+        X = self._place(self._reader.take(self._draw(n_rows, rng)))
         return X, unit_weights(X)
 
     def sample(self, n_rows, rng):
         """Rows to choose centers from and their weights: all, if that is not more."""
         if n_rows < self.n_samples:
             return self.draw(n_rows, rng)
-        X = self._place(check_rows(np.asarray(self._X[: self.n_samples])))
+        X = self._place(self._reader.read(slice(0, self.n_samples)))
         return X, check_sample_weight(self._sample_weight, X)
 
 

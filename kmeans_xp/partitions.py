@@ -116,10 +116,6 @@ class Partitioned:
         """What `lloyd` iterates over."""
         return PartitionedRows(self._source, n_clusters, frame, algorithm if self._source.keeps_bounds else "lloyd")
 
-    def has_nan(self):
-        """Whether NaN is among the numbers, once it is known that they are not all ordinary."""
-        return self._source.reduce(has_nan, operator.or_)
-
 
 class PartitionedRows:
     """`lloyd.Rows` of a source."""
@@ -216,12 +212,6 @@ def _no_rows(block, job, centers):
 labels.needed = distinct.needed = _no_rows
 
 
-def has_nan(block):
-    """Whether a number is NaN."""
-    xp = namespace(block.X)
-    return bool(xp.any(xp.isnan(block.X)))
-
-
 def total(block, frame):
     """Sum of the rows, sum of their weights."""
     sums, weights = steps.update(block.X, block.sample_weight, steps.one_cluster(block.X), 1, frame)
@@ -300,16 +290,20 @@ def moments(source, n_clusters, tile_bytes):
 
 
 def initial_centers(source, init, n_clusters, frame, blocks, rng, stopping):
-    """Centers, relative to the origin, by `init` 'k-means++' or 'random'. `blocks` come from `moments`."""
-    if init == "k-means||":
-        raise ValueError("init='k-means||' needs data in memory. Use 'k-means++', 'random' or an array of centers.")
-    n_samples, n_sample = source.shape[0], seeding.sample_size(n_clusters)
-    if n_samples <= n_sample:
-        X, sample_weight = gather(source)
-        return frame.enter(steps.take_rows(X, seeding.METHODS[init](X, sample_weight, n_clusters, frame, rng)))
-    if init == "random":
-        return frame.enter(random_rows(source, n_clusters, frame, blocks, rng))
-    refine = seeding.repays_refinement(n_samples, n_clusters)
+    """Centers, relative to the origin, by the method called `init`. `blocks` come from `moments`."""
+    if init not in METHODS:
+        raise ValueError(
+            f"init={init!r} needs data in memory. Use {', '.join(map(repr, METHODS))} or an array of centers."
+        )
+    if source.shape[0] > seeding.sample_size(n_clusters):
+        return METHODS[init](source, n_clusters, frame, blocks, rng, stopping)
+    X, sample_weight = gather(source)
+    return frame.enter(steps.take_rows(X, seeding.METHODS[init](X, sample_weight, n_clusters, frame, rng)))
+
+
+def k_means_plus_plus(source, n_clusters, frame, blocks, rng, stopping):
+    """Centers, relative to the origin, chosen on a weighted sample, and iterated on it if that is little work."""
+    refine = seeding.repays_refinement(source.shape[0], n_clusters)
     sample = coreset(source, n_clusters, frame, blocks, rng)
     return seeding.start_from_sample(*sample, n_clusters, frame, rng, refine, **stopping)
 
@@ -331,8 +325,11 @@ def coreset(source, n_clusters, frame, blocks, rng):
     return X, 1 / (n_sample * density)
 
 
-def random_rows(source, n_clusters, frame, blocks, rng):
-    """Different rows, with probability proportional to their weights: drawn with replacement, repetitions dropped."""
+def random_rows(source, n_clusters, frame, blocks, rng, stopping):
+    """Centers, relative to the origin, that are different rows, with probability proportional to their weights.
+
+    They are drawn with replacement, and repetitions dropped.
+    """
     weights = np.asarray([weight for _, weight in blocks.values()])
     total, places = weights.sum(), _places(blocks, weights)
     seen, rows = set(), []
@@ -345,7 +342,11 @@ def random_rows(source, n_clusters, frame, blocks, rng):
                 rows.append(X[int(place), :][None, :])
         if len(rows) == n_clusters:
             break
-    return join([rows[i % len(rows)] for i in range(n_clusters)])
+    return frame.enter(join([rows[i % len(rows)] for i in range(n_clusters)]))
+
+
+# Those of `seeding.METHODS` that need not look at all rows at once
+METHODS = {"k-means++": k_means_plus_plus, "random": random_rows}
 
 
 def _places(blocks, masses):

@@ -4,18 +4,102 @@ A block is read by a thread while the one before it is computed with. Of a block
 nothing is read, and of one with few rows left only those, where the data can be indexed row by row.
 """
 
+import contextlib
+import math
 import os
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 
 from kmeans_xp import partitions
-from kmeans_xp.arrays import OtherRows, asarray_like, float_dtype, on_device, slots, to_numpy
+from kmeans_xp.arrays import OtherRows, asarray_like, float_dtype, on_device, slots, takes_numbers, to_numpy
 from kmeans_xp.steps import own_threads
 
 BLOCK_BYTES = 2**26  # of a block, where working memory allows
 PAGE = 4096  # bytes that reading a row costs at least
 SPARSE = 4  # rows are read one by one if that is this many times less to read
+CHECKED_BYTES = 2**18  # copied and summed at a time: the sum finds them in the processor's cache
+TOGETHER_BYTES = 2**20  # of rows of which some are wanted, where X gives slices only
+
+
+class Reader:
+    """Reads rows of anything with shape, dtype and row slicing: finite numbers, or an error that names the rows.
+
+    They are copied, so that what was checked is what is computed with, whatever becomes of the file.
+    """
+
+    def __init__(self, X):
+        self._X, self.shape, self.dtype = X, tuple(X.shape), float_dtype(X)
+        self._row_bytes = self.shape[1] * self.dtype.itemsize
+
+    def read(self, rows, out=None):
+        """The rows of a slice, or those of ascending numbers where X takes them, in `dtype`: `out`, or a new array."""
+        numbers = range(rows.start, rows.stop) if isinstance(rows, slice) else rows
+        return self._checked(self._found(rows, numbers), numbers, out)
+
+    def take(self, numbers):
+        """Rows by their numbers, which may repeat, in any order: they are read in that of the file."""
+        numbers, places = np.unique(numbers, return_inverse=True)
+        if takes_numbers(self._X):
+            with contextlib.suppress(OSError):  # part by part, the error is about fewer rows
+                return self.read(numbers)[places]
+        part_of_each = numbers // max(1, TOGETHER_BYTES // self._row_bytes)
+        parts = np.split(numbers, np.flatnonzero(np.diff(part_of_each)) + 1)
+        return np.concatenate([self._some(part) for part in parts])[places]
+
+    def _some(self, numbers):
+        """Rows with ascending numbers that lie near each other, from one slice."""
+        rows = slice(int(numbers[0]), int(numbers[-1]) + 1)
+        return self._checked(self._found(rows, range(rows.start, rows.stop))[numbers - rows.start], numbers)
+
+    def _found(self, rows, numbers):
+        """What X has for rows: real numbers, in an array of the shape that X announced."""
+        if tuple(self._X.shape) != self.shape:
+            raise ValueError(f"X changed its shape from {self.shape} to {tuple(self._X.shape)} while it was read.")
+        try:
+            _check_file(self._X)
+            found = self._X[rows] if isinstance(rows, slice) else getattr(self._X, "oindex", self._X)[rows, :]
+            if np.ma.isMaskedArray(found):  # what is masked is missing
+                found = np.ma.filled(found.astype(self.dtype), np.nan)
+            found = np.asarray(found)
+        except Exception as error:
+            raise OSError(f"Reading {_named(numbers)} of X failed: {error}") from error
+        shape = len(numbers), self.shape[1]
+        if found.shape != shape or found.dtype.kind not in "fiub":
+            raise ValueError(
+                f"X gave an array of shape {found.shape} and dtype {found.dtype} for {_named(numbers)}, expected "
+                f"{shape} and real numbers."
+            )
+        return found
+
+    def _checked(self, found, numbers, out=None):
+        """What was found, in `dtype`; the error names the first row that is not finite."""
+        out = np.empty(found.shape, self.dtype) if out is None else out
+        n_rows = max(1, CHECKED_BYTES // self._row_bytes)
+        with np.errstate(over="ignore", invalid="ignore"):
+            for start in range(0, len(found), n_rows):
+                piece = out[start : start + n_rows]
+                piece[...] = found[start : start + n_rows]
+                if not math.isfinite(piece.sum()):  # as a sum without an extreme is
+                    self._refuse_extremes(piece, start, numbers)
+        return out
+
+    def _refuse_extremes(self, piece, start, numbers):
+        """Raise if a row of the piece, which begins at `start` of the numbers, is not finite."""
+        (bad,) = np.nonzero(~np.isfinite(piece).all(axis=1))
+        if len(bad):
+            what = "NaN" if np.isnan(piece[bad[0]]).any() else f"infinity or a value too large for {self.dtype}"
+            raise ValueError(
+                f"Input X contains {what}: row {numbers[start + bad[0]]} is the first one of {_named(numbers)}."
+            )
+
+
+def _named(numbers):
+    """Rows, by ascending numbers, as errors speak of them."""
+    first, last = numbers[0], numbers[-1]
+    which = "rows" if last - first + 1 == len(numbers) else f"{len(numbers)} rows from"
+    return f"{which} {first} to {last}"
 
 
 class Stream:
@@ -28,8 +112,8 @@ class Stream:
     def __init__(self, X, sample_weight, n_clusters, working_memory, device=None, prepare=lambda rows, first: rows):
         self._prepare = prepare
         self._X, self._sample_weight, self._n_clusters = X, sample_weight, n_clusters
-        self.shape = tuple(X.shape)
-        self._dtype = float_dtype(X)
+        self._reader = Reader(X)
+        self.shape, self._dtype = self._reader.shape, self._reader.dtype
         row_bytes = self.shape[1] * self._dtype.itemsize
         # Each block keeps float64 sums of its clusters: larger blocks where these would weigh
         block_bytes = max(BLOCK_BYTES, 32 * 8 * n_clusters * self.shape[1])
@@ -105,21 +189,11 @@ class Stream:
     def _read(self, block, slot, active):
         """Fill the slot with the rows of a block, or some of them: how many."""
         rows = self._rows(block)
-        n_rows = rows.stop - rows.start if active is None else len(active)
+        n_rows = rows.stop - rows.start
+        if active is not None:
+            rows, n_rows = rows.start + to_numpy(active), len(active)
         if n_rows:
-            if tuple(self._X.shape) != self.shape:
-                raise ValueError(f"X changed its shape from {self.shape} to {tuple(self._X.shape)} while it was read.")
-            try:
-                _check_file(self._X)
-                found = np.asarray(self._X[rows] if active is None else self._X[rows.start + to_numpy(active)])
-            except Exception as error:
-                raise OSError(f"Reading rows {rows.start} to {rows.stop - 1} of X failed: {error}") from error
-            if tuple(found.shape) != (n_rows, self.shape[1]):
-                raise ValueError(
-                    f"X gave an array of shape {tuple(found.shape)} for rows {rows.start} to {rows.stop - 1}, "
-                    f"expected {(n_rows, self.shape[1])}."
-                )
-            slot.fill(found)
+            slot.fill(n_rows, partial(self._reader.read, rows))
         return n_rows
 
 
@@ -127,19 +201,15 @@ class SlicedRows(OtherRows):
     """Rows that a pass reads tile by tile, from anything with shape, dtype and row slicing."""
 
     def __init__(self, X):
-        super().__init__(tuple(X.shape), float_dtype(X), np.empty(0))
-        self._X = X
+        self._reader = Reader(X)
+        super().__init__(self._reader.shape, self._reader.dtype, np.empty(0))
 
     def __getitem__(self, rows_and_all):
-        return np.asarray(self._X[rows_and_all[0]], dtype=self.dtype)
-
-    def has_nan(self, frame):
-        """Whether a number is NaN."""
-        return any(found for _, found in frame.map_rows(lambda rows, X: bool(np.isnan(X).any()), self, 1))
+        return self._reader.read(rows_and_all[0])
 
     def take_rows(self, rows):
         """Some rows, in memory."""
-        return np.concatenate([self[row : row + 1, :] for row in rows.tolist()])
+        return self._reader.take(rows)
 
 
 def _check_file(X):

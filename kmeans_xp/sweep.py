@@ -1,5 +1,6 @@
 """How many clusters? One k-means for each number, each from the centers of the one before, judged by criteria."""
 
+import copy
 import math
 import time
 import warnings
@@ -222,7 +223,7 @@ class KMeansSweep(MetaEstimatorMixin, TransformerMixin, ClusterMixin, BaseEstima
     def _judge(self, names, fitted, data, sample):
         """Values of the criteria; NaN where one is not defined: of one cluster, of as many clusters as rows."""
         X, sample_weight = sample if data.in_blocks else data.all_rows()
-        labels = fitted.predict(X) if data.in_blocks else fitted.labels_
+        labels = nameless(fitted).predict(X) if data.in_blocks else fitted.labels_
         xp = arrays.namespace(X)
         present = sample_weight > 0
         if not arrays.to_floats(xp.min(sample_weight))[0] > 0:  # else Clusters would find clusters without weight
@@ -264,6 +265,13 @@ class KMeansSweep(MetaEstimatorMixin, TransformerMixin, ClusterMixin, BaseEstima
         tags.array_api_support = True
         tags.input_tags.sparse = True
         return tags
+
+
+def nameless(model):
+    """The model for rows whose columns have no names, as those of a sample."""
+    model = copy.copy(model)
+    vars(model).pop("feature_names_in_", None)
+    return model
 
 
 class Fits:

@@ -14,6 +14,7 @@ from sklearn.utils.validation import validate_data
 
 from kmeans_xp.arrays import (
     accumulator,
+    as_dask_array,
     asarray_like,
     collect,
     device,
@@ -43,14 +44,13 @@ def check_rows(X, estimator=None, *, reset=True):
     """
     if isinstance(X, SparseRows):
         return X
+    check_not_lazy(X)
     if is_sparse(X) and not (is_scipy_sparse(X) or is_cupy_sparse(X)):
         how = ".to_dense()" if hasattr(X, "to_dense") else ".toarray()"
         raise TypeError(
             f"Sparse data of {type(X).__module__.partition('.')[0]} was passed for X, but only the sparse matrices of "
             f"SciPy and CuPy are supported. Use '{how}' to convert to a dense array."
         )
-    if is_dask(X):
-        raise TypeError("A dask array was passed for X, but data in memory is required here. Use '.compute()' first.")
     if not (is_foreign(X) or is_cupy_sparse(X)):
         options = {"dtype": [np.float64, np.float32], "accept_sparse": "csr"}
         if estimator is None:
@@ -77,6 +77,15 @@ def check_rows(X, estimator=None, *, reset=True):
     if estimator is not None:
         validate_data(estimator, X, skip_check_array=True, reset=reset)
     return _cupy_rows(X) if is_cupy_sparse(X) else X
+
+
+def check_not_lazy(X):
+    """X is in memory, or read from a file: not on a cluster of Dask."""
+    if is_dask(X):
+        raise TypeError(
+            f"A dask {type(X).__name__.lower()} was passed for X, but data in memory is required here. "
+            "Use '.compute()' first."
+        )
 
 
 def _cupy_rows(X):
@@ -133,7 +142,11 @@ def unit_rows(X, first=0):
 
 
 def check_source(X, estimator=None, *, reset=True):
-    """X, which is not in memory, with real numbers in rows and columns, neither being 0."""
+    """X, which is not in memory, with real numbers in rows and columns, neither being 0. Of Dask, an array."""
+    named = X
+    if is_dask(X):
+        X = as_dask_array(X, "X")
+        named = named if named is X else named._meta  # the columns of a data frame
     if len(X.shape) != 2:
         raise ValueError(f"Expected 2D data, got {len(X.shape)}D data of shape {tuple(X.shape)} instead.")
     for count, noun in zip(X.shape, ("sample", "feature"), strict=True):
@@ -141,7 +154,9 @@ def check_source(X, estimator=None, *, reset=True):
             raise ValueError(f"Found data with 0 {noun}(s) (shape={tuple(X.shape)}) while a minimum of 1 is required.")
     if np.dtype(X.dtype).kind not in "fiub":
         raise ValueError(f"Data of dtype {X.dtype} is not supported: use real numbers.")
-    return X if estimator is None else validate_data(estimator, X, skip_check_array=True, reset=reset)
+    if estimator is not None:
+        validate_data(estimator, named, skip_check_array=True, reset=reset)
+    return X
 
 
 def check_out(out, shape):
@@ -158,7 +173,7 @@ def check_sample_weight(sample_weight, X, *, may_be_zero=False):
     dtype = accumulator(X)
     n_samples = X.shape[0]
     if is_dask(sample_weight):
-        sample_weight = sample_weight.compute()
+        sample_weight = as_dask_array(sample_weight, "sample_weight").compute()
     if sample_weight is None or isinstance(sample_weight, numbers.Number):
         weight = 1.0 if sample_weight is None else float(sample_weight)
         sample_weight = xp.full(n_samples, weight, dtype=dtype, device=device(X))
@@ -207,7 +222,7 @@ def check_labels(labels, X):
 def check_centers(centers, X, n_clusters):
     """Initial centers as an array (n_clusters, n_features) next to X."""
     if is_dask(centers):
-        centers = centers.compute()
+        centers = as_dask_array(centers, "init").compute()
     if is_foreign(centers):
         centers = _check_foreign(centers, "init")
     else:
@@ -238,11 +253,9 @@ def check_n_samples(X, n_clusters):
         raise ValueError(f"n_samples={X.shape[0]} should be >= n_clusters={n_clusters}.")
 
 
-def check_spread(spread, has_nan=None):
-    """Finite squared distances, given their mean. `has_nan` is asked where X has not been checked."""
+def check_spread(spread):
+    """Finite squared distances, given their mean."""
     if not math.isfinite(spread):
-        if has_nan is not None:
-            raise ValueError(f"Input X contains {'NaN' if has_nan() else 'infinity or values too large for float64'}.")
         raise ValueError("X spans values whose squared distances are too large for float64. Divide it by a constant.")
 
 

@@ -28,7 +28,10 @@ ALLOWED = {
     ),
     "plotting": ({"arrays", "metrics"}, {"matplotlib", "numpy", "sklearn"}),
     "metrics": ({"arrays", "centers", "steps", "streaming", "validation"}, {"numpy", "sklearn"}),
-    "minibatch": ({"arrays", "centers", "lloyd", "seeding", "sparse", "steps", "validation"}, {"numpy", "sklearn"}),
+    "minibatch": (
+        {"arrays", "centers", "lloyd", "seeding", "sparse", "steps", "streaming", "validation"},
+        {"numpy", "sklearn"},
+    ),
     "validation": ({"arrays", "sparse", "steps"}, {"numpy", "sklearn"}),
     "lloyd": ({"arrays", "backends", "bounds", "steps"}, set()),
     "bounds": ({"arrays", "backends", "steps"}, set()),

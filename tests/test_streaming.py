@@ -1,12 +1,14 @@
 """Data that are read block by block: the same answers as in memory."""
 
+import re
+
 import numpy as np
 import pytest
 import sklearn
 from conftest import blobs, load
 from numpy.testing import assert_allclose, assert_array_equal
 
-from kmeans_xp import KMeans, MiniBatchKMeans, partitions, streaming
+from kmeans_xp import KMeans, MiniBatchKMeans, metrics, partitions, seeding, streaming
 
 h5py = pytest.importorskip("h5py")
 
@@ -42,7 +44,7 @@ def as_memmap(X, folder):
 
 
 def as_hdf5(X, folder):
-    file = h5py.File(folder / "X.h5", "w")
+    file = h5py.File(folder / f"X{len(list(folder.iterdir()))}.h5", "w")  # an error may still hold the one before
     return file.create_dataset("X", data=X, chunks=(1000, X.shape[1]))
 
 
@@ -234,16 +236,147 @@ def test_a_file_that_was_truncated(tmp_path, rng):
             KMeans(3).fit(rows)
 
 
+def takers(X):
+    """Everything that takes rows of a source like X, by name."""
+    model, labels = KMeans(2, random_state=0).fit(X), np.arange(len(X)) % 2
+    return {
+        "fit": KMeans(2, random_state=0, max_iter=3).fit,
+        "cosine": KMeans(2, random_state=0, metric="cosine").fit,
+        "predict": model.predict,
+        "transform": model.transform,
+        "score": model.score,
+        "nearest_rows": model.nearest_rows,
+        "nearest_centers": model.nearest_centers,
+        "batches": MiniBatchKMeans(2, random_state=0, compute_labels=False).fit,
+        "a sample of all rows": MiniBatchKMeans(2, random_state=0, init_size=len(X)).fit,
+        "metrics": lambda X: metrics.davies_bouldin_score(X, labels),
+        "silhouettes of some rows": lambda X: metrics.silhouette_score(
+            X, labels, metric="sqeuclidean", sample_size=len(labels), random_state=0
+        ),
+    }
+
+
+TAKERS = list(takers(np.random.default_rng(0).normal(size=(20, 3))))
+TOO_LARGE = "infinity or a value too large for float32"
+
+
+@pytest.mark.parametrize("taker", TAKERS)
+@pytest.mark.parametrize(
+    ("kind", "extreme", "what"),
+    [("memmap", np.nan, "NaN"), ("h5py", np.inf, TOO_LARGE), ("slices", -np.inf, TOO_LARGE)],
+)
+def test_numbers_that_are_not_finite_are_named(rng, tmp_path, taker, kind, extreme, what):
+    """The first row of those that were read together."""
+    X = blobs(rng, 40_000, 8, dtype="float32")
+    take = takers(X)[taker]
+    X[15_001:, 3] = extreme
+    with pytest.raises(ValueError, match=rf"Input X contains {what}: row \d+ is the first one of") as info:
+        take(SOURCES[kind](X, tmp_path))
+    row, first, last = map(int, re.search(r"row (\d+) is .* (\d+) to (\d+)\.", str(info.value)).groups())
+    assert first <= row <= last
+    assert row > 15_000 if taker == "batches" else row == 15_001
+
+
+class Answers(Slices):
+    """A source of which the reads that reach row 9,000 are answered by `change(rows)`, from the `when`-th on."""
+
+    def __init__(self, X, change, when=1):
+        super().__init__(X)
+        self._change, self._left = change, when
+
+    def __getitem__(self, rows):
+        found = super().__getitem__(rows)
+        if not rows.start <= 9000 < rows.stop:
+            return found
+        self._left -= 1
+        return found if self._left > 0 else self._change(found, 9000 - rows.start)
+
+
+def put(value, dtype):
+    """Function that puts a value into the row in question, among numbers of a dtype."""
+
+    def change(rows, place):
+        rows = rows.astype(dtype)
+        rows[place, 2] = value
+        return rows
+
+    return change
+
+
+def missing(rows, place):
+    rows = np.ma.masked_array(rows, mask=False)
+    rows[place, 2] = np.ma.masked
+    return rows
+
+
+UNEXPECTED = {
+    "fewer rows": (
+        lambda rows, place: rows[:-1],
+        r"of shape \(\d+, 8\) .* for rows \d+ to \d+, expected \(\d+, 8\)",
+    ),
+    "more features": (lambda rows, place: np.hstack((rows, rows)), r"of shape \(\d+, 16\) .* for rows"),
+    "one dimension": (lambda rows, place: rows[:, 0], r"of shape \(\d+,\) .* for rows"),
+    "strings": (lambda rows, place: rows.astype(str), r"dtype <U\d+ for rows \d+ to \d+, expected .* and real numbers"),
+    "objects": (put(None, object), "dtype object for rows"),
+    "complex": (lambda rows, place: rows + 1j, "dtype complex64 for rows"),
+    "ragged lists": (lambda rows, place: [[0.0] * 8, [0.0]], r"Reading rows \d+ to \d+ of X failed: setting an array"),
+    "wider numbers": (put(1e39, "float64"), "infinity or a value too large for float32: row 9000 is"),
+    "missing values": (missing, "Input X contains NaN: row 9000 is"),
+}
+
+
+@pytest.mark.parametrize("unexpected", UNEXPECTED)
+@pytest.mark.parametrize("taker", TAKERS)
+def test_blocks_must_be_what_the_source_announced(rng, taker, unexpected):
+    """Rows and columns as many, of real numbers: else the error names the rows, wherever they were to go."""
+    X = blobs(rng, 10_000, 8, dtype="float32")
+    change, message = UNEXPECTED[unexpected]
+    with pytest.raises((ValueError, OSError), match=message) as info:
+        takers(X)[taker](Answers(X, change))
+    first, last = map(int, re.search(r"(\d+) to (\d+)\b", str(info.value)).groups())
+    assert first <= 9000 <= last
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (np.nan, "NaN: row 9000"),
+        (-np.inf, "infinity"),
+        (None, "dtype object"),
+        (1e39, f"{TOO_LARGE}: row 9000"),
+    ],
+)
+@pytest.mark.parametrize("algorithm", ["lloyd", "elkan", "batches"])
+def test_a_source_that_goes_bad_during_the_fit(rng, algorithm, value, message):
+    """After the passes that see every row once; the estimator stays as it was."""
+    X = blobs(rng, 20_000, 8, dtype="float32")
+    if algorithm == "batches":
+        model = MiniBatchKMeans(3, random_state=0, batch_size=4096, max_no_improvement=None)
+    else:
+        model = KMeans(3, random_state=0, algorithm=algorithm, tol=0)
+    before = dict(vars(model.fit(X)))
+    whole = put(value, "float64" if isinstance(value, float) else object)
+    with pytest.raises(ValueError, match=message):
+        model.fit(Answers(X, whole, when=5))
+    assert vars(model) == before
+
+
+def test_large_numbers_are_finite(rng):
+    """Though their sum is not."""
+    X = np.full((9000, 8), 3e38, dtype="float32") * rng.choice([-1, 1], size=(9000, 1)).astype("float32")
+    rows = streaming.Reader(Slices(X)).read(slice(10, 9000))
+    assert_array_equal(rows, X[10:])
+    assert rows.dtype == "float32"
+
+
+def test_what_was_read_does_not_change_with_the_file(tmp_path, rng):
+    X = as_memmap(rng.normal(size=(100, 3)), tmp_path)
+    rows = streaming.Reader(X).read(slice(10, 20))
+    assert not np.shares_memory(rows, X)
+
+
 def test_bad_input(source, rng):
     X = blobs(rng, 40_000, 8)
-    X[35_000, 3] = np.nan
-    for fit in (KMeans(2).fit, MiniBatchKMeans(2, random_state=0, max_iter=1).fit, KMeans(2).fit(X[:30_000]).predict):
-        with pytest.raises(ValueError, match="Input X contains NaN"):
-            fit(source(X))
-    X[35_000, 3] = np.inf
-    with pytest.raises(ValueError, match=r"infinity|too large"):
-        KMeans(2).fit(source(X))
-    X[35_000, 3] = 0
     with pytest.raises(ValueError, match=r"'k-means\|\|' needs data in memory"):
         KMeans(2, init="k-means||").fit(source(X))
     with pytest.raises(ValueError, match="at least one non-zero"):
@@ -273,6 +406,115 @@ def test_mini_batches_of_a_file(source, rng):
     expected = MiniBatchKMeans(4, random_state=0).fit(X)
     assert_array_equal(ours.labels_, expected.labels_)
     assert ours.inertia_ == pytest.approx(expected.inertia_, rel=1e-9)
+
+
+class OnlySlices(Slices):
+    """Refuses anything but a slice, and cannot read some rows."""
+
+    corrupt = range(0)
+
+    def __getitem__(self, rows):
+        assert type(rows) is slice
+        assert type(rows.start) is type(rows.stop) is int
+        if rows.start < self.corrupt.stop and self.corrupt.start < rows.stop:
+            raise RuntimeError("bad checksum")
+        return super().__getitem__(rows)
+
+
+class ByNumbers(OnlySlices):
+    """Takes numbers too, as data sets of zarr do."""
+
+    @property
+    def oindex(self):
+        return self
+
+    def __getitem__(self, rows):
+        if isinstance(rows, slice):
+            return super().__getitem__(rows)
+        numbers, everything = rows
+        assert everything == slice(None)
+        assert (np.diff(numbers) > 0).all()
+        if np.isin(numbers, self.corrupt).any():
+            raise RuntimeError("bad checksum")
+        self.n_read += len(numbers)
+        return self._X[numbers]
+
+
+@pytest.mark.parametrize("kind", [OnlySlices, ByNumbers])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int32"])
+def test_mini_batches_of_what_only_slices(rng, kind, dtype):
+    """The same rows, so the same bits; weighted, and what lies between the rows is not looked at."""
+    X = blobs(rng, 30_000, 8, n_clusters=4, spread=9).astype(dtype)
+    weights = rng.integers(0, 3, size=30_000).astype("float64")
+    job = {"n_clusters": 4, "random_state": 0, "max_iter": 2, "compute_labels": False}
+    expected = MiniBatchKMeans(**job).fit(X, sample_weight=weights)
+    if dtype != "int32":
+        X[weights == 0] = np.nan
+    ours = MiniBatchKMeans(**job).fit(kind(X), sample_weight=weights)
+    assert_array_equal(ours.cluster_centers_, expected.cluster_centers_)
+    assert ours.cluster_centers_.dtype == expected.cluster_centers_.dtype
+
+
+def test_rows_are_taken_in_the_order_of_the_file(rng, monkeypatch):
+    """By numbers nothing else is read; by slices, near ones together and far ones alone."""
+    X = rng.normal(size=(40_000, 8))
+    numbers = np.concatenate((rng.permutation(100)[:50], [39_999, 20_000, 20_000]))
+    for kind, n_read in ((ByNumbers, 52), (OnlySlices, np.ptp(numbers[:50]) + 3)):
+        rows = kind(X)
+        monkeypatch.setattr(streaming, "TOGETHER_BYTES", 100 * 8 * 8)
+        assert_array_equal(streaming.Reader(rows).take(numbers), X[numbers])
+        assert rows.n_read == n_read
+
+
+@pytest.mark.parametrize("kind", [OnlySlices, ByNumbers])
+def test_mini_batches_of_a_corrupt_file(rng, monkeypatch, kind):
+    """Also where all rows of a batch were asked for at once, the error is about few of them."""
+    monkeypatch.setattr(streaming, "TOGETHER_BYTES", 2**14)
+    rows = kind(blobs(rng, 30_000, 8))
+    rows.corrupt = range(12_000, 13_000)
+    with pytest.raises(OSError, match=r"Reading rows \d+ to \d+ of X failed: bad checksum") as info:
+        MiniBatchKMeans(2, random_state=0).fit(rows)
+    first, last = map(int, re.search(r"(\d+) to (\d+)", str(info.value)).groups())
+    assert first < 13_000
+    assert last >= 12_000
+    assert last - first < 300
+
+
+def test_a_short_failure_is_made_good(rng):
+    """Rows that cannot be had together are read in parts."""
+
+    class Once(ByNumbers):
+        def __getitem__(self, rows):
+            self.corrupt = range(0) if isinstance(rows, slice) else range(30_000)
+            return super().__getitem__(rows)
+
+    X = blobs(rng, 30_000, 8)
+    ours, expected = (MiniBatchKMeans(2, random_state=0).fit(rows) for rows in (Once(X), X))
+    assert_array_equal(ours.cluster_centers_, expected.cluster_centers_)
+
+
+def last_rows(X, sample_weight, n_clusters, frame, rng):
+    """A seeding."""
+    return np.arange(X.shape[0] - n_clusters, X.shape[0])
+
+
+@pytest.mark.parametrize("n_samples", [9000, 25_000], ids=["few rows", "more than a sample"])
+def test_a_new_seeding_is_refused_where_it_cannot_be_used(rng, monkeypatch, n_samples):
+    """Of data in memory and of mini-batches it is used; blocks say which ones they know."""
+    monkeypatch.setitem(seeding.METHODS, "last", last_rows)
+    X = blobs(rng, n_samples, 8)
+    starts = []
+    KMeans(3, init="last", n_init=1, tol=0, on_iteration=lambda found: starts.append(found.inertia)).fit(X)
+    assert starts[0] == pytest.approx(KMeans(3, init=X[-3:]).fit(X).history_["inertia"][0])
+    with pytest.raises(ValueError, match=r"init='last' needs data in memory. Use 'k-means\+\+', 'random' or an array"):
+        KMeans(3, init="last").fit(Slices(X))
+    job = {"n_clusters": 3, "init": "last", "random_state": 0, "n_init": 1, "max_iter": 1}
+    ours, expected = (MiniBatchKMeans(**job).fit(rows) for rows in (Slices(X), X))
+    assert_array_equal(ours.cluster_centers_, expected.cluster_centers_)
+
+
+def test_seedings_for_blocks_are_seedings():
+    assert set(partitions.METHODS) <= set(seeding.METHODS)
 
 
 @pytest.mark.gpu
