@@ -252,7 +252,7 @@ class NearestCenters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
             return result
         dask.check_sizes(X, "to write into out")
         check_out(out, result.shape)
-        result.store(out)
+        dask.write(out, result)
         return out
 
     def _map(self, X, function, method, out, more_shape):

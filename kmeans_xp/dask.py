@@ -35,6 +35,7 @@ from kmeans_xp.steps import own_threads
 from kmeans_xp.validation import check_rows, check_sample_weight
 
 FAN_IN = 8  # results that one task combines
+WRITTEN_BYTES = 2**28  # of results that are on the client at a time
 
 
 class Cluster:
@@ -90,11 +91,21 @@ def rows_together(X):
 def map_rows(method, X, dtype, n_columns=None):
     """Lazy dask array of `method(rows)`: (n_samples,), or (n_samples, n_columns). `method` is of an estimator."""
     X, model = rows_together(X), _for_workers(method.__self__)
-    options = {"drop_axis": 1} if n_columns is None else {"chunks": (X.chunks[0], (n_columns,))}
-    shape = (0,) if n_columns is None else (0, n_columns)
-    meta = asarray_like(np.empty(shape, dtype), X._meta)
+    meta = asarray_like(np.empty((0, n_columns or 1), dtype), X._meta)
     job = model, method.__name__, meta, _shapes(X)
-    return X.map_blocks(_call, *job, dtype=dtype, meta=meta, **options)
+    result = X.map_blocks(_call, *job, dtype=dtype, meta=meta, chunks=(X.chunks[0], meta.shape[1:]))
+    return result[:, 0] if n_columns is None else result  # to drop the axis at once, Dask would look into partitions
+
+
+def write(out, result):
+    """Write a lazy array into `out`, on the client: other processes would write into copies of it."""
+    parts, ends = result.to_delayed().ravel(), np.cumsum(result.chunks[0])
+    largest = max(result.chunks[0]) * math.prod(result.shape[1:]) * result.dtype.itemsize
+    at_a_time = max(1, WRITTEN_BYTES // max(1, largest))
+    for first in range(0, len(parts), at_a_time):
+        rows = slice(first, first + at_a_time)
+        for end, part in zip(ends[rows], _compute(parts[rows]), strict=True):
+            out[end - len(part) : end] = part if is_foreign(out) else to_numpy(part)
 
 
 def score(model, X, sample_weight):
@@ -246,10 +257,13 @@ def _combine(combine, values):
 
 
 def _call(X, model, method, nothing, shapes, block_id):
-    """A method of the model for the rows of a partition, which may have none."""
+    """A method of the model for the rows of a partition, which may have none: (n_rows, n_columns)."""
     with _naming(block_id[0]):
         _check_shape(X, shapes[block_id[0]])
-        return getattr(model, method)(X) if X.shape[0] else nothing
+        if X.shape[0] == 0:
+            return nothing
+        result = getattr(model, method)(X)
+        return namespace(result).reshape(result, (X.shape[0], -1))
 
 
 def _score(model, X, sample_weight, index, shape):

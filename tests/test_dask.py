@@ -10,12 +10,13 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import blobs, load
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.exceptions import ConvergenceWarning
 
-from kmeans_xp import KMeans, partitions, steps
+from kmeans_xp import KMeans, KMeansSweep, MiniBatchKMeans, kmeans_plusplus, metrics, partitions, seeding, steps
 
 dask = pytest.importorskip("dask")
 da = pytest.importorskip("dask.array")
@@ -212,6 +213,21 @@ def test_a_worker_that_dies_costs_time_only(rng):
         assert_same_fit(ours, KMeans(**job).fit(X))
 
 
+def test_results_are_written_on_the_client(cluster, rng, tmp_path, monkeypatch):
+    """Not into copies that workers in other processes have; some partitions at a time."""
+    X = blobs(rng, 5000, 3, n_clusters=4)
+    model = KMeans(4, random_state=0).fit(X)
+    monkeypatch.setattr("kmeans_xp.dask.WRITTEN_BYTES", 4 * 2500)
+    for chunks in ((1000, -1), ((0, 2000, 2000, 0, 1000), 2)):
+        lazy = da.from_array(X, chunks=chunks)
+        labels = np.full(5000, -1, dtype=np.int32)
+        assert model.predict(lazy, out=labels) is labels
+        assert_array_equal(labels, model.labels_)
+        distances = np.memmap(tmp_path / "distances", dtype="float64", mode="w+", shape=(5000, 4))
+        model.transform(lazy, out=distances)
+        assert_allclose(distances, model.transform(X))
+
+
 def fail(X, error):
     if X.shape[0] and X[0, 0] == 1:
         raise error
@@ -241,6 +257,293 @@ def test_bad_input_names_the_partition(rng):
         KMeans(2, init="k-means||").fit(da.nan_to_num(lazy))
     with pytest.raises(ValueError, match="X has 2 features, but KMeans is expecting 3"):
         KMeans(2).fit(da.nan_to_num(lazy)).predict(lazy[:, :2])
+
+
+def answered(X, change):
+    """X in four partitions, of which the third is `change(rows)`, unknown to Dask."""
+    parts = np.split(X, 4)
+    parts = [dask.delayed(change if i == 2 else np.asarray)(part) for i, part in enumerate(parts)]
+    return da.concatenate([da.from_delayed(part, (len(X) // 4, X.shape[1]), X.dtype) for part in parts])
+
+
+def takers(model, rows):
+    """Everything that computes with the partitions of a Dask array, by name."""
+    weights = np.ones(rows.shape[0]) if not np.isnan(rows.shape[0]) else None
+    return {
+        "fit": lambda: KMeans(2, random_state=0).fit(rows),
+        "cosine": lambda: KMeans(2, random_state=0, metric="cosine").fit(rows),
+        "weighted fit": lambda: KMeans(2, random_state=0).fit(rows, sample_weight=weights),
+        "predict": lambda: model.predict(rows).compute(),
+        "transform": lambda: model.transform(rows).compute(),
+        "score": lambda: model.score(rows),
+        "weighted score": lambda: model.score(rows, sample_weight=weights),
+        "out": lambda: model.predict(rows, out=np.empty(rows.shape[0], dtype=np.int32)),
+        "sweep": lambda: KMeansSweep([2, 3], random_state=0).fit(rows),
+    }
+
+
+TAKERS = list(takers(None, np.empty((4, 3))))
+
+
+def with_nan(rows):
+    rows = rows.copy()
+    rows[7, 1] = np.nan
+    return rows
+
+
+SHAPE = r"Expected an array of shape \(1000, 3\), as X says, got one of shape "
+UNEXPECTED = {
+    "narrower": (lambda rows: rows[:, :2], ValueError, SHAPE + r"\(1000, 2\)"),
+    "wider": (lambda rows: np.hstack((rows, rows)), ValueError, SHAPE + r"\(1000, 6\)"),
+    "shorter": (lambda rows: rows[:-1], ValueError, SHAPE + r"\(999, 3\)"),
+    "longer": (lambda rows: np.vstack((rows, rows)), ValueError, SHAPE + r"\(2000, 3\)"),
+    "one row": (lambda rows: rows[:1], ValueError, SHAPE + r"\(1, 3\)"),
+    "empty and narrower": (lambda rows: rows[:0, :2], ValueError, SHAPE + r"\(0, 2\)"),
+    "one dimension": (lambda rows: rows[:, 0], ValueError, SHAPE + r"\(1000,\)"),
+    "three dimensions": (lambda rows: rows[:, :, None], ValueError, SHAPE + r"\(1000, 3, 1\)"),
+    "a list": (lambda rows: rows.tolist(), TypeError, r"Expected an array of shape \(1000, 3\), got a list"),
+    "nothing": (lambda rows: None, TypeError, r"Expected an array of shape \(1000, 3\), got a NoneType"),
+    "words": (lambda rows: np.full(rows.shape, "word"), ValueError, "could not convert string"),
+    "objects": (lambda rows: np.full(rows.shape, None), (ValueError, TypeError), "NaN|NoneType"),
+    "complex": (lambda rows: rows + 1j, ValueError, "Complex data not supported"),
+    "NaN": (with_nan, ValueError, "Input X contains NaN"),
+}
+
+
+@pytest.mark.parametrize("taker", TAKERS)
+@pytest.mark.parametrize("unexpected", UNEXPECTED)
+def test_partitions_must_be_what_the_array_announced(rng, taker, unexpected):
+    X = rng.normal(size=(4000, 3))
+    change, kind, message = UNEXPECTED[unexpected]
+    model = KMeans(2, random_state=0).fit(X)
+    with (
+        dask.config.set(scheduler="synchronous"),
+        pytest.raises(kind, match=rf"(?s)Partition 2 of X: .*({message})"),
+    ):
+        takers(model, answered(X, change))[taker]()
+
+
+@pytest.mark.parametrize("taker", ["fit", "predict", "score"])
+def test_partitions_of_unknown_size_have_the_features_of_the_array(rng, taker):
+    X = rng.normal(size=(4000, 3))
+    model = KMeans(2, random_state=0).fit(X)
+    with dask.config.set(scheduler="synchronous"):
+        takers(model, unknown(answered(X, lambda rows: rows[:-1])))[taker]()
+        with pytest.raises(ValueError, match=r"Partition 2 of X: Expected an array of shape \(nan, 3\)"):
+            takers(model, unknown(answered(X, lambda rows: rows[:, :2])))[taker]()
+        with pytest.raises(ValueError, match="X has an unknown number of features"):
+            KMeans(2).fit(da.from_array(X, chunks=(1000, -1))[:, da.from_array(np.ones(3, bool))])
+
+
+@pytest.mark.usefixtures("scheduler")
+@pytest.mark.parametrize("algorithm", ["lloyd", "elkan"])
+@pytest.mark.parametrize("extreme", [np.nan, np.inf])
+def test_rows_that_go_bad_during_the_fit_name_the_partition(rng, algorithm, extreme):
+    """The partitions are views of memory that somebody writes to."""
+    X = rng.normal(size=(40_000, 40))
+    parts = [dask.delayed(lambda i: X[i : i + 10_000])(i) for i in range(0, 40_000, 10_000)]
+    lazy = da.concatenate([da.from_delayed(part, (10_000, 40), X.dtype) for part in parts])
+
+    def spoil(iteration):
+        if iteration.number == 3:
+            X[25_000:25_100, 5] = extreme
+
+    model = KMeans(4, init=X[:4].copy(), algorithm=algorithm, tol=0, max_iter=20, on_iteration=spoil)
+    with pytest.raises(ValueError, match=r"Partition 2 of X: Input X contains (NaN|infinity)"):
+        model.fit(lazy)
+    assert not hasattr(model, "cluster_centers_")
+
+
+@pytest.mark.usefixtures("scheduler")
+@pytest.mark.parametrize("n_samples", [4000, 25_000], ids=["few rows", "more than a sample"])
+def test_a_new_seeding_is_refused(rng, monkeypatch, n_samples):
+    monkeypatch.setitem(
+        seeding.METHODS, "first", lambda X, sample_weight, n_clusters, frame, rng: np.arange(n_clusters)
+    )
+    lazy = da.from_array(rng.normal(size=(n_samples, 3)), chunks=(1000, -1))
+    with pytest.raises(ValueError, match=r"init='first' needs data in memory. Use 'k-means\+\+', 'random' or an array"):
+        KMeans(2, init="first").fit(lazy)
+
+
+@pytest.fixture
+def table(rng):
+    """A data frame in memory."""
+    return pd.DataFrame(blobs(rng, 30_000, 3, n_clusters=4), columns=list("abc"))
+
+
+def as_frame(table, n_partitions=5, watch=lambda rows: None):
+    """The same of Dask."""
+
+    def load(rows):
+        watch(rows)
+        return rows
+
+    return (
+        pytest.importorskip("dask.dataframe")
+        .from_pandas(table, npartitions=n_partitions)
+        .map_partitions(load, meta=table.iloc[:0])
+    )
+
+
+@pytest.mark.usefixtures("scheduler")
+@pytest.mark.parametrize(
+    "dtypes", ["float32", "float64", {"a": "int64", "b": "float32"}, {"a": "i4", "b": "i2", "c": "i1"}]
+)
+def test_a_data_frame_is_clustered_where_its_partitions_lie(table, dtypes):
+    """As its array, without a warning, and with the names of its columns."""
+    table = table.astype(dtypes)
+    ours, expected = (KMeans(4, random_state=0).fit(rows) for rows in (as_frame(table), table))
+    assert_same_fit(ours, expected)
+    assert_array_equal(ours.feature_names_in_, ["a", "b", "c"])
+    assert type(ours.cluster_centers_) is np.ndarray
+    assert isinstance(ours.transform(as_frame(table)), da.Array)
+    assert ours.transform(as_frame(table)).dtype == expected.transform(table).dtype
+    assert_allclose(ours.transform(as_frame(table)).compute(), expected.transform(table), rtol=1e-5, atol=1e-5)
+    assert ours.score(as_frame(table)) == pytest.approx(expected.score(table), rel=1e-9)
+    assert_array_equal(ours.fit_predict(as_frame(table)).compute(), expected.labels_)
+    assert_array_equal(as_frame(table).assign(cluster=ours.labels_).compute()["cluster"], expected.labels_)
+
+
+def test_a_data_frame_does_not_come_to_the_client(table):
+    """Nor is it read more often than an array: once for the fit, once for the labels."""
+    n_rows, sizes = [], []
+
+    class Watch(dask.callbacks.Callback):
+        def _posttask(self, key, value, dsk, state, worker_id):
+            if isinstance(value, tuple):
+                sizes.append(sum(np.asarray(part).nbytes for part in value if isinstance(part, np.ndarray)))
+
+    frame = as_frame(table, watch=lambda rows: n_rows.append(len(rows)))
+    with dask.config.set(scheduler="synchronous"), Watch():
+        model = KMeans(4, random_state=0).fit(frame)
+        assert sum(n_rows) == len(table)
+        model.labels_.compute()
+    assert sum(n_rows) == 2 * len(table)
+    assert max(sizes) < table.to_numpy().nbytes
+
+
+@pytest.mark.usefixtures("scheduler")
+def test_weights_of_a_data_frame(table, rng):
+    """A series or an array of Dask of as many partitions; one of another kind needs their sizes."""
+    weights = pd.Series(rng.integers(0, 3, size=len(table)).astype(float))
+    expected = KMeans(4, random_state=0).fit(table, sample_weight=weights)
+    frame, lazy = as_frame(table), pytest.importorskip("dask.dataframe").from_pandas(weights, npartitions=5)
+    array = frame.to_dask_array(lengths=True)
+    for rows, given in ((frame, lazy), (frame, lazy.to_dask_array()), (array, lazy), (array, weights)):
+        ours = KMeans(4, random_state=0).fit(rows, sample_weight=given)
+        assert_same_fit(ours, expected)
+        assert ours.score(rows, sample_weight=given) == pytest.approx(-expected.inertia_, rel=1e-9)
+    assert KMeans(4, random_state=0).fit(frame, sample_weight=2.0).inertia_ > 0
+    with pytest.raises(
+        ValueError, match=r"unknown size.*sample_weight that is not of Dask.*to_dask_array\(lengths=True\)"
+    ):
+        KMeans(4).fit(frame, sample_weight=weights)
+    with pytest.raises(ValueError, match="sample_weight has 3 partitions and X has 5"):
+        KMeans(4).fit(frame, sample_weight=lazy.repartition(npartitions=3))
+    with pytest.raises(ValueError, match=r"Partition \d of X: sample_weight.shape == \(5999,\), expected \(6000,\)"):
+        KMeans(4).fit(array, sample_weight=lazy.map_partitions(lambda part: part[1:], meta=lazy._meta))
+    assert_same_fit(KMeans(4, random_state=0).fit(array, sample_weight=lazy), expected)
+    assert KMeans(4, random_state=0).fit(table, sample_weight=lazy).inertia_ == expected.inertia_  # X in memory
+
+
+@pytest.mark.usefixtures("scheduler")
+def test_columns_of_a_data_frame_must_be_those_of_the_fit(table):
+    model = KMeans(4, random_state=0).fit(as_frame(table))
+    for method in (model.predict, model.transform, model.score):
+        with pytest.raises(ValueError, match="must be in the same order"):
+            method(as_frame(table[["b", "a", "c"]]))
+        with pytest.raises(ValueError, match="feature names should match"):
+            method(as_frame(table[["a", "b"]]))
+    assert_array_equal(model.predict(as_frame(table)).compute(), model.predict(table))
+
+
+def test_a_model_of_named_columns_warns_once_of_rows_without(table):
+    """Not in each partition."""
+    model = KMeans(4, random_state=0).fit(table)
+    with pytest.warns(UserWarning, match="does not have valid feature names") as caught:
+        labels = model.predict(da.from_array(table.to_numpy(), chunks=(5000, -1)))
+    assert len(caught) == 1
+    assert_array_equal(labels.compute(), model.labels_)
+
+
+def test_a_sweep_over_a_data_frame(table):
+    with dask.config.set(scheduler="synchronous"):
+        sweep = KMeansSweep([3, 4, 5], random_state=0).fit(as_frame(table))
+    assert sweep.best_n_clusters_ == KMeansSweep([3, 4, 5], random_state=0).fit(table).best_n_clusters_
+    assert_array_equal(sweep.feature_names_in_, ["a", "b", "c"])
+
+
+@pytest.mark.parametrize("column", [["x"] * 30_000, [True] * 30_000, pd.array([1.0, None] * 15_000, dtype="Float64")])
+def test_columns_that_are_no_numbers(table, column):
+    with pytest.raises(ValueError, match="dtype object is not supported: use real numbers"):
+        KMeans(2).fit(as_frame(table.assign(d=column)))
+
+
+def test_results_of_unknown_length_cannot_be_written(table):
+    model = KMeans(4, random_state=0).fit(table)
+    out = np.full(len(table), -1, dtype=np.int32)
+    with pytest.raises(ValueError, match=r"unknown size, which must be known to write into out. Use 'X.compute_chunk"):
+        model.predict(as_frame(table), out=out)
+    named = as_frame(table).to_dask_array(lengths=True)
+    with pytest.warns(UserWarning, match="valid feature names"):
+        model.predict(named, out=out)
+    assert_array_equal(out, model.labels_)
+
+
+def lazy_things(table):
+    """Collections of Dask that hold rows."""
+    from dask import bag
+
+    frame = as_frame(table)
+    return {
+        "array": frame.to_dask_array(lengths=True),
+        "dataframe": frame,
+        "bag": bag.from_sequence([[0.0, 1.0], [1.0, 0.0]]),
+        "delayed": dask.delayed(np.asarray)(table),
+        "series": frame["a"],
+    }
+
+
+@pytest.mark.parametrize("kind", ["array", "dataframe", "bag", "delayed", "series"])
+def test_nothing_is_gathered_where_data_in_memory_are_needed(table, kind):
+    """By mini-batches, neighbours, metrics and k-means++ alone: all refuse in the same words."""
+    model, labels = KMeans(4, random_state=0).fit(table), np.arange(len(table)) % 2
+    X = lazy_things(table)[kind]
+
+    def no_work(*args, **kwargs):
+        raise AssertionError("computed")
+
+    with dask.config.set(scheduler=no_work):
+        for take in (
+            MiniBatchKMeans(2).fit,
+            MiniBatchKMeans(2).partial_fit,
+            model.nearest_rows,
+            model.nearest_centers,
+            lambda X: kmeans_plusplus(X, 2),
+            lambda X: metrics.davies_bouldin_score(X, labels),
+            lambda X: metrics.silhouette_score(X, labels, sample_size=10),
+        ):
+            with pytest.raises(TypeError, match=rf"A dask {kind}\w* was passed for X, but data in memory is required"):
+                take(X)
+
+
+@pytest.mark.parametrize("kind", ["bag", "delayed", "series"])
+def test_what_is_no_table_of_dask_is_refused(table, kind):
+    """As X and as weights, without being computed."""
+    model, thing = KMeans(4, random_state=0).fit(table), lazy_things(table)[kind]
+
+    def no_work(*args, **kwargs):
+        raise AssertionError("computed")
+
+    message = "Expected 2D data, got 1D" if kind == "series" else rf"A dask {kind}\w* was passed for X: use an array or"
+    with dask.config.set(scheduler=no_work):
+        for take in (KMeans(2).fit, model.predict, model.transform, model.score, KMeansSweep([2]).fit):
+            with pytest.raises((TypeError, ValueError), match=message):
+                take(thing)
+        if kind != "series":
+            for rows in (table, as_frame(table)):
+                with pytest.raises(TypeError, match=rf"A dask {kind}\w* was passed for sample_weight"):
+                    KMeans(2).fit(rows, sample_weight=thing)
 
 
 @pytest.mark.usefixtures("scheduler")
