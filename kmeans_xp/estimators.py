@@ -41,9 +41,9 @@ class KMeans(NearestCenters):
       whatever their order, and a weight of 2 is the same as the row standing there twice;
     - reaching `max_iter` gives a warning; `history_` and `converged_` say what happened;
     - data larger than memory are read block by block: a NumPy memory map larger than `working_memory` of scikit-learn's
-      configuration, and anything else with shape, dtype and row slicing (data sets of h5py or zarr); a dask array is
-      clustered where its partitions are, and `labels_`, `predict` and `transform` are lazy then. The labels are those
-      of a fit in memory, but for ties that rounding decides;
+      configuration, and anything else with shape, dtype and row slicing (data sets of h5py or zarr); an array or data
+      frame of Dask is clustered where its partitions are, and `labels_`, `predict` and `transform` are lazy then. The
+      labels are those of a fit in memory, but for ties that rounding decides;
     - sparse matrices of SciPy and CuPy are computed with where they are, and not made dense; results are arrays;
     - negative weights are refused.
 
@@ -241,7 +241,7 @@ default='k-means++'
 
         Parameters
         ----------
-        X : array-like, dask array or source of shape (n_samples, n_features)
+        X : array-like, source, or array or data frame of Dask, of shape (n_samples, n_features)
             Rows to cluster. float32 and float64 are kept. float16 and bfloat16 of other libraries than NumPy are kept
             too, and computed with in float32, the dtype of the results. Other real dtypes become float64.
 

@@ -81,7 +81,8 @@ class Reader:
             for start in range(0, len(found), n_rows):
                 piece = out[start : start + n_rows]
                 piece[...] = found[start : start + n_rows]
-                if not math.isfinite(piece.sum()):  # as a sum without an extreme is
+                # A sum without an extreme is finite. That of `einsum` takes a third of the time of `sum`
+                if not math.isfinite(np.einsum("ij->", piece)):
                     self._refuse_extremes(piece, start, numbers)
         return out
 

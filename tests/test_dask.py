@@ -460,10 +460,13 @@ def test_columns_of_a_data_frame_must_be_those_of_the_fit(table):
 def test_a_model_of_named_columns_warns_once_of_rows_without(table):
     """Not in each partition."""
     model = KMeans(4, random_state=0).fit(table)
-    with pytest.warns(UserWarning, match="does not have valid feature names") as caught:
-        labels = model.predict(da.from_array(table.to_numpy(), chunks=(5000, -1)))
+    with (
+        dask.config.set(scheduler="synchronous"),
+        pytest.warns(UserWarning, match="does not have valid feature names") as caught,
+    ):
+        labels = model.predict(da.from_array(table.to_numpy(), chunks=(5000, -1))).compute()
     assert len(caught) == 1
-    assert_array_equal(labels.compute(), model.labels_)
+    assert_array_equal(labels, model.labels_)
 
 
 def test_a_sweep_over_a_data_frame(table):
