@@ -8,6 +8,7 @@ import importlib.util
 import os
 import re
 import sys
+import threading
 
 import array_api_compat as compat
 import array_api_compat.numpy
@@ -93,6 +94,14 @@ def accumulator(x):
     return dtypes.get("float64", xp.float32)
 
 
+def data_decide_shapes(x):
+    """Whether the library of `x` has functions like `nonzero`, whose results have shapes that depend on values."""
+    xp = namespace(x)
+    if compat.is_numpy_namespace(xp) or compat.is_cupy_namespace(xp):
+        return True
+    return xp.__array_namespace_info__().capabilities()["data-dependent shapes"]
+
+
 def tile_bytes(x, working_memory):
     """Bytes that the temporaries of one tile of rows may take. On the host each core may work on one."""
     if is_host(x):
@@ -130,7 +139,10 @@ def asarray_like(x, like, dtype=None):
             with on_device(x):
                 x = xp.astype(x, dtype, copy=False)
         return _between_devices(x, device(like)) if compat.is_cupy_array(x) else compat.to_device(x, device(like))
-    return xp.asarray(to_numpy(x), dtype=dtype, device=device(like))
+    x = to_numpy(x)
+    if compat.is_torch_array(like) and not x.flags.writeable:  # torch would share the memory, and warn
+        x = x.copy()
+    return xp.asarray(x, dtype=dtype, device=device(like))
 
 
 def collect(blocks, n_rows, axis=0):
@@ -155,8 +167,72 @@ def collect(blocks, n_rows, axis=0):
 
 def on_device(x):
     """Context in which new arrays and kernels belong to the device of `x` (CuPy has a current device)."""
-    x = x.beside if isinstance(x, OtherRows) else x
     return x.device if compat.is_cupy_array(x) else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def computing(x, *, gradients=False):
+    """Context of a job on the array or other rows `x`: on its device, apart from what callers have set for its library.
+
+    No flag of floating-point numbers is raised: in products they mean nothing, and results that must be finite are
+    checked. No gradients are recorded, unless they are wanted. Products are not rounded to fewer digits, as error
+    bounds rely on them; sums are float64 where the library can.
+    """
+    x = x.beside if isinstance(x, OtherRows) else x
+    with contextlib.ExitStack() as contexts:
+        contexts.enter_context(np.errstate(all="ignore"))
+        contexts.enter_context(on_device(x))
+        if compat.is_torch_array(x):
+            torch = sys.modules["torch"]
+            contexts.enter_context(torch.autocast(x.device.type, enabled=False))
+            contexts.enter_context(_torch_products.unrounded())
+            if not gradients:
+                contexts.enter_context(torch.inference_mode(False))
+                contexts.enter_context(torch.no_grad())
+        elif compat.is_jax_array(x):
+            jax = sys.modules["jax"]
+            contexts.enter_context(jax.default_matmul_precision("float32"))
+            contexts.enter_context((jax if hasattr(jax, "enable_x64") else jax.experimental).enable_x64(True))
+        yield
+
+
+class _TorchProducts:
+    """How torch rounds float32 in products: a setting of the process, of which concurrent jobs share one change."""
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._n_users = 0
+
+    @contextlib.contextmanager
+    def unrounded(self):
+        """Context in which float32 is not rounded."""
+        with self._lock:
+            self._n_users += 1
+            if self._n_users == 1:
+                self._before = self._exchange(None)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._n_users -= 1
+                if self._n_users == 0:
+                    self._exchange(self._before)
+
+    def _exchange(self, values):
+        """Set the values of torch's settings, None for full precision; those of before."""
+        torch = sys.modules["torch"]
+        if hasattr(torch.backends.mkldnn, "matmul"):
+            settings = torch.backends.mkldnn.matmul, torch.backends.cuda.matmul
+            before = [setting.fp32_precision for setting in settings]
+            for setting, value in zip(settings, values or ["ieee", "ieee"], strict=True):
+                setting.fp32_precision = value
+            return before
+        before = [torch.get_float32_matmul_precision()]  # torch before 2.9
+        torch.set_float32_matmul_precision(*(values or ["highest"]))
+        return before
+
+
+_torch_products = _TorchProducts()
 
 
 def is_source(x):

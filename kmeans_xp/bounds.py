@@ -13,7 +13,7 @@ import math
 
 from kmeans_xp.arrays import device, namespace
 from kmeans_xp.backends import replaceable
-from kmeans_xp.steps import cluster_sums, coefficients, lloyd_step, relative, sq_norms, take_rows, update
+from kmeans_xp.steps import cluster_sums, coefficients, lloyd_step, nearest_two, put, sq_norms, take_rows, update
 
 
 class PrunedStep:
@@ -130,13 +130,12 @@ def bounded_step(X, sample_weight, centers, labels, slack, path, sums, weights, 
     changed, and of rows that were looked at.
     """
     xp = namespace(X)
-    minus_2_centers, sq_centers = coefficients(centers, frame)
-    origin = None if frame.shifted else frame.origin
+    given = *coefficients(centers, frame), centers, frame
 
     def on_rows(rows, X):
-        given = labels[rows], slack[rows]
-        found = relabel(X, sample_weight[rows], *given, path, origin, minus_2_centers, sq_centers, frame.rounding)
-        return found[0] is given[0], *found
+        state = labels[rows], slack[rows]
+        found = relabel(X, sample_weight[rows], *state, path, *given)
+        return found[0] is state[0], *found
 
     blocks, in_place = [], True
     n_changed = n_active = xp.zeros((), dtype=xp.int64, device=device(X))
@@ -150,7 +149,7 @@ def bounded_step(X, sample_weight, centers, labels, slack, path, sums, weights, 
     return labels, slack, sums, weights, n_changed, n_active
 
 
-def relabel(X, sample_weight, labels, slack, path, origin, minus_2_centers, sq_centers, rounding):
+def relabel(X, sample_weight, labels, slack, path, minus_2_centers, sq_centers, centers, frame):
     """`bounded_step` for a tile of rows, not relative to the origin."""
     xp = namespace(X)
     n_clusters = sq_centers.shape[0]
@@ -161,13 +160,10 @@ def relabel(X, sample_weight, labels, slack, path, origin, minus_2_centers, sq_c
         sums = xp.zeros((n_clusters, X.shape[1]), dtype=path.dtype, device=device(X))
         return labels, slack, sums, xp.zeros_like(path), 0, 0
 
-    tile = relative(take_rows(X, active), origin, minus_2_centers.dtype)
-    scores = tile @ minus_2_centers + sq_centers
-    new = xp.astype(xp.argmin(scores, axis=1), xp.int32)
-    own = xp.arange(n_clusters, dtype=xp.int32, device=device(X))[None, :] == new[:, None]
-    sq_own = xp.min(scores, axis=1)
-    sq_second = xp.min(xp.where(own, xp.full_like(scores, xp.inf), scores), axis=1)
-    gap = sure_gap(tile, sq_own, sq_second, sq_centers, rounding, path.dtype)
+    X = take_rows(X, active)
+    tile = frame.shift(X, frame.distance_dtype)
+    new, *lowest_two = nearest_two(X, tile, minus_2_centers, sq_centers, centers, frame)
+    gap = sure_gap(tile, *lowest_two, sq_centers, frame.rounding, path.dtype)
 
     old = xp.take(labels, active)
     changed = new != old
@@ -176,10 +172,7 @@ def relabel(X, sample_weight, labels, slack, path, origin, minus_2_centers, sq_c
     lost = xp.where(old < 0, xp.zeros_like(weight), weight)
     lost_sums, lost_weights = cluster_sums(tile, xp.maximum(old, xp.zeros_like(old)), lost, n_clusters)
 
-    # The standard has no way to write into some places: take from `active` at the place that a stale row has there
-    place = xp.maximum(xp.cumulative_sum(xp.astype(stale, xp.int32)) - 1, xp.zeros_like(labels))
-    labels = xp.where(stale, xp.take(new, place), labels)
-    slack = xp.where(stale, xp.take(gap + xp.take(path, new), place), slack)
+    labels, slack = put(labels, stale, new), put(slack, stale, gap + xp.take(path, new))
     n_changed = xp.astype(xp.count_nonzero(changed), xp.int64)
     return labels, slack, sums - lost_sums, weights - lost_weights, n_changed, n_active
 
@@ -191,7 +184,8 @@ def sure_gap(tile, own_scores, second_scores, sq_centers, rounding, dtype):
     error = rounding * (squares + xp.max(sq_centers))
     nearest = xp.sqrt(xp.maximum(own_scores + squares, xp.zeros_like(squares)) + error)
     second = xp.sqrt(xp.maximum(second_scores + squares - error, xp.zeros_like(squares)))
-    return xp.astype(second, dtype) - xp.astype(nearest, dtype)
+    gap = xp.astype(second, dtype) - xp.astype(nearest, dtype)
+    return xp.where(xp.isnan(gap), -xp.inf, gap)  # of numbers that left the range of the dtype nothing is sure
 
 
 @replaceable

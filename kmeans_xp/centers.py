@@ -204,7 +204,7 @@ class NearestCenters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
             return [nearest_centers(X, centers, frame, n_centers)]
 
         parts, like = self._reduce(X, of_rows, operator.add, "nearest_centers")
-        with arrays.on_device(parts[0][0]):
+        with arrays.computing(parts[0][0]):
             found = [join(list(values)) for values in zip(*parts, strict=True)]
         return self._neighbors(*found, like, return_distance)
 
@@ -275,7 +275,7 @@ class NearestCenters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
         if out is not None:
             check_out(out, (X_in.shape[0], *more_shape))
         X = self._place(X_in)
-        with arrays.on_device(X), own_threads(X, *self._clusters()):
+        with arrays.computing(X, gradients=method == "transform"), own_threads(X, *self._clusters()):
             X = self._prepare(X)
             result = arrays.asarray_like(function(X, *self._seen_from(X, X.shape[0])), X_in)
         if out is None:
@@ -300,7 +300,7 @@ class NearestCenters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
         check_same_library(X, self, method)
         X_in = check_rows(X, self, reset=False)
         X = self._place(X_in)
-        with arrays.on_device(X), own_threads(X, *self._clusters()):
+        with arrays.computing(X), own_threads(X, *self._clusters()):
             X = self._prepare(X)
             sample_weight = check_sample_weight(sample_weight, X)
             return function(X, sample_weight, 0, *self._seen_from(X, X.shape[0])), X_in
@@ -308,7 +308,7 @@ class NearestCenters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
     def _seen_by_stream(self, X, sample_weight):
         """X, block by block, and what `_seen_from` gives for its blocks."""
         stream = self._stream(X, sample_weight)
-        with arrays.on_device(stream.like):
+        with arrays.computing(stream.like):
             return stream, self._seen_from(stream.like, X.shape[0])
 
     def _neighbors(self, distances, numbers, like, return_distance):

@@ -22,11 +22,11 @@ from kmeans_xp.arrays import (
     OtherRows,
     as_dask_array,
     asarray_like,
+    computing,
     float_dtype,
     is_dask,
     is_foreign,
     namespace,
-    on_device,
     to_floats,
     to_numpy,
 )
@@ -218,7 +218,7 @@ def _block(X, sample_weight, index, shape, prepare):
         if X.shape[0] == 0:
             return Block(X, sample_weight, index, 0)
         X = check_rows(X)
-        with on_device(X):
+        with computing(X):
             sample_weight = check_sample_weight(sample_weight, X, may_be_zero=True)
             if isinstance(X, OtherRows):
                 raise TypeError("Sparse partitions are not supported. Use '.map_blocks(lambda X: X.toarray())'.")
@@ -233,7 +233,7 @@ def _run(function, block, args, n_clusters):
     """`function(block, *args)`, its arguments moved to the library of the block and its result to the host."""
     X = block.X
     try:
-        with on_device(X), own_threads(X, n_clusters):
+        with computing(X), own_threads(X, n_clusters):
             result = _moved(function(block, *_moved(args.values, lambda value: asarray_like(value, X))), to_numpy)
     except MemoryError as error:
         raise MemoryError(f"Partition {block.index} of X, {X.shape[0]} rows: {error}") from error
@@ -273,7 +273,7 @@ def _score(model, X, sample_weight, index, shape):
         if X.shape[0] == 0:
             return 0.0, 0.0
         X = check_rows(X)
-        with on_device(X):
+        with computing(X):
             weights = check_sample_weight(sample_weight, X, may_be_zero=True)
             (total,) = to_floats(namespace(X).sum(weights))
         return (model.score(X, sample_weight=weights), total) if total else (0.0, 0.0)

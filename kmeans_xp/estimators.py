@@ -259,7 +259,7 @@ default='k-means++'
         with self._unchanged_if_it_fails():
             data, home = self._open(X, sample_weight)
             like = data.like
-            with arrays.on_device(like), own_threads(like, self.n_clusters):
+            with arrays.computing(like), own_threads(like, self.n_clusters):
                 frame = self._frame(data)
                 result = self._best_run(X, data, frame)
 
@@ -292,7 +292,7 @@ default='k-means++'
         X_in = check_rows(X, self)
         check_n_samples(X_in, self.n_clusters)
         X = self._place(X_in)
-        with arrays.on_device(X):
+        with arrays.computing(X):
             return InMemory(self._prepare(X), check_sample_weight(sample_weight, X)), X_in
 
     def _frame(self, data):
@@ -494,7 +494,7 @@ def kmeans_plusplus(
     """
     X = check_rows(X)
     check_n_samples(X, n_clusters)
-    with arrays.on_device(X), own_threads(X, n_clusters):
+    with arrays.computing(X), own_threads(X, n_clusters):
         sample_weight = check_sample_weight(sample_weight, X)
         frame = moments(X, sample_weight, n_clusters, arrays.tile_bytes(X, working_memory()))
         check_spread(frame.spread)

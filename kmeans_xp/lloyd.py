@@ -4,14 +4,17 @@ S. Lloyd, "Least squares quantization in PCM", 1982. The stopping rules and the 
 scikit-learn's.
 """
 
+import math
 import time
 from dataclasses import dataclass
 from typing import Any
 
-from kmeans_xp.arrays import collect, namespace, to_floats, to_numpy
+import numpy as np
+
+from kmeans_xp.arrays import asarray_like, collect, namespace, to_floats, to_numpy
 from kmeans_xp.backends import replaceable
 from kmeans_xp.bounds import PrunedStep
-from kmeans_xp.steps import count_distinct, sq_distances_to_own, take_rows, update
+from kmeans_xp.steps import TOO_LARGE, count_distinct, largest, row_sums, sq_distances_to_own, take_rows, update
 
 
 @dataclass(frozen=True)
@@ -87,12 +90,16 @@ class Rows:
         return update(*self._job, self.labels, self._step.n_clusters, self._frame)
 
     def farthest(self, centers, n_rows):
-        """At most `n_rows` different rows that are farthest from their centers, and not on them: distances, rows."""
+        """Distances of at most `n_rows` different rows farthest from their centers, and not on them, by key."""
         return farthest(*self._job, self.labels, centers, n_rows, self._frame)
 
-    def relocate(self, points, clusters):
-        """Sums and weights when the rows equal to each of the points belong to one of the clusters."""
-        return relocate(*self._job, self.labels, points, clusters, self._step.n_clusters, self._frame)
+    def relocate(self, keys, clusters):
+        """Sums and weights when the rows with each of the keys belong to one of the clusters."""
+        return relocate(*self._job, self.labels, keys, clusters, self._step.n_clusters, self._frame)
+
+    def check_finite(self):
+        """Raise an error that names the rows with a number that is not finite."""
+        check_finite(self._job[0])
 
     def inertia(self, centers):
         """Sum of the squared distances from the centers that the rows were last assigned to, 0-d."""
@@ -113,7 +120,7 @@ def lloyd(rows, centers, frame, *, max_iter, tol, verbose=0, on_iteration=None, 
     xp = namespace(centers)
     history = {"inertia": [], "center_shift": [], "n_changed": [], "seconds": []}
     unchanged = converged = stopped = interrupted = False
-    n_empty, completed = 0, centers
+    n_empty, completed, were_empty = 0, centers, False
     while not (converged or stopped) and len(history["inertia"]) < max_iter:
         began = time.perf_counter()
         centers_old = centers
@@ -121,12 +128,18 @@ def lloyd(rows, centers, frame, *, max_iter, tol, verbose=0, on_iteration=None, 
             sums, weights, *counts = rows.step(centers_old)
             centers, numbers = move(sums, weights, centers_old, *counts, frame)
             n_changed, n_active, shift, inertia, n_empty = numbers
+            _require_finite(rows, inertia, shift)
             rows.looked_at(n_active)
+            same_clusters = n_changed == 0 and not (n_empty or were_empty)
+            were_empty = n_empty > 0
             if n_empty:
-                centers = means(*relocate_empty(rows, centers_old, sums, weights), centers_old, frame)
+                sums, weights = relocate_empty(rows, centers_old, sums, weights)
+                centers = on_rows(means(sums, weights, centers_old, frame), weights)
                 (shift,) = to_floats(xp.sum((centers - centers_old) ** 2))
 
-            unchanged = n_changed == 0 and shift == 0
+            if same_clusters:  # whose means can have moved by rounding only
+                centers = centers_old
+            unchanged = same_clusters or (n_changed == 0 and shift == 0)
             converged = unchanged or shift <= tol
             completed = centers
             for name, value in zip(history, (inertia, shift, int(n_changed), time.perf_counter() - began), strict=True):
@@ -148,6 +161,7 @@ def lloyd(rows, centers, frame, *, max_iter, tol, verbose=0, on_iteration=None, 
     if rows.prunes or interrupted or not unchanged:  # else the labels are those of `centers` already
         _, weights, *_ = rows.step(centers)
     (inertia,) = to_floats(rows.inertia(centers))
+    _require_finite(rows, inertia)
     found = frame.leave(centers), rows.labels, inertia, weights, rows.count_distinct()
     return Result(*found, len(history["inertia"]), converged, interrupted, history)
 
@@ -190,47 +204,86 @@ def relocate_empty(rows, centers, sums, weights):
     Fewer clusters than are empty, when all other rows sit on their centers. Rare, so it may synchronise.
     """
     empty = [cluster for cluster, weight in enumerate(to_numpy(weights).tolist()) if weight == 0]
-    _, points = rows.farthest(centers, len(empty))
-    if not points:
-        return sums, weights
-    return rows.relocate(points, empty[: len(points)])
+    keys = list(rows.farthest(centers, len(empty)))
+    return rows.relocate(keys, empty[: len(keys)]) if keys else (sums, weights)
 
 
-def farthest(X, sample_weight, labels, centers, n_rows, frame):
-    """At most `n_rows` different rows of X that are farthest from their centers, and not on them.
+def on_rows(centers, weights):
+    """Centers of which those of clusters that found no row are that of the first that has rows, which lies on a row.
 
-    -> floats, farthest first, and as many arrays (1, n_features). Rows without weight don't count.
+    The first, as of equally near centers the rows take the first: they stay, and the iterations come to an end.
     """
-    xp = namespace(X)
-    distances = sq_distances_to_own(X, labels, centers, frame)
-    distances = xp.where(sample_weight > 0, distances, xp.zeros_like(distances))
-    found, points = [], []
-    while len(points) < n_rows and (distance := to_floats(xp.max(distances))[0]) > 0:
-        found.append(distance)
-        points.append(take_rows(X, xp.reshape(xp.argmax(distances), (1,))))
-        distances = xp.where(equal_rows(X, points[-1], frame), xp.zeros_like(distances), distances)
-    return found, points
+    xp = namespace(centers)
+    first = xp.reshape(xp.argmax(xp.astype(weights > 0, xp.int32)), (1,))
+    return xp.where((weights == 0)[:, None], xp.take(centers, first, axis=0), centers)
 
 
-def relocate(X, sample_weight, labels, points, clusters, n_clusters, frame):
-    """Sums and weights when the rows equal to each of the points belong to one of the clusters."""
-    xp = namespace(X)
-    for cluster, point in zip(clusters, points, strict=True):
-        moved = equal_rows(X, point, frame)
-        labels = xp.where(moved, xp.full_like(labels, cluster), labels)
-    return update(X, sample_weight, labels, n_clusters, frame)
+def row_keys(X, frame):
+    """Numbers that are equal for equal rows, (n_samples,) float64, whatever the library, the layout and the block.
 
-
-def equal_rows(X, point, frame):
-    """Mask of the rows of X equal to `point` (1, n_features): (n_samples,) bool."""
-    point = frame.enter(point)
-    return collect(frame.map_tiles(lambda rows, tile: equal(tile, point), X, 1, point.dtype), X.shape[0])
+    They are projections on a fixed direction: rows whose keys are equal by chance differ by less than rounding.
+    """
+    direction = asarray_like(np.random.RandomState(0).standard_normal(X.shape[1]), frame.origin, frame.origin.dtype)
+    keys = frame.map_tiles(lambda rows, tile: projections(tile, direction), X, 1, direction.dtype)
+    return collect(keys, X.shape[0])
 
 
 @replaceable
-def equal(tile, point):
-    """The same for a tile and a point in the same frame."""
-    return namespace(tile).all(tile == point, axis=1)
+def projections(tile, direction):
+    """Of rows on a direction: equal rows get equal numbers."""
+    return row_sums(tile * direction)
+
+
+def farthest(X, sample_weight, labels, centers, n_rows, frame):
+    """Distances (squared) of at most `n_rows` different rows that are farthest from their centers, and not on them.
+
+    -> a dict by the key of the row, the farthest first; of equally far rows the last first. Rows without weight don't
+    count.
+    """
+    xp = namespace(X)
+    distances = sq_distances_to_own(X, labels, centers, frame)
+    apart = distances > xp.take(frame.sq_rounding(centers), labels)
+    distances = xp.where(apart & (sample_weight > 0), distances, xp.zeros_like(distances))
+    order = xp.flip(xp.argsort(distances, stable=True))
+    found, begin, end = {}, 0, 2 * n_rows
+    while len(found) < n_rows and begin < X.shape[0]:
+        some = order[begin : min(end, X.shape[0])]
+        keys, values = row_keys(take_rows(X, some), frame), xp.take(distances, some)
+        for key, distance in zip(to_numpy(keys).tolist(), to_numpy(values).tolist(), strict=True):
+            if distance > 0:
+                found.setdefault(key, distance)
+        begin, end = end, 2 * end  # there may be many equal rows
+        if distance == 0:
+            break
+    return dict(list(found.items())[:n_rows])
+
+
+def relocate(X, sample_weight, labels, keys, clusters, n_clusters, frame):
+    """Sums and weights when the rows with each of the keys belong to one of the clusters."""
+    xp = namespace(X)
+    order = np.argsort(keys)
+    keys = asarray_like(np.asarray(keys)[order], frame.origin, frame.origin.dtype)
+    clusters = asarray_like(np.asarray(clusters)[order], labels, labels.dtype)
+    mine = row_keys(X, frame)
+    places = xp.searchsorted(keys, mine)
+    places = xp.minimum(places, xp.full_like(places, keys.shape[0] - 1))
+    labels = xp.where(xp.take(keys, places) == mine, xp.take(clusters, places), labels)
+    return update(X, sample_weight, labels, n_clusters, frame)
+
+
+def check_finite(X, first=0):
+    """Raise an error that names the rows with a number that is not finite; `first` is the number of the first row."""
+    rows = np.flatnonzero(~np.isfinite(to_numpy(largest(X)))) + first
+    if len(rows) > 0:
+        named = ", ".join(map(str, rows[:5])) + (", …" if len(rows) > 5 else "")
+        raise ValueError(f"X contains NaN or infinity in row {named}: it was changed while it was clustered.")
+
+
+def _require_finite(rows, *values):
+    """X may have gone bad since it was checked, and then an error is better than centers that are no numbers."""
+    if not all(map(math.isfinite, values)):
+        rows.check_finite()
+        raise ValueError(TOO_LARGE)
 
 
 def _print_progress(history, unchanged, converged, tol):

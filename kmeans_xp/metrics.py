@@ -27,7 +27,7 @@ class Clusters:
 
     def __init__(self, X, labels, sample_weight=None):
         self.X = rows_of(X)
-        with arrays.on_device(self.X):
+        with arrays.computing(self.X):
             self.n_clusters, self.labels = check_labels(labels, self.X)
             self.sample_weight = check_sample_weight(sample_weight, self.X)
             self.frame = moments(
@@ -258,7 +258,7 @@ def silhouette_samples(X: Any, labels: Any, *, metric: str = "euclidean", sample
     if metric not in ("euclidean", "sqeuclidean"):
         raise ValueError(f"metric={metric!r} is not known: use 'euclidean' or 'sqeuclidean'.")
     clusters = Clusters(X, labels, sample_weight)
-    with arrays.on_device(clusters.X), own_threads(clusters.X, clusters.n_clusters):
+    with arrays.computing(clusters.X), own_threads(clusters.X, clusters.n_clusters):
         return _silhouettes(clusters) if metric == "euclidean" else _sq_silhouettes(clusters)
 
 
@@ -404,7 +404,7 @@ def _silhouettes(clusters):
 def _subset(X, labels, sample_weight, rows):
     """Some of the rows."""
     xp = arrays.namespace(X)
-    with arrays.on_device(X):
+    with arrays.computing(X):
         index = arrays.asarray_like(rows, X, xp.int64)
         _, labels = check_labels(labels, X)
         if sample_weight is not None:

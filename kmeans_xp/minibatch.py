@@ -199,7 +199,7 @@ default='k-means++'
             rows = self._rows_of(X, sample_weight)
             self._random_state = rng = check_random_state(self.random_state)
             batch_size = min(self.batch_size, rows.n_samples)
-            with arrays.on_device(rows.like), own_threads(rows.like, self.n_clusters):
+            with arrays.computing(rows.like), own_threads(rows.like, self.n_clusters):
                 state = self._first_state(rows.sample(self._init_size(rows.n_samples), rng), rng)
                 monitor = Monitor(self.max_no_improvement, self.tol * state.frame.spread / rows.n_features)
                 n_steps = max(1, self.max_iter * rows.n_samples // batch_size)
@@ -245,7 +245,7 @@ default='k-means++'
             first = not hasattr(self, "cluster_centers_")
             X_in = check_rows(X, self, reset=first)
             batch = self._place(X_in)
-            with arrays.on_device(batch), own_threads(batch, self.n_clusters):
+            with arrays.computing(batch), own_threads(batch, self.n_clusters):
                 weights = check_sample_weight(sample_weight, batch)
                 if first:
                     check_n_samples(X_in, self.n_clusters)
@@ -270,7 +270,7 @@ default='k-means++'
         check_n_samples(X_in, self.n_clusters)
         X = self._place(X_in)
         if sample_weight is not None:
-            with arrays.on_device(X):
+            with arrays.computing(X):
                 sample_weight = check_sample_weight(sample_weight, X)
         return RowsInMemory(X, sample_weight, X_in)
 

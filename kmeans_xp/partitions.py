@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from kmeans_xp import seeding, steps
+from kmeans_xp import lloyd, seeding, steps
 from kmeans_xp.arrays import accumulator, asarray_like, device, namespace, to_floats, to_numpy
 from kmeans_xp.lloyd import Rows
 
@@ -145,11 +145,13 @@ class PartitionedRows:
         return self._source.reduce(update, add, self._job, self._centers)
 
     def farthest(self, centers, n_rows):
-        distances, points = self._source.reduce(farthest, partial(farther, n_rows), self._job, centers, n_rows)
-        return distances, points
+        return self._source.reduce(farthest, partial(farther, n_rows), self._job, centers, n_rows)
 
-    def relocate(self, points, clusters):
-        return self._source.reduce(relocate, add, self._job, self._centers, points, clusters)
+    def relocate(self, keys, clusters):
+        return self._source.reduce(relocate, add, self._job, self._centers, keys, clusters)
+
+    def check_finite(self):
+        self._source.reduce(check_finite, lambda *_: None)
 
     def inertia(self, centers):
         return self._source.reduce(inertia, add, self._job, centers)[0]
@@ -180,13 +182,13 @@ def update(block, job, centers):
 
 
 def farthest(block, job, centers, n_rows):
-    """Distances and rows of those farthest from their centers."""
+    """Distances of the rows farthest from their centers, by key."""
     return block.labeled(job, centers).farthest(centers, n_rows)
 
 
-def relocate(block, job, centers, points, clusters):
-    """Sums and weights when the rows equal to points belong to clusters."""
-    return block.labeled(job, centers).relocate(points, clusters)
+def relocate(block, job, centers, keys, clusters):
+    """Sums and weights when the rows with some keys belong to clusters."""
+    return block.labeled(job, centers).relocate(keys, clusters)
 
 
 def inertia(block, job, centers):
@@ -210,6 +212,11 @@ def _no_rows(block, job, centers):
 
 
 labels.needed = distinct.needed = _no_rows
+
+
+def check_finite(block):
+    """Raise an error that names the rows with a number that is not finite."""
+    lloyd.check_finite(block.X, block.start)
 
 
 def total(block, frame):
@@ -259,15 +266,9 @@ def add(these, those):
 
 
 def farther(n_rows, these, those):
-    """The `n_rows` farthest of two lists of rows, without repetition."""
-    pairs = sorted(zip(*map(list.__add__, these, those), strict=True), key=lambda pair: -pair[0])
-    kept, seen = [], set()
-    for distance, point in pairs:
-        value = to_numpy(point + 0.0).tobytes()  # -0.0 is 0.0
-        if value not in seen and len(kept) < n_rows:
-            seen.add(value)
-            kept.append((distance, point))
-    return [distance for distance, _ in kept], [point for _, point in kept]
+    """The `n_rows` farthest of two results of `lloyd.farthest`; of equally far ones the last."""
+    both = {**those, **{key: distance for key, distance in these.items() if distance > those.get(key, 0)}}
+    return dict(sorted(both.items(), key=lambda item: -item[1])[:n_rows])
 
 
 # The passes before the iterations

@@ -7,12 +7,13 @@ or has weight 2.
 """
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
 from kmeans_xp.arrays import asarray_like, collect, namespace, to_numpy
 from kmeans_xp.backends import replaceable
-from kmeans_xp.lloyd import Rows, lloyd
+from kmeans_xp.lloyd import Rows, lloyd, row_keys
 from kmeans_xp.steps import dense, lloyd_step, relative, sq_distances, sq_distances_to, take_rows
 
 N_ROUNDS = 5  # of k-means||, and its candidates per round for each cluster, as in the experiments of the paper
@@ -21,6 +22,7 @@ MIN_SAMPLE = 20_000  # of k-means++, see sample_size
 SAMPLE_PER_CLUSTER = 50
 REFINE_FROM = 4  # times the sample: fewer rows go without iterations on the sample
 MAX_DISTANCES = 2**21  # numbers, 16 MiB, that greedy k-means++ holds at a time
+TIE = 1e-9  # relative difference of potentials that are equal; the same in choose_trial of cupy.cu
 STALENESS = 3  # greedy k-means++ draws for a third as many centers as it has before it measures distances anew
 
 
@@ -73,7 +75,7 @@ def added(X, sample_weight, centers, n_clusters, frame, rng):
     while centers.shape[0] < n_clusters:
         candidates = draw(_mass(sample_weight, closest), None, rng.uniform(size=n_trials))
         lowered = xp.minimum(sq_distances_to(X, candidates, frame), closest[None, :])
-        best = xp.reshape(xp.argmin(lowered @ sample_weight), (1,))
+        best = first_lowest(lowered @ sample_weight)
         closest = xp.take(lowered, best, axis=0)[0, :]
         centers = xp.concat((centers, dense(take_rows(X, xp.take(candidates, best)))))
     return centers
@@ -130,8 +132,12 @@ def greedy(X, sample_weight, n_clusters, frame, rng, order):
     most = max(1, MAX_DISTANCES // (X.shape[0] * n_trials))  # centers whose candidates are measured together
     rows = [draw(sample_weight, order, rng.uniform(size=1))]
     n_chosen = 1
+    # A row that is a center keeps no mass by rounding, else it would be chosen again instead of another
+    rounding = 2 * replace(frame, distance_dtype=frame.origin.dtype).doubt
+    least = rounding * sq_distances_to_mean(X, sample_weight, frame)
     closest = sq_distances_to(X, rows[0], frame)[0, :]
     while n_chosen < n_clusters:
+        closest = xp.where(closest > least, closest, xp.zeros_like(closest))
         n_draws = n_trials * min(n_clusters - n_chosen, 1 + int(n_chosen / STALENESS), most)
         candidates = draw(_mass(sample_weight, closest), order, rng.uniform(size=n_draws))
         squares = sq_distances_to(X, candidates, frame)  # (n_draws, n_samples)
@@ -157,11 +163,18 @@ def choose(closest, squares, sample_weight, candidates, uniforms, n_trials, n_mo
             break
         trials = asarray_like(accepted[:n_trials], candidates, candidates.dtype)
         lowered = xp.minimum(xp.take(squares, trials, axis=0), closest[None, :])
-        best = xp.reshape(xp.argmin(lowered @ sample_weight), (1,))
+        best = first_lowest(lowered @ sample_weight)
         closest = xp.take(lowered, best, axis=0)[0, :]
         rows.append(xp.take(candidates, xp.take(trials, best)))
         thresholds[: accepted[n_trials - 1] + 1] = np.inf  # had their turn
     return closest, xp.concat(rows)
+
+
+def first_lowest(potentials):
+    """Index of the first potential that is the lowest but for rounding, which depends on the order of rows: (1,)."""
+    xp = namespace(potentials)
+    is_lowest = potentials <= xp.min(potentials) * (1 + TIE)
+    return xp.reshape(xp.argmax(xp.astype(is_lowest, xp.int32)), (1,))
 
 
 def k_means_parallel(X, sample_weight, n_clusters, frame, rng):
@@ -195,18 +208,8 @@ METHODS = {"k-means++": k_means_plus_plus, "k-means||": k_means_parallel, "rando
 
 
 def canonical_order(X, frame):
-    """Row numbers sorted by the rows' projections on a fixed direction: the same points in any order of the rows."""
-    xp = namespace(X)
-    direction = asarray_like(np.random.RandomState(0).standard_normal(X.shape[1]), frame.origin, frame.origin.dtype)
-    # Not a matrix product: its rounding depends on where a row stands, and equal rows must get equal keys.
-    keys = frame.map_tiles(lambda rows, tile: projections(tile, direction), X, 1, direction.dtype)
-    return xp.argsort(collect(keys, X.shape[0]))
-
-
-@replaceable
-def projections(tile, direction):
-    """Of rows on a direction: equal rows get equal numbers."""
-    return namespace(tile).sum(tile * direction, axis=1)
+    """Row numbers sorted by the rows' keys: the same points in any order of the rows."""
+    return namespace(X).argsort(row_keys(X, frame))
 
 
 def draw(mass, order, uniforms):

@@ -68,7 +68,7 @@ class SparseRows(OtherRows):
         minus_2_centers, sq_norms = _coefficients(centers, frame)
 
         def labels_of(rows, tile):
-            return steps.lowest_score(tile, minus_2_centers, sq_norms)
+            return (tile @ minus_2_centers + sq_norms).argmin(axis=1).astype(namespace(self).int32)
 
         return collect(frame.map_tiles(labels_of, self, len(centers)), self.shape[0])
 

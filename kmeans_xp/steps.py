@@ -7,8 +7,10 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
-from kmeans_xp.arrays import accumulator, collect, device, namespace, result_dtype
+from kmeans_xp.arrays import accumulator, collect, data_decide_shapes, device, namespace, result_dtype
 from kmeans_xp.backends import replaceable
+
+TOO_LARGE = "X spans values whose squared distances are too large for float64. Divide it by a constant."
 
 
 @replaceable
@@ -77,13 +79,32 @@ class Frame:
         """
         return 20 * (self.origin.shape[0] + 8) * float(namespace(self.origin).finfo(self.distance_dtype).eps)
 
+    @property
+    def doubt(self):
+        """Which of two scores is lower is sure if they differ by more than this times ||x||² + ||c||².
+
+        c is the center of the lower one, and the other one is a lower bound, see `coefficients`. The error of a score
+        is at most (n_features / 2 + 4) eps (||x||² + ||c||²): that of products is n_features / 2, as |x·c| is at most
+        half of the squares; the rest of rounding rows, centers, ||c||² and the sum. 1 more for the comparison itself.
+        """
+        return (self.origin.shape[0] + 10) * float(namespace(self.origin).finfo(self.distance_dtype).eps)
+
+    def nearest(self, X, centers):
+        """Index of the nearest center of each row, for which scores in `distance_dtype` leave doubts, int32."""
+        if self.distance_dtype == self.origin.dtype:
+            return nearest_by_differences(X, centers, self)
+        return assign.portable(X, centers, replace(self, distance_dtype=self.origin.dtype))
+
     def shift(self, X, dtype):
         """Rows relative to the origin."""
         return relative(X, None if self.shifted else self.origin, dtype)
 
     def shift_once(self, X, dtype):
-        """X and its frame for many passes: a small X is shifted now instead of in each of them."""
-        if 8 * X.shape[0] * X.shape[1] > self.tile_bytes:
+        """X and its frame for many passes: a small X is shifted now instead of in each of them.
+
+        Not if that rounds, as rows that are compared exactly must be those of X.
+        """
+        if 8 * X.shape[0] * X.shape[1] > self.tile_bytes or dtype != self.origin.dtype:
             return X, self
         return self.shift(X, dtype), replace(self, shifted=True)
 
@@ -127,6 +148,12 @@ class Frame:
         """Distances in the metric: Euclidean or cosine ones."""
         return self.cost(sq_distances) if self.spherical else namespace(sq_distances).sqrt(sq_distances)
 
+    def sq_rounding(self, centers):
+        """Squared distance up to which a row may lie on each of the centers, which are rounded: (n_clusters,)."""
+        xp, absolute = namespace(centers), centers + self.origin
+        eps = float(xp.finfo(self.dtype).eps)
+        return (4 * eps) ** 2 * (xp.vecdot(centers, centers) + xp.vecdot(absolute, absolute))
+
     def leave(self, centers):
         """Centers relative to zero, in `dtype`."""
         xp = namespace(centers)
@@ -163,30 +190,90 @@ def moments(X, sample_weight, n_clusters, tile_bytes):
 def coefficients(centers, frame):
     """-2 c, (n_features, n_clusters), and ||c||², (n_clusters,), which give the score -2 x·c + ||c||² of a row.
 
-    The score is the squared distance less ||x||², so that the nearest center has the lowest.
+    The score is the squared distance less ||x||², so that the nearest center has the lowest. ||c||² is too small by
+    what rounding may add to it: a score is then a lower bound, but for what rounding does to ||x||².
     """
     xp = namespace(centers)
-    sq_norms = xp.vecdot(centers, centers)
-    return xp.astype(-2 * centers.T, frame.distance_dtype), xp.astype(sq_norms, frame.distance_dtype)
+    sq_centers = xp.astype(xp.vecdot(centers, centers) * (1 - frame.doubt / 2), frame.distance_dtype)
+    # Too large for the dtype: no score is sure then
+    sq_centers = xp.where(sq_centers < xp.inf, sq_centers, xp.full_like(sq_centers, xp.nan))
+    return xp.astype(-2 * centers.T, frame.distance_dtype), sq_centers
 
 
 def nearest(centers, frame):
-    """A function of rows and their tile: the index of the nearest center of each, ties to the lowest index."""
-    minus_2_centers, sq_norms = coefficients(centers, frame)
-    return lambda rows, tile: lowest_score(tile, minus_2_centers, sq_norms)
+    """A function of rows, not relative to the origin: the index of the nearest center of each, (n_rows,) int32.
+
+    Of equally near centers the first. Scores decide where rounding leaves no doubt.
+    """
+    given = *coefficients(centers, frame), centers, frame
+    return lambda X: nearest_two(X, frame.shift(X, frame.distance_dtype), *given)[0]
 
 
-def lowest_score(X, minus_2_centers, sq_norms):
-    """Index of the lowest score of each row, (n_rows,) int32."""
-    xp = namespace(X)
-    return xp.astype(xp.argmin(X @ minus_2_centers + sq_norms, axis=1), xp.int32)
+def nearest_two(X, tile, minus_2_centers, sq_centers, centers, frame):
+    """Index of the nearest center of each row, and the lowest and second lowest score, (n_rows,) each.
+
+    `tile` are the rows relative to the origin.
+    """
+    xp = namespace(tile)
+    scores = tile @ minus_2_centers + sq_centers
+    labels = xp.astype(xp.argmin(scores, axis=1), xp.int32)
+    own = xp.arange(sq_centers.shape[0], dtype=xp.int32, device=device(tile))[None, :] == labels[:, None]
+    lowest = xp.min(scores, axis=1)
+    second = xp.min(xp.where(own, xp.full_like(scores, xp.inf), scores), axis=1)
+    # Not a number, where rows are too large for the dtype, leaves a doubt too
+    doubtful = ~(second - lowest > frame.doubt * (sq_norms(tile) + xp.take(sq_centers, labels)))
+    if bool(xp.any(doubtful)):  # synchronises
+        if data_decide_shapes(X):
+            labels = put(labels, doubtful, frame.nearest(take_rows(X, xp.nonzero(doubtful)[0]), centers))
+        else:
+            labels = xp.where(doubtful, frame.nearest(X, centers), labels)
+    return labels, lowest, second
+
+
+def put(values, mask, new):
+    """`values` with the `new` ones, in their order, where the mask is true: the standard has no way to write there."""
+    xp = namespace(values)
+    places = xp.maximum(xp.cumulative_sum(xp.astype(mask, xp.int32)) - 1, xp.zeros_like(mask, dtype=xp.int32))
+    return xp.where(mask, xp.take(new, places), values)
+
+
+def nearest_by_differences(X, centers, frame):
+    """The same as `nearest`, from differences in float64, added in the same order on every library.
+
+    The rivals a of the center b that has the lowest sum of squared differences are compared with it by
+    ||x - a||² - ||x - b||² = (a - b)·((a - x) + (b - x)), which keeps its digits for rows far away from both.
+    """
+    xp, labels = namespace(X), []
+    n_rows = max(1, int(frame.tile_bytes // (32 * centers.shape[0] * centers.shape[1])))
+    for start in range(0, X.shape[0], n_rows):
+        rows = frame.shift(X[start : min(start + n_rows, X.shape[0]), :], centers.dtype)
+        apart = centers[None, :, :] - rows[:, None, :]  # (n_rows, n_clusters, n_features)
+        lowest = xp.argmin(row_sums(apart * apart), axis=1)
+        best = xp.take(centers, lowest, axis=0)
+        rivals = row_sums((centers[None, :, :] - best[:, None, :]) * (apart + (best - rows)[:, None, :]))
+        # What is no number itself is found by the inertia
+        if bool(xp.any(xp.isfinite(largest(rows)) & ~xp.all(xp.isfinite(rivals), axis=1))):
+            raise ValueError(TOO_LARGE)
+        labels.append(xp.astype(xp.argmin(rivals, axis=1), xp.int32))
+    return xp.concat(labels)
+
+
+def row_sums(values):
+    """Sums along the last axis, of halves with halves: the same bits on every library and in any layout."""
+    odd = namespace(values).zeros_like(values[..., 0])
+    while (n_columns := values.shape[-1]) > 1:
+        if n_columns % 2:
+            odd = odd + values[..., -1]
+        values = values[..., : n_columns // 2] + values[..., n_columns // 2 : n_columns // 2 * 2]
+    return values[..., 0] + odd
 
 
 @replaceable
 def assign(X, centers, frame):
-    """Index of the nearest center of each row, (n_samples,) int32."""
+    """Index of the nearest center of each row, (n_samples,) int32; of equally near ones the first."""
     labels_of = nearest(centers, frame)
-    return collect(frame.map_tiles(labels_of, X, centers.shape[0]), X.shape[0])
+    tiles = frame.map_rows(lambda rows, X: labels_of(X), X, centers.shape[0])
+    return collect(tiles, X.shape[0])
 
 
 @replaceable
@@ -206,24 +293,25 @@ def cluster_sums(X, labels, sample_weight, n_clusters):
 @replaceable
 def lloyd_step(X, sample_weight, centers, frame):
     """Assign the rows to `centers` and sum them per cluster, in one pass: labels, sums, weights."""
-    return _sum_clusters(X, sample_weight, nearest(centers, frame), centers.shape[0], frame)
+    labels_of = nearest(centers, frame)
+    return _sum_clusters(X, sample_weight, lambda rows, X: labels_of(X), centers.shape[0], frame)
 
 
 @replaceable
 def update(X, sample_weight, labels, n_clusters, frame):
     """Sums and weights of given clusters: the second half of `lloyd_step`."""
-    return _sum_clusters(X, sample_weight, lambda rows, tile: labels[rows], n_clusters, frame)[1:]
+    return _sum_clusters(X, sample_weight, lambda rows, X: labels[rows], n_clusters, frame)[1:]
 
 
 def _sum_clusters(X, sample_weight, labels_of, n_clusters, frame):
-    """Label each tile by `labels_of(rows, tile)` and sum its clusters: labels, sums, weights."""
+    """Label some rows after the other by `labels_of(slice, rows)` and sum their clusters: labels, sums, weights."""
 
-    def sum_tile(rows, tile):
-        labels = labels_of(rows, tile)
+    def sum_tile(rows, X):
+        labels, tile = labels_of(rows, X), frame.shift(X, frame.distance_dtype)
         return labels, *cluster_sums(tile, labels, sample_weight[rows], n_clusters)
 
     labels, sums, weights = [], 0, 0
-    for _, (tile_labels, tile_sums, tile_weights) in frame.map_tiles(sum_tile, X, n_clusters):
+    for _, (tile_labels, tile_sums, tile_weights) in frame.map_rows(sum_tile, X, n_clusters):
         labels.append(tile_labels)
         sums = sums + tile_sums
         weights = weights + tile_weights
@@ -252,6 +340,13 @@ def sq_distances_of_tile(tile, labels, centers):
 def sq_norms(tile):
     """Squared norm of each row."""
     return namespace(tile).vecdot(tile, tile)
+
+
+@replaceable
+def largest(X):
+    """Largest absolute value in each row."""
+    xp = namespace(X)
+    return xp.max(xp.abs(X), axis=1)
 
 
 @replaceable

@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 
 from kmeans_xp import partitions
-from kmeans_xp.arrays import OtherRows, asarray_like, float_dtype, on_device, slots, takes_numbers, to_numpy
+from kmeans_xp.arrays import OtherRows, asarray_like, computing, float_dtype, slots, takes_numbers, to_numpy
 from kmeans_xp.steps import own_threads
 
 BLOCK_BYTES = 2**26  # of a block, where working memory allows
@@ -168,7 +168,7 @@ class Stream:
         else:
             weights = self._sample_weight[self._rows(block)]
             weights = weights if active is None else weights[to_numpy(active)]
-        with on_device(X), own_threads(X, self._n_clusters):
+        with computing(X), own_threads(X, self._n_clusters):
             X = self._prepare(X, block.start) if X.shape[0] else X
             block.put(X, asarray_like(weights, X), active)
             yield block

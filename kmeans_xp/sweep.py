@@ -172,7 +172,7 @@ class KMeansSweep(MetaEstimatorMixin, TransformerMixin, ClusterMixin, BaseEstima
         models = []
         for fitted, seconds in fits:
             row = {"n_clusters": fitted.n_clusters, "inertia": fitted.inertia_, "n_iter": fitted.n_iter_}
-            with arrays.on_device(fits.data.like):
+            with arrays.computing(fits.data.like):
                 row |= {"seconds": seconds, **self._judge(ordinary, fitted, fits.data, fits.sample)}
             for name, value in row.items():
                 results[name].append(value)
@@ -282,7 +282,7 @@ class Fits:
         self._given = X, sample_weight
         self.data, self._home = model._open(X, sample_weight)
         like = self.data.like
-        with arrays.on_device(like), own_threads(like, numbers[-1]):
+        with arrays.computing(like), own_threads(like, numbers[-1]):
             self._frame = model._frame(self.data)
             self.sample = self.data.sample(numbers[-1], self._frame, rng)
 
@@ -293,13 +293,13 @@ class Fits:
         stopping = {"max_iter": model.max_iter, "tol": model.tol * frame.spread / self.data.shape[1]}
         for k in self.numbers:
             began = time.perf_counter()
-            with arrays.on_device(like), own_threads(like, k):
+            with arrays.computing(like), own_threads(like, k):
                 centers = seeding.continued_start(
                     *self.sample, centers, k, frame, self.rng, algorithm=model.algorithm, **stopping
                 )
                 init = arrays.asarray_like(frame.leave(centers), self._home)
             fitted = clone(model).set_params(n_clusters=k, init=init, n_init=1).fit(X, sample_weight=sample_weight)
-            with arrays.on_device(like):
+            with arrays.computing(like):
                 centers = frame.enter(arrays.asarray_like(fitted.cluster_centers_, like))
             yield fitted, time.perf_counter() - began
 

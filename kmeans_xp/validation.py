@@ -17,6 +17,7 @@ from kmeans_xp.arrays import (
     as_dask_array,
     asarray_like,
     collect,
+    computing,
     device,
     is_cupy_sparse,
     is_dask,
@@ -25,13 +26,12 @@ from kmeans_xp.arrays import (
     is_scipy_sparse,
     is_sparse,
     namespace,
-    on_device,
     result_dtype,
     to_floats,
     to_numpy,
 )
 from kmeans_xp.sparse import CupyRows, ScipyRows, SparseRows
-from kmeans_xp.steps import map_slices, sq_norms
+from kmeans_xp.steps import TOO_LARGE, map_slices, sq_norms
 
 ROWS_BYTES = 2**22  # of the rows that are scaled at a time
 
@@ -256,7 +256,7 @@ def check_n_samples(X, n_clusters):
 def check_spread(spread):
     """Finite squared distances, given their mean."""
     if not math.isfinite(spread):
-        raise ValueError("X spans values whose squared distances are too large for float64. Divide it by a constant.")
+        raise ValueError(TOO_LARGE)
 
 
 def check_same_library(X, estimator, method):
@@ -288,7 +288,7 @@ def _check_foreign(x, name, keep_half=False):
     is_half = "float16" in str(x.dtype)  # bfloat16 too, which CuPy's `isdtype` does not know
     if not is_half and xp.isdtype(x.dtype, "complex floating"):
         raise ValueError(f"Complex data not supported\n{x}\n")
-    with on_device(x):
+    with computing(x, gradients=True):
         if not (is_float(x) or (is_half and keep_half)):
             x = xp.astype(x, xp.float32 if is_half else accumulator(x))
         # A sum without an extreme is finite: one reduction and no temporary, unless something is wrong.

@@ -195,3 +195,52 @@ def test_one_synchronisation_per_iteration(monkeypatch, rng):
     frame = steps.moments(X, np.ones(500), 4, 2**20)
     result = lloyd.lloyd(lloyd.Rows(X, np.ones(500), 4, frame, "auto"), frame.enter(X[:4]), frame, max_iter=100, tol=0)
     assert len(transfers) == result.n_iter + 1, "one an iteration, and the inertia at the end"
+
+
+def test_of_equally_far_rows_the_last_fill_empty_clusters(lib):
+    """As scikit-learn has it where NumPy's argpartition leaves them in order."""
+    X, init = np.array([[0, 0.5, 2, 3, 9, 10]]).T, np.array([[1.0, 3, 5, 7, 9]]).T
+    theirs = cluster.KMeans(5, init=init, n_init=1, tol=0).fit(X)
+    ours = KMeans(5, init=init, tol=0).fit(lib.asarray(X))
+    np.testing.assert_array_equal(to_numpy(ours.labels_), theirs.labels_)
+    np.testing.assert_array_equal(to_numpy(ours.cluster_centers_), theirs.cluster_centers_)
+    assert ours.inertia_ == theirs.inertia_ == 0.125
+
+
+@pytest.mark.parametrize("init", [[0.0, 1, 1e6], [1e6, 0, 1], [1e6, -1e6, 0], [0, 1e6, -1e6]])
+def test_a_cluster_that_finds_no_row_lies_on_one(lib, init):
+    X = np.repeat([[0.0], [1.0]], 10, axis=0)
+    with pytest.warns(ConvergenceWarning, match=r"Number of distinct clusters \(2\)"):
+        model = KMeans(3, init=np.array(init)[:, None], tol=0).fit(lib.asarray(X))
+    assert model.inertia_ == 0
+    assert model.converged_
+    assert set(to_numpy(model.cluster_centers_).ravel().tolist()) == {0.0, 1.0}
+    assert len(np.unique(to_numpy(model.labels_))) == 2
+
+
+def test_many_empty_clusters_take_few_passes(monkeypatch, rng):
+    """Each takes a different row, and all together as many passes as one."""
+    X = rng.normal(size=(3000, 3))
+    X[1000:2000] = X[:1000]
+    passes = []
+    monkeypatch.setattr(lloyd, "row_keys", lambda *job, keys=lloyd.row_keys: passes.append(1) or keys(*job))
+    init = np.concatenate([X[:5], 1e3 + rng.normal(size=(200, 3))])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model = KMeans(205, init=init, tol=0, max_iter=1).fit(X)
+    assert len(passes) <= 4
+    assert len(np.unique(model.labels_)) >= 200
+
+
+def test_x_that_goes_bad_during_a_fit_is_named(rng):
+    X = blobs(rng, 2000, 3)
+    for bad in (np.nan, np.inf):
+        given = X.copy()
+
+        def spoil(iteration, given=given, bad=bad):
+            given[[7, 1200]] = bad
+
+        model = KMeans(4, random_state=0, tol=0, on_iteration=spoil)
+        with pytest.raises(ValueError, match="X contains NaN or infinity in row 7, 1200: it was changed while"):
+            model.fit(given)
+        assert not hasattr(model, "cluster_centers_")

@@ -217,3 +217,31 @@ def test_kmeans_plusplus(lib, rng):
         kmeans_plusplus(host, 101)
     with pytest.raises(ValueError, match="The 'n_clusters' parameter"):
         kmeans_plusplus(host, 0)
+
+
+@pytest.mark.parametrize("shape", ["one-hot", "grid", "circle", "duplicates"])
+@pytest.mark.parametrize("method", ["k-means++", "k-means||"])
+def test_ties_between_candidates_do_not_depend_on_the_order_of_rows(method, shape, rng):
+    """Potentials that are equal but for the rounding of their sums."""
+    circle = np.linspace(0, 2 * np.pi, 24, endpoint=False)
+    X = {
+        "one-hot": np.eye(20),
+        "grid": np.stack(np.meshgrid(np.arange(6.0), np.arange(6.0)), axis=-1).reshape(-1, 2),
+        "circle": np.stack([np.cos(circle), np.sin(circle)], axis=1),
+        "duplicates": np.repeat(rng.normal(size=(12, 3)), 5, axis=0),
+    }[shape]
+    weights = np.full(len(X), 2)
+    for seed in range(25):
+        order = rng.permutation(len(X))
+        points = X[seeds(method, X, 9, seed)]
+        np.testing.assert_array_equal(X[order][seeds(method, X[order], 9, seed)], points)
+        np.testing.assert_array_equal(X[seeds(method, X, 9, seed, weights)], points)
+        twice = X.repeat(2, axis=0)
+        np.testing.assert_array_equal(twice[seeds(method, twice, 9, seed)], points)
+
+
+def test_every_distinct_row_is_chosen_before_one_is_chosen_again(lib, rng):
+    X = np.repeat(rng.normal(size=(12, 3)), 5, axis=0)
+    for seed in range(20):
+        rows = seeds("k-means++", X, 12, seed, lib=lib)
+        assert len(np.unique(X[rows], axis=0)) == 12

@@ -1,5 +1,6 @@
 """Each step against brute force in float64, on every library, and each replacement against its portable twin."""
 
+import dataclasses
 import threading
 
 import numpy as np
@@ -155,8 +156,12 @@ def test_numpys_scores_find_the_two_nearest_centers(rng, k):
     ends = np.vstack((-2 * centers, [[0, 0]])).ravel(), np.append(np.vecdot(centers, centers), np.inf)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blocks, "CENTERS", 128)
-        labels, gap = blocks._Nearest(*ends)(X, (0.0, 0.0))
-        np.testing.assert_array_equal(blocks._Nearest(*ends)(X), labels)
+        nearest = blocks._Nearest(*ends, 1e-12)
+        labels, in_doubt, gap = nearest.with_gap(X, (0.0, 0.0))
+        for found, expected in zip(nearest(X), (labels, in_doubt), strict=True):
+            np.testing.assert_array_equal(found, expected)
+    two = np.sort(brute_force(X, centers), axis=1)[:, :2]
+    np.testing.assert_array_equal(in_doubt, np.flatnonzero(two[:, 0] == two[:, 1]))
     distances = np.sqrt(brute_force(X, centers))
     np.testing.assert_array_equal(labels, distances.argmin(axis=1))
     nearest, second = np.sort(distances, axis=1)[:, :2].T
@@ -225,7 +230,23 @@ def test_a_backend_may_decline(monkeypatch):
     assert len(calls) == 1
 
 
-def test_the_dense_pass_never_reads_a_value(rng):
+def test_the_dense_pass_reads_only_whether_labels_are_in_doubt(monkeypatch, rng):
+    """Once a tile."""
+    X, weights, frame, centers = frame_and_centers(load("strict"), blobs(rng, 1000, 3), 4)
+    frame = dataclasses.replace(frame, tile_bytes=20_000)
+    n_tiles = len(list(frame.map_rows(lambda *_: None, X, 4)))
+    assert n_tiles > 3
+    asked = []
+    array, is_true = type(X), type(X).__bool__
+    monkeypatch.setattr(array, "__bool__", lambda self: asked.append("bool") or is_true(self))
+    for name in ("__float__", "__int__", "__index__"):
+        monkeypatch.setattr(array, name, lambda self: pytest.fail("read"))
+    labels, _, _ = steps.lloyd_step(X, weights, centers, frame)
+    assert asked == ["bool"] * n_tiles
+    assert labels.shape == (1000,)
+
+
+def test_what_follows_the_labels_never_reads_a_value(rng):
     """torch's meta device has shapes and no values: whatever asks for one raises."""
     torch = pytest.importorskip("torch")
     from kmeans_xp import lloyd
@@ -234,8 +255,8 @@ def test_the_dense_pass_never_reads_a_value(rng):
     weights = torch.empty(100, device="meta", dtype=torch.float64)
     centers = torch.empty((5, 3), device="meta", dtype=torch.float64)
     frame = steps.Frame(centers[0, :], 1.0, torch.float64, torch.float64, 2_000, 100)
-    labels, sums, cluster_weights = steps.lloyd_step(X, weights, centers, frame)
-    assert labels.shape == (100,)
+    labels = torch.empty(100, device="meta", dtype=torch.int32)
+    sums, cluster_weights = steps.update(X, weights, labels, 5, frame)
     assert lloyd.means(sums, cluster_weights, centers, frame).shape == (5, 3)
     assert lloyd.inertia_of(centers, sums, cluster_weights, frame).shape == ()
     assert steps.distances(X, centers, frame).shape == (100, 5)

@@ -38,36 +38,45 @@ class _Scratch(threading.local):
 scratch = _Scratch()
 
 
-def assign(part, n_parts, X, origin, centers, sq_norms, labels):
-    """`steps.assign` for every `n_parts`-th block of rows."""
-    nearest = _Nearest(centers, sq_norms)
+def assign(part, n_parts, X, origin, centers, sq_norms, doubt, labels):
+    """`steps.assign` for every `n_parts`-th block of rows. -> list of the numbers of rows whose label is in doubt"""
+    nearest, doubtful = _Nearest(centers, sq_norms, doubt), []
     for rows, tile in _blocks(X, origin, 1, part, n_parts):
-        labels[rows] = nearest(tile)
+        labels[rows], in_doubt = nearest(tile)
+        doubtful.append(in_doubt + rows.start)
+    return doubtful
 
 
-def lloyd_step(part, n_parts, X, sample_weight, origin, centers, sq_norms, labels, sums, weights):
-    """`steps.lloyd_step` for every `n_parts`-th block of rows; adds to sums and weights."""
-    nearest = _Nearest(centers, sq_norms)
+def lloyd_step(part, n_parts, X, sample_weight, origin, centers, sq_norms, doubt, labels, sums, weights):
+    """`steps.lloyd_step` for every `n_parts`-th block of rows; adds to sums and weights. -> as `assign`, in a tuple"""
+    nearest, doubtful = _Nearest(centers, sq_norms, doubt), []
     for rows, tile in _blocks(X, origin, 1, part, n_parts):
-        labels[rows] = nearest(tile)
+        labels[rows], in_doubt = nearest(tile)
+        doubtful.append(in_doubt + rows.start)
         _add(tile, labels[rows], sample_weight[rows], sums, weights)
+    return (doubtful,)
 
 
 def relabel(part, n_parts, X, sample_weight, origin, centers, sq_norms, rounding, state, sums, weights):
-    """`bounds.bounded_step` for part of the rows; adds to sums and weights. -> rows changed, looked at"""
+    """`bounds.bounded_step` for part of the rows; adds to sums and weights. -> rows changed, looked at, and as `assign`
+
+    Rows whose label is in doubt are left as they are.
+    """
     labels, slack, path = state
-    nearest = _Nearest(centers, sq_norms)
+    nearest, doubtful = _Nearest(centers, sq_norms, rounding[2]), []
     n_changed = n_active = 0
     for rows, tile in _stale_blocks(X, origin, labels, slack, path, part, n_parts):
-        new, gap = nearest(tile, rounding)
-        slack[rows] = path[new] + gap
+        new, in_doubt, gap = nearest.with_gap(tile, rounding)
         old = labels[rows]
+        new[in_doubt] = old[in_doubt]
+        slack[rows] = path[new] + gap
         labels[rows] = new
+        doubtful.append(rows[in_doubt])
         changed = np.flatnonzero(new != old)
         if len(changed):
-            _move(tile[changed], old[changed], new[changed], sample_weight[rows[changed]], sums, weights)
+            move(tile[changed], old[changed], new[changed], sample_weight[rows[changed]], sums, weights)
         n_changed, n_active = n_changed + len(changed), n_active + len(new)
-    return n_changed, n_active
+    return n_changed, n_active, doubtful
 
 
 def cluster_sums(part, n_parts, X, origin, labels, sample_weight, sums, weights):
@@ -149,65 +158,110 @@ def _stale_blocks(X, origin, labels, slack, path, part, n_parts):
 class _Nearest:
     """Finds the nearest center of each row of a tile, and on demand how much farther the second nearest is.
 
-    A few rows are compared at a time, with some of the centers: their scores stay in the cache.
+    A few rows are compared at a time, with some of the centers: their scores stay in the cache. A label is in doubt if
+    another score is nearer than `doubt` (see `steps.Frame.doubt`) times ||x||² + ||c||².
     """
 
-    def __init__(self, centers, sq_norms):
-        self._sq_norms = sq_norms[:-1]
+    def __init__(self, centers, sq_norms, doubt):
+        self._sq_norms, self._doubt = sq_norms[:-1], doubt
         self._centers = centers.reshape(len(sq_norms), -1)[:-1]
-        few = len(self._centers) <= COLUMNS
-        self._find = self._along_rows if few else self._along_centers
-        self._n_rows = MANY_ROWS if few else max(16, BLOCK // min(len(self._centers), CENTERS))
+        self._few = len(self._centers) <= COLUMNS
+        self._n_rows = MANY_ROWS if self._few else max(16, BLOCK // min(len(self._centers), CENTERS))
         self._codes = np.ones((2, len(self._centers)), dtype=np.float32)
         self._codes[0] = np.arange(len(self._centers))
 
-    def __call__(self, tile, rounding=None):
-        """Labels (n_rows,) int32 and, given `rounding`, the gap as `bounds.sure_gap`."""
-        labels = np.empty(len(tile), dtype=np.int32)
-        gap = np.empty(len(tile)) if rounding else None
+    def __call__(self, tile):
+        """Labels (n_rows,) int32, and row numbers of those in doubt."""
+        labels, doubtful = np.empty(len(tile), dtype=np.int32), []
         for start in range(0, len(tile), self._n_rows):
             few = slice(start, start + self._n_rows)
-            labels[few], lowest, second = self._find(tile[few], rounding is not None)
-            if rounding:
-                squares = np.vecdot(tile[few], tile[few])
-                error = rounding[0] * squares + rounding[1]
-                reach = np.sqrt(np.maximum(lowest + squares, 0) + error)
-                gap[few] = np.sqrt(np.maximum(second + squares - error, 0)) - reach
-        return (labels, gap) if rounding else labels
+            labels[few], in_doubt = self._labels(tile[few])
+            doubtful.append(in_doubt + start)
+        return labels, np.concatenate(doubtful)
 
-    def _along_rows(self, tile, wants_second):
-        """With few centers: NumPy finds the minima over a short last axis slowly."""
-        shape = len(self._centers), len(tile)
-        scores = np.matmul(self._centers, tile.T, out=scratch("scores", shape, tile.dtype))
-        scores += self._sq_norms[:, None]
-        lowest = scores.min(axis=0)
-        is_lowest = np.equal(scores, lowest, out=scratch("is_lowest", shape, np.bool))
-        ones = scratch("ones", shape, np.float32)
-        np.copyto(ones, is_lowest)
-        labels, counts = self._codes @ ones
-        tied = counts > 1
-        if tied.any():
-            labels[tied] = is_lowest[:, tied].argmax(axis=0)
-        if not wants_second:
-            return labels, lowest, None
-        np.copyto(scores, np.inf, where=is_lowest)
-        return labels, lowest, np.where(tied, lowest, scores.min(axis=0))
+    def with_gap(self, tile, rounding):
+        """The same, and the gap as `bounds.sure_gap`."""
+        labels, gap, doubtful = np.empty(len(tile), dtype=np.int32), np.empty(len(tile)), []
+        for start in range(0, len(tile), self._n_rows):
+            few = slice(start, start + self._n_rows)
+            labels[few], lowest, second = self._lowest_two(tile[few])
+            squares = np.vecdot(tile[few], tile[few])
+            doubtful.append(start + np.flatnonzero(~(second > self._limit(lowest, squares))))
+            error = rounding[0] * squares + rounding[1]
+            reach = np.sqrt(np.maximum(lowest + squares, 0) + error)
+            gap[few] = np.sqrt(np.maximum(second + squares - error, 0)) - reach
+        gap[np.isnan(gap)] = -np.inf  # of numbers that left the range of the dtype nothing is sure
+        return labels, np.concatenate(doubtful), gap
 
-    def _along_centers(self, tile, wants_second):
+    def _limit(self, lowest, squares):
+        """Up to where another score leaves a doubt: ||c||² is at most twice ||x||² + ||x - c||²."""
+        return lowest + self._doubt * (5 * squares + 2 * lowest)
+
+    def _labels(self, tile):
+        """Labels and doubts. A second look for how near the others are takes long, so at first ||x||² is a bound."""
+        if len(self._centers) > CENTERS:
+            labels, lowest, second = self._lowest_two(tile)
+            return labels, np.flatnonzero(~(second > self._limit(lowest, np.vecdot(tile, tile))))
+        most = tile.shape[1] * max(tile.max(), -tile.min()) ** 2
+        scores = self._scores(tile)
+        near = scratch("near", scores.shape, np.bool)
+        if self._few:
+            np.less_equal(scores, self._limit(scores.min(axis=0), most), out=near)
+            labels, counts = self._one_of(near)
+            in_doubt, others = np.flatnonzero(counts != 1), scores.T
+        else:
+            labels = scores.argmin(axis=1)
+            lowest = scores[np.arange(len(tile)), labels]
+            np.less_equal(scores, self._limit(lowest, most)[:, None], out=near)
+            if np.count_nonzero(near) == len(tile):
+                return labels, np.empty(0, dtype=np.intp)
+            counts = np.bincount(np.flatnonzero(near) // len(self._centers), minlength=len(tile))
+            in_doubt, others = np.flatnonzero(counts != 1), scores
+        if len(in_doubt):
+            others, rows = others[in_doubt], tile[in_doubt]
+            labels[in_doubt] = others.argmin(axis=1)
+            lowest = others.min(axis=1)
+            within = others <= self._limit(lowest, np.vecdot(rows, rows))[:, None]
+            in_doubt = in_doubt[np.count_nonzero(within, axis=1) != 1]
+        return labels, in_doubt
+
+    def _scores(self, tile, some=slice(None)):
+        """-2 x·c + ||c||² of rows and some centers; of few centers transposed, as minima over a short axis are slow."""
+        centers, sq_norms = self._centers[some], self._sq_norms[some]
+        if self._few:
+            shape, factors, sq_norms = (len(centers), len(tile)), (centers, tile.T), sq_norms[:, None]
+        else:
+            shape, factors = (len(tile), len(centers)), (tile, centers.T)
+        scores = np.matmul(*factors, out=scratch("scores", shape, tile.dtype))
+        scores += sq_norms
+        return scores
+
+    def _one_of(self, mask):
+        """Of a mask (n_clusters, n_rows) which cluster it is true for, if it is one, and how many there are."""
+        ones = scratch("ones", mask.shape, np.float32)
+        np.copyto(ones, mask)
+        return self._codes @ ones
+
+    def _lowest_two(self, tile):
+        """Labels, lowest and second lowest score."""
         everywhere = np.arange(len(tile))
+        if self._few:
+            scores = self._scores(tile)
+            lowest = scores.min(axis=0)
+            is_lowest = np.equal(scores, lowest, out=scratch("near", scores.shape, np.bool))
+            labels, counts = self._one_of(is_lowest)
+            tied = counts != 1
+            if tied.any():
+                labels[tied] = scores[:, tied].argmin(axis=0)
+            np.copyto(scores, np.inf, where=is_lowest)
+            return labels, lowest, np.where(tied, lowest, scores.min(axis=0))
         labels, lowest, second = 0, np.inf, np.inf
         for first in range(0, len(self._centers), CENTERS):
-            some = slice(first, first + CENTERS)
-            centers = self._centers[some]
-            scores = np.matmul(tile, centers.T, out=scratch("scores", (len(tile), len(centers)), tile.dtype))
-            scores += self._sq_norms[some]
+            scores = self._scores(tile, slice(first, first + CENTERS))
             closest = scores.argmin(axis=1)
-            if len(centers) == len(self._centers) and not wants_second:
-                return closest, None, None
             low = scores[everywhere, closest]
-            if wants_second:
-                scores[everywhere, closest] = np.inf
-                second = np.minimum(np.minimum(second, scores.min(axis=1)), np.maximum(low, lowest))
+            scores[everywhere, closest] = np.inf
+            second = np.minimum(np.minimum(second, scores.min(axis=1)), np.maximum(low, lowest))
             labels = np.where(low < lowest, first + closest, labels)
             lowest = np.minimum(low, lowest)
         return labels, lowest, second
@@ -227,7 +281,7 @@ def _add(tile, clusters, shares, sums, weights):
     weights += np.bincount(clusters.ravel(), shares.ravel(), minlength=len(sums))
 
 
-def _move(tile, old, new, sample_weight, sums, weights):
+def move(tile, old, new, sample_weight, sums, weights):
     """Take rows out of their old clusters, if they had one, and add them to the new ones."""
     if old[0] >= 0:  # then all have one: only before the first step none has
         new, sample_weight = np.stack((new, old), axis=1), np.stack((sample_weight, -sample_weight), axis=1)

@@ -30,14 +30,14 @@ def lanes_of(typing_context, array):
 
 @intrinsic
 def nearest_two(
-    typing_context, block, n_features, centers, sq_norms, candidates, n_candidates, rounding, reach, second, index
-):
+    typing_context, block, n_features, centers, sq_norms, candidates, n_candidates, rounding, reach, second, lead, index
+):  # fmt: skip
     """The nearest of some centers to each of a vector of rows, at most how far it is, and at least how far the second.
 
     block (n_features * lanes,) has the rows, feature after feature; centers (n_clusters * n_features,) the -2 c;
     candidates (n_candidates,) int32 are ascending, an even number of them. All are flat.
-    -> reach, second (lanes,), which allow for `rounding` as `bounds.sure_gap`, index (lanes,) int32. Ties go to the
-    lowest index.
+    -> reach, second (lanes,), which allow for `rounding` as `bounds.sure_gap`; lead, how much higher the second score
+    is, less what is in doubt on account of ||x||²; index (lanes,) int32. Ties go to the lowest index.
     """
 
     def generate(context, builder, signature, arguments):
@@ -45,7 +45,7 @@ def nearest_two(
             context.make_array(kind)(context, builder, value).data if isinstance(kind, types.Array) else value
             for kind, value in zip(signature.args, arguments, strict=True)
         ]
-        block, n_features, centers, sq_norms, candidates, n_candidates, rounding, reach, second, index = pointers
+        block, n_features, centers, sq_norms, candidates, n_candidates, rounding, reach, second, lead, index = pointers
         scalar, intp, int32 = context.get_value_type(signature.args[0].dtype), n_features.type, ir.IntType(32)
         size = signature.args[0].dtype.bitwidth // 8
         lanes = VECTOR // size
@@ -112,7 +112,7 @@ def nearest_two(
             x = load(block, loop.index)
             builder.store(add(builder.load(norm), multiply(x, x)), norm)
         norm = builder.load(norm)
-        coefficient, offset = (splat(builder.extract_value(rounding, i)) for i in range(2))
+        coefficient, offset, doubt = (splat(builder.extract_value(rounding, i)) for i in range(3))
         error = add(offset, multiply(coefficient, norm))
         root = builder.module.declare_intrinsic(
             f"llvm.sqrt.v{lanes}f{8 * size}", fnty=ir.FunctionType(vector, [vector])
@@ -123,15 +123,17 @@ def nearest_two(
 
         nearest = builder.fadd(not_negative(builder.fadd(builder.load(best), norm)), error)
         rival = not_negative(builder.fsub(builder.fadd(builder.load(runner_up), norm), error))
+        ahead = builder.fsub(builder.load(runner_up), builder.load(best))
+        store(builder.fsub(ahead, builder.fmul(doubt, norm)), lead)
         store(builder.call(root, [nearest]), reach)
         store(builder.call(root, [rival]), second)
         who = builder.load(winner)
         store(who if size == 4 else builder.trunc(who, ir.VectorType(int32, lanes)), index)
         return context.get_dummy_value()
 
-    pair = types.UniTuple(block.dtype, 2)
+    triple = types.UniTuple(block.dtype, 3)
     signature = types.void(
-        block, types.intp, centers, sq_norms, candidates, types.intp, pair, reach, second, index
+        block, types.intp, centers, sq_norms, candidates, types.intp, triple, reach, second, lead, index
     )  # fmt: skip
     return signature, generate
 
@@ -150,24 +152,37 @@ def gather(X, origin, rows, count, block):
             block[f * lanes + i + 3] = X[d, f] - origin[f]
 
 
+def assign(part, n_parts, *job):
+    """`steps.assign` for a part of the rows. -> list of the numbers of rows whose label is in doubt"""
+    return [_assign(part, n_parts, *job)]
+
+
 @compiled
-def assign(part, n_parts, X, origin, centers, sq_norms, labels):
-    """`steps.assign` for a part of the rows."""
+def _assign(part, n_parts, X, origin, centers, sq_norms, doubt, labels):
+    """The same, but for the list."""
     n_samples, n_features = X.shape
     n_clusters = sq_norms.shape[0] - 1
     lanes = lanes_of(centers)
     block = np.empty(n_features * lanes, centers.dtype)
-    reach, second = np.empty(lanes, centers.dtype), np.empty(lanes, centers.dtype)
+    reach, second, lead = np.empty(lanes, centers.dtype), np.empty(lanes, centers.dtype), np.empty(lanes, centers.dtype)
     index, rows = np.empty(lanes, np.int32), np.empty(lanes, np.int64)
     candidates, n_candidates = np.arange(n_clusters + 1).astype(np.int32), (n_clusters + 1) // 2 * 2
-    for start in range(n_samples * part // n_parts, n_samples * (part + 1) // n_parts, lanes):
-        count = min(lanes, n_samples * (part + 1) // n_parts - start)
+    rounding = (0.0, 0.0, doubt)
+    begin, end = n_samples * part // n_parts, n_samples * (part + 1) // n_parts
+    doubtful, n_doubtful = np.empty(end - begin, np.int64), 0
+    for start in range(begin, end, lanes):
+        count = min(lanes, end - start)
         for i in range(count):
             rows[i] = start + i
         gather(X, origin, rows, count, block)
-        nearest_two(block, n_features, centers, sq_norms, candidates, n_candidates, (0.0, 0.0), reach, second, index)
+        nearest_two(
+            block, n_features, centers, sq_norms, candidates, n_candidates, rounding, reach, second, lead, index
+        )
         for i in range(count):
             labels[start + i] = index[i]
+            doubtful[n_doubtful] = start + i
+            n_doubtful += not lead[i] > doubt * sq_norms[index[i]]
+    return doubtful[:n_doubtful].copy()
 
 
 @compiled
@@ -248,19 +263,29 @@ def by_cluster(rows, labels, ends, ordered):
         ends[label] += 1
 
 
-@compiled
-def relabel(part, n_parts, X, sample_weight, origin, centers, sq_norms, rounding, state, between, sums, weights):
-    """`bounds.bounded_step` for every `n_parts`-th tile of rows; adds to sums and weights. -> rows changed, looked at
+def relabel(part, n_parts, *job):
+    """`bounds.bounded_step` for every `n_parts`-th tile of rows; adds to sums and weights.
+
+    -> rows changed, looked at, and as `assign` those in doubt, which are left as they are.
 
     With distances `between` the centers, rows are taken cluster by cluster.
     """
+    n_changed, n_active, doubtful = _relabel(part, n_parts, *job)
+    return n_changed, n_active, [doubtful]
+
+
+@compiled
+def _relabel(part, n_parts, X, sample_weight, origin, centers, sq_norms, rounding, state, between, sums, weights):
+    """The same, but for the list."""
     labels, slack, path = state
     between, nearest_other = between
     n_samples, n_clusters = X.shape[0], path.shape[0]
     enough = max(TILE, 64 * n_clusters)  # for the rows of a cluster to fill vectors
     rows, ordered = np.empty(enough + TILE, np.int64), np.empty(enough + TILE, np.int64)
     ends = np.empty(n_clusters + 1, np.int64)
-    n_changed = n_active = count = 0
+    n_tiles = (n_samples + TILE - 1) // TILE
+    doubtful = np.empty((n_tiles + n_parts - 1) // n_parts * TILE, np.int64)
+    n_changed = n_active = count = n_doubtful = 0
     for start in range(part * TILE, n_samples, n_parts * TILE):
         count += stale_rows(start, min(start + TILE, n_samples), labels, slack, path, rows[count:])
         if count < enough and start + n_parts * TILE < n_samples:
@@ -270,41 +295,50 @@ def relabel(part, n_parts, X, sample_weight, origin, centers, sq_norms, rounding
             by_cluster(rows[:count], labels, ends, ordered)
             begin = count = 0
             for label in range(n_clusters):
-                changed, count = compare_cluster(
+                changed, count, n_doubtful = compare_cluster(
                     label, ordered[begin : ends[label]], rows, count, X, sample_weight, origin, centers, sq_norms,
-                    between[label], nearest_other[label], rounding, state, sums, weights,
+                    between[label], nearest_other[label], rounding, state, doubtful, n_doubtful, sums, weights,
                 )  # fmt: skip
                 n_changed += changed
                 begin = ends[label]
-        n_changed += compare(rows[:count], X, sample_weight, origin, centers, sq_norms, rounding, state, sums, weights)
+        changed, n_doubtful = compare(
+            rows[:count], X, sample_weight, origin, centers, sq_norms, rounding, state, doubtful, n_doubtful,
+            sums, weights,
+        )  # fmt: skip
+        n_changed += changed
         count = 0
-    return n_changed, n_active
+    return n_changed, n_active, doubtful[:n_doubtful].copy()
 
 
 @compiled
-def compare(rows, X, sample_weight, origin, centers, sq_norms, rounding, state, sums, weights):
-    """Find the nearest two centers for each of the rows, and write down what follows. -> rows whose label changed"""
+def compare(
+    rows, X, sample_weight, origin, centers, sq_norms, rounding, state, doubtful, n_doubtful, sums, weights
+):  # fmt: skip
+    """Find the nearest two centers for each of the rows, and write down what follows. -> rows changed, n_doubtful"""
     n_features, n_clusters, lanes = X.shape[1], sq_norms.shape[0] - 1, lanes_of(centers)
     block = np.empty(n_features * lanes, centers.dtype)
-    reach, second, index = np.empty(lanes, centers.dtype), np.empty(lanes, centers.dtype), np.empty(lanes, np.int32)
+    reach, second, lead = np.empty(lanes, centers.dtype), np.empty(lanes, centers.dtype), np.empty(lanes, centers.dtype)
+    index = np.empty(lanes, np.int32)
     everyone, n_even = np.arange(n_clusters + 1).astype(np.int32), (n_clusters + 1) // 2 * 2
     n_changed = 0
     for first in range(0, rows.shape[0], lanes):
         count = min(lanes, rows.shape[0] - first)
         gather(X, origin, rows[first:], count, block)
-        nearest_two(block, n_features, centers, sq_norms, everyone, n_even, rounding, reach, second, index)
-        n_changed += write_down(
-            rows, first, count, index, reach, second, X, origin, sample_weight, state, sums, weights
-        )
-    return n_changed
+        nearest_two(block, n_features, centers, sq_norms, everyone, n_even, rounding, reach, second, lead, index)
+        changed, n_doubtful = write_down(
+            rows, first, count, index, reach, second, lead, rounding[2], sq_norms, X, origin, sample_weight, state,
+            doubtful, n_doubtful, sums, weights,
+        )  # fmt: skip
+        n_changed += changed
+    return n_changed, n_doubtful
 
 
 @compiled
 def compare_cluster(
     own, rows, rest, n_rest, X, sample_weight, origin, centers, sq_norms, between, nearest_other, rounding,
-    state, sums, weights,
+    state, doubtful, n_doubtful, sums, weights,
 ):  # fmt: skip
-    """`compare` for the rows of one cluster. -> rows whose label changed, n_rest
+    """`compare` for the rows of one cluster. -> rows whose label changed, n_rest, n_doubtful
 
     Let u be the distance of a row from its center, and s that of this center from the nearest other. If 2 u < s, the
     row stays. Else its nearest two centers are within 2 u + s of its own, and it is compared with those (J. Newling and
@@ -314,7 +348,8 @@ def compare_cluster(
     slack, path = state[1], state[2]
     n_features, n_clusters, lanes = X.shape[1], path.shape[0], lanes_of(centers)
     block = np.empty(n_features * lanes, centers.dtype)
-    reach, second, index = np.empty(lanes, centers.dtype), np.empty(lanes, centers.dtype), np.empty(lanes, np.int32)
+    reach, second, lead = np.empty(lanes, centers.dtype), np.empty(lanes, centers.dtype), np.empty(lanes, centers.dtype)
+    index = np.empty(lanes, np.int32)
     only_own = np.array([own, n_clusters], dtype=np.int32)
     candidates, n_candidates = np.empty(n_clusters + 2, np.int32), 0
     limit = -1.0  # of the candidates
@@ -322,7 +357,7 @@ def compare_cluster(
     for first in range(0, rows.shape[0], lanes):
         count = min(lanes, rows.shape[0] - first)
         gather(X, origin, rows[first:], count, block)
-        nearest_two(block, n_features, centers, sq_norms, only_own, 2, rounding, reach, second, index)
+        nearest_two(block, n_features, centers, sq_norms, only_own, 2, rounding, reach, second, lead, index)
         widest, n_left = 0.0, 0
         for i in range(count):
             gap = nearest_other - 2.0 * reach[i]
@@ -345,20 +380,31 @@ def compare_cluster(
                 rest[n_rest] = row
                 n_rest += slack[row] <= path[own]
             continue
-        nearest_two(block, n_features, centers, sq_norms, candidates, n_candidates, rounding, reach, second, index)
-        n_changed += write_down(
-            rows, first, count, index, reach, second, X, origin, sample_weight, state, sums, weights
+        nearest_two(
+            block, n_features, centers, sq_norms, candidates, n_candidates, rounding, reach, second, lead, index
         )
-    return n_changed, n_rest
+        changed, n_doubtful = write_down(
+            rows, first, count, index, reach, second, lead, rounding[2], sq_norms, X, origin, sample_weight, state,
+            doubtful, n_doubtful, sums, weights,
+        )  # fmt: skip
+        n_changed += changed
+    return n_changed, n_rest, n_doubtful
 
 
 @njit(inline="always")
-def write_down(rows, first, count, index, reach, second, X, origin, sample_weight, state, sums, weights):
-    """Labels and slack of a vector of rows, and what changes in the sums. -> rows whose label changed"""
+def write_down(
+    rows, first, count, index, reach, second, lead, doubt, sq_norms, X, origin, sample_weight, state,
+    doubtful, n_doubtful, sums, weights,
+):  # fmt: skip
+    """Labels and slack of a vector of rows, and what changes in the sums. -> rows whose label changed, n_doubtful"""
     labels, slack, path = state
     n_changed = 0
     for i in range(count):
         row, new = rows[first + i], index[i]
+        if not lead[i] > doubt * sq_norms[new]:
+            doubtful[n_doubtful] = row
+            n_doubtful += 1
+            continue
         old = labels[row]
         slack[row] = path[new] + (np.float64(second[i]) - reach[i])
         if new != old:
@@ -367,4 +413,4 @@ def write_down(rows, first, count, index, reach, second, X, origin, sample_weigh
             add_row(X, origin, row, sample_weight[row], new, sums, weights)
             if old >= 0:
                 add_row(X, origin, row, -sample_weight[row], old, sums, weights)
-    return n_changed
+    return n_changed, n_doubtful

@@ -807,17 +807,17 @@ extern "C" __global__ void choose_trial(const double* __restrict__ squares,     
     int best = choice->best, next = choice->next;
     if (parts) {
         if (choice->n_trials < n_trials) return;
-        double lowest = 0.0;
-        int trial = 0;
+        double lowest = 0.0, mine = 0.0;  // of all trials, of that with the number of the lane
         for (int t = 0; t < n_trials; ++t) {
             double sum = 0.0;
             for (int part = lane; part < n_parts; part += 32) sum += parts[part * n_trials + t];
             sum = sum_of_warp(sum);
-            if (t == 0 || sum < lowest) {
-                lowest = sum;
-                trial = t;
-            }
+            if (t == 0 || sum < lowest) lowest = sum;
+            if (t == lane) mine = sum;
         }
+        // The first that is the lowest but for rounding: `first_lowest` of seeding.py
+        const unsigned low = __ballot_sync(0xffffffffu, lane < n_trials && mine <= lowest * (1.0 + 1e-9));
+        const int trial = low ? __ffs(low) - 1 : 0;
         best = choice->trials[trial];
         if (lane == 0) chosen[choice->n_chosen++] = draws[best];
     }

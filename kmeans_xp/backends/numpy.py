@@ -5,6 +5,7 @@ What happens to the rows stands in `_blocks` in plain NumPy, and again in `_comp
 
 import functools
 import importlib.util
+import itertools
 from contextlib import nullcontext
 
 import numpy as np
@@ -50,7 +51,10 @@ def assign(X, centers, frame):
     """`steps.assign`."""
     labels = np.empty(X.shape[0], dtype=np.int32)
     job = (_read_only(X), *_coefficients(centers, frame), labels)
-    _run(_passes(X, frame).assign, X.size * len(centers), *job)
+    found = in_parallel(X.size * len(centers), lambda *part: _passes(X, frame).assign(*part, *job))
+    rows = np.concatenate(list(itertools.chain(*found)))
+    if len(rows):
+        labels[rows] = frame.nearest(X[rows], centers)
     return labels
 
 
@@ -61,14 +65,17 @@ def lloyd_step(X, sample_weight, centers, frame):
         slack, path = np.empty(X.shape[0]), np.zeros(len(centers))
         return labels, *bounded_step(X, sample_weight, centers, labels, slack, path, 0, 0, frame)[2:4]
     job = (X, sample_weight, *_coefficients(centers, frame), labels)
-    return labels, *_sums(_blocks.lloyd_step, X.size * len(centers), centers.shape, *job)
+    *totals, doubtful = _sums(_blocks.lloyd_step, X.size * len(centers), centers.shape, *job)
+    _settle(np.concatenate(doubtful), X, sample_weight, centers, labels, *totals, frame)
+    return labels, *totals
 
 
 def bounded_step(X, sample_weight, centers, labels, slack, path, sums, weights, frame):
     """`bounds.bounded_step`, writing into labels and slack."""
     passes, work = _passes(X, frame), 8 * X.size
-    origin, minus_2_centers, sq_norms = _coefficients(centers, frame)
-    rounding = frame.rounding, frame.rounding * float(sq_norms[:-1].max())  # of ||x||², and of ||c||² at most
+    origin, minus_2_centers, sq_norms, doubt = _coefficients(centers, frame)
+    # Of ||x||², of ||c||² at most, and what leaves a label in doubt
+    rounding = frame.rounding, frame.rounding * float(sq_norms[:-1].max()), doubt
     job = (_read_only(X), sample_weight, origin, minus_2_centers, sq_norms, rounding, (labels, slack, path))
     if passes is not _blocks:
         between = NOTHING
@@ -77,8 +84,26 @@ def bounded_step(X, sample_weight, centers, labels, slack, path, sums, weights, 
             if not _few_candidates(X, origin, labels, centers, *between):
                 between = NOTHING
         job = (*job, between)
-    more_sums, more_weights, n_changed, n_active = _sums(passes.relabel, work, centers.shape, *job)
+    more_sums, more_weights, n_changed, n_active, doubtful = _sums(passes.relabel, work, centers.shape, *job)
+    rows = np.concatenate([np.empty(0, dtype=np.intp), *doubtful])
+    n_changed += _settle(rows, X, sample_weight, centers, labels, more_sums, more_weights, frame)
+    slack[rows] = -np.inf
     return labels, slack, sums + more_sums, weights + more_weights, n_changed, n_active
+
+
+def _settle(rows, X, sample_weight, centers, labels, sums, weights, frame):
+    """Give the rows whose label is in doubt the right one, in labels, sums and weights. -> how many labels changed"""
+    if len(rows) == 0:
+        return 0
+    rows.sort()  # whichever thread found them
+    right = frame.nearest(X[rows], centers)
+    (wrong,) = np.nonzero(labels[rows] != right)
+    if len(wrong):
+        rows, right = rows[wrong], right[wrong]
+        tile = frame.shift(X[rows], frame.distance_dtype)
+        _blocks.move(tile, labels[rows], right, sample_weight[rows], sums, weights)
+        labels[rows] = right
+    return len(wrong)
 
 
 def update(X, sample_weight, labels, n_clusters, frame):
@@ -128,7 +153,7 @@ def _run(function, work, *job):
 
 
 def _sums(function, work, shape, *job):
-    """A pass whose parts add to sums and weights, and may return counts: the totals, in the order of the parts."""
+    """A pass whose parts add to sums and weights, and may return counts and lists: the totals, as the parts come."""
 
     def add_up(*part):
         sums, weights = np.zeros(shape), np.zeros(shape[0])
@@ -152,13 +177,17 @@ def _origin(frame, dtype):
 
 
 def _coefficients(centers, frame):
-    """Origin, -2 c (flat) and ||c||² in the dtype of distances, with a center that is never nearest at the end."""
+    """`steps.coefficients` with the origin: that, -2 c (flat), ||c||², and `Frame.doubt`.
+
+    In the dtype of distances, with a center that is never nearest at the end.
+    """
     dtype = frame.distance_dtype
     minus_2_centers = np.zeros((len(centers) + 1, centers.shape[1]), dtype=dtype)
     minus_2_centers[:-1] = -2 * centers
     sq_norms = np.full(len(centers) + 1, np.inf, dtype=dtype)
-    sq_norms[:-1] = np.vecdot(centers, centers)
-    return _origin(frame, dtype), minus_2_centers.ravel(), sq_norms
+    sq_norms[:-1] = np.vecdot(centers, centers) * (1 - frame.doubt / 2)
+    doubt = frame.doubt if np.isfinite(sq_norms[:-1]).all() else np.inf  # too large for the dtype: nothing is sure
+    return _origin(frame, dtype), minus_2_centers.ravel(), sq_norms, doubt
 
 
 def _between(centers, rounding):
