@@ -5,7 +5,6 @@ What happens to the rows stands in `_blocks` in plain NumPy, and again in `_comp
 
 import functools
 import importlib.util
-import itertools
 from contextlib import nullcontext
 
 import numpy as np
@@ -52,7 +51,7 @@ def assign(X, centers, frame):
     labels = np.empty(X.shape[0], dtype=np.int32)
     job = (_read_only(X), *_coefficients(centers, frame), labels)
     found = in_parallel(X.size * len(centers), lambda *part: _passes(X, frame).assign(*part, *job))
-    rows = np.concatenate(list(itertools.chain(*found)))
+    rows = np.concatenate([rows for of_part in found for rows in of_part])
     if len(rows):
         labels[rows] = frame.nearest(X[rows], centers)
     return labels
