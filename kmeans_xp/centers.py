@@ -21,6 +21,7 @@ from sklearn.utils.validation import check_is_fitted
 from kmeans_xp import arrays
 from kmeans_xp.neighbors import nearer_rows, nearest_centers, nearest_rows
 from kmeans_xp.partitions import join
+from kmeans_xp.saving import Saved, on_host
 from kmeans_xp.steps import assign, distances, frame_at, own_threads, sq_distances_to_own
 from kmeans_xp.streaming import Stream
 from kmeans_xp.validation import (
@@ -50,11 +51,13 @@ def checking_parameters(fit: Fit) -> Fit:
     return checked
 
 
-class NearestCenters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):
+class NearestCenters(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):
     """Abstract: an estimator that has `cluster_centers_` and knows how `fit` saw the rows.
 
     A subclass has the parameters `n_clusters` and `device`, and after its fit `_origin` and `_spread` of a frame.
     """
+
+    _needed_when_fitted = ("cluster_centers_",)
 
     cluster_centers_: Any
     n_features_in_: int
@@ -70,7 +73,7 @@ class NearestCenters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
             Rows, of any library: the centers move to them.
 
         out : array-like of shape (n_samples,), default=None
-            Where to write the result: a memory map, say.
+            Where to write the result: a memory map, say. Of a dtype that has the largest label.
 
         Returns
         -------
@@ -112,7 +115,8 @@ class NearestCenters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
             Rows, of any library: the centers move to them.
 
         out : array-like of shape (n_samples, n_clusters), default=None
-            Where to write the result: a memory map, say. X that is read by blocks needs memory for one block then.
+            Where to write the result: a memory map, say, of floating-point numbers. X that is read by blocks needs
+            memory for one block then.
 
         Returns
         -------
@@ -251,7 +255,7 @@ class NearestCenters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
         if out is None:
             return result
         dask.check_sizes(X, "to write into out")
-        check_out(out, result.shape)
+        self._check_out(out, result.shape)
         dask.write(out, result)
         return out
 
@@ -265,7 +269,7 @@ class NearestCenters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
             X = check_source(X, self, reset=False)
             stream, seen = self._seen_by_stream(X, None)
             if out is not None:
-                check_out(out, (X.shape[0], *more_shape))
+                self._check_out(out, (X.shape[0], *more_shape))
             else:
                 dtype = np.int32 if more_shape == () else arrays.to_numpy(stream.like).dtype
                 out = np.empty((X.shape[0], *more_shape), dtype)
@@ -273,7 +277,7 @@ class NearestCenters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
         check_same_library(X, self, method)
         X_in = check_rows(X, self, reset=False)
         if out is not None:
-            check_out(out, (X_in.shape[0], *more_shape))
+            self._check_out(out, (X_in.shape[0], *more_shape))
         X = self._place(X_in)
         with arrays.computing(X, gradients=method == "transform"), own_threads(X, *self._clusters()):
             X = self._prepare(X)
@@ -282,6 +286,10 @@ class NearestCenters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
             return result
         out[...] = result if arrays.is_foreign(out) else on_host(result)
         return out
+
+    def _check_out(self, out, shape):
+        """`out` has room for labels or, if it has columns, distances."""
+        check_out(out, shape, self._clusters()[0] - 1 if len(shape) == 1 else None)
 
     def _reduce(self, X, function, combine, method, sample_weight=None):
         """`function(X, sample_weight, first, centers, frame)`, and an array of the library for results.
@@ -337,10 +345,22 @@ class NearestCenters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
     def _seen_from(self, X, n_samples):
         """Centers and the frame for `n_samples` rows like X, as fit saw them."""
         work = n_samples * self.cluster_centers_.shape[0] * self.cluster_centers_.shape[1]
-        origin = arrays.asarray_like(self._origin, X)
-        frame = frame_at(origin, self._spread, X, work, arrays.tile_bytes(X, working_memory()))
+        origin, spread = self._origin_and_spread(X.shape[1])
+        origin = arrays.asarray_like(origin, X)
+        frame = frame_at(origin, spread, X, work, arrays.tile_bytes(X, working_memory()))
         frame = replace(frame, spherical=self.metric == "cosine")
         return frame.enter(arrays.asarray_like(self.cluster_centers_, X)), frame
+
+    def _origin_and_spread(self, n_features):
+        """Those of the frame that `fit` had or, of centers that were given, those of the centers."""
+        shape = tuple(self.cluster_centers_.shape)
+        if len(shape) != 2 or shape[1] != n_features:
+            raise ValueError(f"X has {n_features} features, but cluster_centers_ has the shape {shape}.")
+        if hasattr(self, "_origin") and tuple(self._origin.shape) == shape[1:]:
+            return self._origin, self._spread
+        centers = arrays.to_numpy(self.cluster_centers_).astype(np.float64)
+        origin = centers.mean(axis=0)
+        return origin, float(((centers - origin) ** 2).sum(axis=1).mean())
 
     @property
     def _prepare(self):
@@ -375,10 +395,6 @@ class NearestCenters(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
         pays = X.shape[0] * X.shape[1] * self.n_clusters >= AUTO_GPU_WORK
         return "cuda" if pays and not arrays.is_foreign(X) and arrays.cuda_problem() is None else None
 
-    def __getstate__(self):
-        """State with all arrays on the host, so that a model opens where its library doesn't exist."""
-        return {name: on_host(value) for name, value in super().__getstate__().items()}
-
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.array_api_support = True
@@ -402,11 +418,6 @@ def to_centers(X, centers, frame):
 def lies_in_a_file(X):
     """Whether X is a source, or a memory map that is too large to be taken for an array."""
     return arrays.is_source(X) or (isinstance(X, np.memmap) and X.nbytes > working_memory())
-
-
-def on_host(value):
-    """An array of another library as NumPy's; anything else as it is, lazy dask arrays too."""
-    return arrays.to_numpy(value) if arrays.is_foreign(value) and not arrays.is_dask(value) else value
 
 
 def working_memory():

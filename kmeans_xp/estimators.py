@@ -14,10 +14,11 @@ from sklearn.utils._param_validation import Interval, StrOptions, validate_param
 from sklearn.utils.validation import check_is_fitted
 
 from kmeans_xp import arrays, seeding
-from kmeans_xp.centers import NearestCenters, checking_parameters, on_host, working_memory
+from kmeans_xp.centers import NearestCenters, checking_parameters, working_memory
 from kmeans_xp.lloyd import Iteration, lloyd
 from kmeans_xp.memory import InMemory
 from kmeans_xp.partitions import Partitioned
+from kmeans_xp.saving import on_host
 from kmeans_xp.sparse import as_given
 from kmeans_xp.steps import dense, moments, own_threads, take_rows
 from kmeans_xp.validation import (
@@ -104,6 +105,9 @@ default='k-means++'
         `inertia_`, `transform` and `score`. Rows of zeros are refused. A fit in memory keeps a copy of X with rows of
         norm 1; NumPy arrays larger than `working_memory` are scaled block by block instead.
 
+    copy_x : bool, default=True
+        For callers of scikit-learn's class: X is never written to, either way.
+
     device : None, 'auto', 'cpu', 'cuda' or 'cuda:i', default=None
         Where to compute. None: where the array is. 'cpu' and 'cuda' move it (NumPy arrays to CuPy, CuPy arrays to
         NumPy, arrays of torch and JAX within their library), and the results back. 'auto' sends NumPy arrays to
@@ -112,6 +116,7 @@ default='k-means++'
     on_iteration : callable, default=None
         Called after each iteration with an object that has `number` (from 1), `centers`, `inertia` (of the centers that
         the iteration started from), `center_shift`, `n_changed` and `seconds`. If it returns True, the run ends there.
+        A fitted model is pickled without it.
 
     keep_interrupted : bool, default=False
         What an interruption (Ctrl-C, `KeyboardInterrupt`) leaves behind once the first iteration is done. True: the
@@ -201,6 +206,7 @@ default='k-means++'
         "random_state": ["random_state"],
         "algorithm": [StrOptions({"auto", "lloyd", "elkan"})],
         "metric": [StrOptions({"euclidean", "cosine"})],
+        "copy_x": ["boolean"],
         "device": [None, str],
         "on_iteration": [None, callable],
         "keep_interrupted": ["boolean"],
@@ -218,6 +224,7 @@ default='k-means++'
         random_state: int | np.random.RandomState | None = None,
         algorithm: Literal["auto", "lloyd", "elkan"] = "auto",
         metric: Literal["euclidean", "cosine"] = "euclidean",
+        copy_x: bool = True,
         device: str | None = None,
         on_iteration: Callable[[Iteration], object] | None = None,
         keep_interrupted: bool = False,
@@ -231,6 +238,7 @@ default='k-means++'
         self.random_state = random_state
         self.algorithm = algorithm
         self.metric = metric
+        self.copy_x = copy_x
         self.device = device
         self.on_iteration = on_iteration
         self.keep_interrupted = keep_interrupted
@@ -435,11 +443,41 @@ default='k-means++'
         for name in ("cluster_centers_", "labels_", "inertia_", "n_iter_", "n_features_in_", "feature_names_in_"):
             if hasattr(model, name):
                 setattr(ours, name, getattr(model, name))
-        centers = model.cluster_centers_.astype("float64")
-        ours._n_features_out = len(centers)
-        ours._origin = centers.mean(axis=0)
-        ours._spread = float(((centers - ours._origin) ** 2).sum(axis=1).mean())
+        ours._n_features_out = len(model.cluster_centers_)
         return ours
+
+    @classmethod
+    def from_centers(cls, centers: Any, **params: Any) -> Self:
+        """A model with given centers, which predicts without a fit.
+
+        Parameters
+        ----------
+        centers : array-like of shape (n_clusters, n_features)
+            Centers, of any library: those of a model that was saved as numbers, say. With `metric='cosine'` they are
+            scaled to norm 1.
+
+        **params : dict
+            Other parameters of the estimator than `n_clusters`.
+
+        Returns
+        -------
+        model : KMeans
+            It has no `labels_`, `inertia_` and what else belongs to the rows of a fit.
+
+        Examples
+        --------
+        >>> from kmeans_xp import KMeans
+        >>> KMeans.from_centers([[1.0, 2.0], [10.0, 2.0]]).predict([[0, 0], [12, 3]])
+        array([0, 1], dtype=int32)
+        """
+        model = cls(**params)
+        rows = check_rows(centers, model)
+        if isinstance(rows, arrays.OtherRows):
+            raise TypeError("Sparse centers were passed: use '.toarray()' first.")
+        with arrays.computing(rows):
+            model.cluster_centers_ = arrays.asarray_like(model._prepare(rows), rows, arrays.result_dtype(rows))
+        model.n_clusters = model._n_features_out = rows.shape[0]
+        return model
 
 
 @validate_params(
@@ -450,7 +488,12 @@ default='k-means++'
     prefer_skip_nested_validation=True,
 )
 def kmeans_plusplus(
-    X: Any, n_clusters: int, *, sample_weight: Any = None, random_state: int | np.random.RandomState | None = None
+    X: Any,
+    n_clusters: int,
+    *,
+    sample_weight: Any = None,
+    x_squared_norms: Any = None,
+    random_state: int | np.random.RandomState | None = None,
 ) -> tuple[Any, Any]:
     """Choose first centers by greedy k-means++.
 
@@ -468,6 +511,9 @@ def kmeans_plusplus(
 
     sample_weight : array-like of shape (n_samples,), default=None
         Weights of the rows, not negative; 1 each if None.
+
+    x_squared_norms : Ignored
+        For callers of scikit-learn's function: they are not needed here.
 
     random_state : int, RandomState instance or None, default=None
         Source of the random numbers, which are drawn on the host.

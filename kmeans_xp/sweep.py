@@ -18,13 +18,14 @@ from kmeans_xp import arrays, seeding
 from kmeans_xp.centers import checking_parameters
 from kmeans_xp.estimators import KMeans
 from kmeans_xp.metrics import CRITERIA, Clusters, UndefinedCriterionError
+from kmeans_xp.saving import Saved
 from kmeans_xp.sparse import SparseRows
 from kmeans_xp.steps import own_threads, take_rows
 
 SMALLEST = np.finfo(float).tiny  # of inertias whose logarithm is taken
 
 
-class KMeansSweep(MetaEstimatorMixin, TransformerMixin, ClusterMixin, BaseEstimator):
+class KMeansSweep(Saved, MetaEstimatorMixin, TransformerMixin, ClusterMixin, BaseEstimator):
     """K-means for a range of numbers of clusters, and a recommendation.
 
     Each number starts from the centers of the one before and as many more, which greedy k-means++ adds on a weighted
@@ -105,10 +106,9 @@ class KMeansSweep(MetaEstimatorMixin, TransformerMixin, ClusterMixin, BaseEstima
     best_n_clusters_: int
     best_estimator_: KMeans
     reason_: str
-    labels_: Any
-    cluster_centers_: Any
-    inertia_: float
     n_features_in_: int
+
+    _needed_when_fitted = ("best_estimator_", "results_")
 
     _parameter_constraints = {
         "n_clusters": ["array-like", range],
@@ -176,6 +176,7 @@ class KMeansSweep(MetaEstimatorMixin, TransformerMixin, ClusterMixin, BaseEstima
                 row |= {"seconds": seconds, **self._judge(ordinary, fitted, fits.data, fits.sample)}
             for name, value in row.items():
                 results[name].append(value)
+            del fitted.labels_  # those of all models would take n_samples * len(n_clusters) numbers
             models.append(fitted)
 
         if "gap" in names:
@@ -187,9 +188,22 @@ class KMeansSweep(MetaEstimatorMixin, TransformerMixin, ClusterMixin, BaseEstima
         vars(self).pop("feature_names_in_", None)
         if hasattr(self.best_estimator_, "feature_names_in_"):
             self.feature_names_in_ = self.best_estimator_.feature_names_in_
-        for name in ("labels_", "cluster_centers_", "inertia_"):
-            setattr(self, name, getattr(self.best_estimator_, name))
         return self
+
+    @property
+    def labels_(self) -> Any:
+        """Cluster of each row by the best estimator."""
+        return self.best_estimator_.labels_
+
+    @property
+    def cluster_centers_(self) -> Any:
+        """Centers of the best estimator."""
+        return self.best_estimator_.cluster_centers_
+
+    @property
+    def inertia_(self) -> float:
+        """Inertia of the best estimator."""
+        return self.best_estimator_.inertia_
 
     def recommend(self, criterion: str) -> tuple[int, str]:
         """What another criterion recommends.

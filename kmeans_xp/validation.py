@@ -159,12 +159,33 @@ def check_source(X, estimator=None, *, reset=True):
     return X
 
 
-def check_out(out, shape):
-    """Where results are to be written has room for them."""
+def check_out(out, shape, largest=None):
+    """Where results are to be written has room for them: integers from 0 to `largest` or, if it is None, floats."""
     if not hasattr(out, "shape"):
         raise TypeError(f"out must be an array to write into, got {type(out).__name__}.")
     if tuple(out.shape) != shape:
         raise ValueError(f"out.shape == {tuple(out.shape)}, expected {shape}.")
+    dtype = getattr(out, "dtype", None)
+    if dtype is None:
+        return
+    if largest is None:
+        holds, what = "float" in str(dtype), "distances: use a floating-point dtype"
+    else:
+        holds = _holds_integers(str(dtype).rpartition(".")[2], largest)
+        what = f"labels from 0 to {largest}: use int32"
+    if not holds:
+        raise TypeError(f"out.dtype == {dtype} cannot hold {what}.")
+
+
+def _holds_integers(dtype, largest):
+    """Whether the dtype of this name, of any library, has all integers from 0 to `largest`."""
+    try:
+        dtype = np.dtype(dtype)
+    except TypeError:  # bfloat16, say
+        return False
+    if dtype.kind in "iu":
+        return largest <= np.iinfo(dtype).max
+    return dtype.kind == "f" and largest <= 2 ** (np.finfo(dtype).nmant + 1)
 
 
 def check_sample_weight(sample_weight, X, *, may_be_zero=False):
