@@ -53,8 +53,11 @@ class ElbowDisplay(_Display):
 
     Attributes
     ----------
-    ax_, figure_ : matplotlib Axes and Figure
+    ax_ : matplotlib.axes.Axes
         Where it was drawn.
+
+    figure_ : matplotlib.figure.Figure
+        The figure of these axes.
     """
 
     def __init__(
@@ -94,8 +97,11 @@ class SilhouetteDisplay(_Display):
 
     Attributes
     ----------
-    ax_, figure_ : matplotlib Axes and Figure
+    ax_ : matplotlib.axes.Axes
         Where it was drawn.
+
+    figure_ : matplotlib.figure.Figure
+        The figure of these axes.
     """
 
     def __init__(self, silhouettes: Any, labels: Any) -> None:
@@ -152,8 +158,11 @@ class ClustersDisplay(_Display):
 
     Attributes
     ----------
-    ax_, figure_ : matplotlib Axes and Figure
+    ax_ : matplotlib.axes.Axes
         Where it was drawn.
+
+    figure_ : matplotlib.figure.Figure
+        The figure of these axes.
     """
 
     def __init__(
@@ -226,8 +235,11 @@ class ConvergenceDisplay(_Display):
 
     Attributes
     ----------
-    ax_, figure_ : matplotlib Axes and Figure
+    ax_ : matplotlib.axes.Axes
         Where it was drawn.
+
+    figure_ : matplotlib.figure.Figure
+        The figure of these axes.
     """
 
     def __init__(self, history: dict[str, list[float]]) -> None:
@@ -268,8 +280,11 @@ class ClusterSizesDisplay(_Display):
 
     Attributes
     ----------
-    ax_, figure_ : matplotlib Axes and Figure
+    ax_ : matplotlib.axes.Axes
         Where it was drawn.
+
+    figure_ : matplotlib.figure.Figure
+        The figure of these axes.
     """
 
     def __init__(self, labels: Any, sizes: Any) -> None:
