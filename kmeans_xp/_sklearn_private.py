@@ -5,6 +5,7 @@ Beside these names, it reads two attributes of estimators that begin with an und
 """
 
 from sklearn.base import _fit_context as fit_context
+from sklearn.utils import _safe_indexing as rows_at
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 
-__all__ = ["Interval", "StrOptions", "fit_context", "validate_params"]
+__all__ = ["Interval", "StrOptions", "fit_context", "rows_at", "validate_params"]

@@ -324,7 +324,10 @@ def without_clusters(X, sample_weight, rng):
     """As many rows, spread evenly over the box along the principal axes of the rows of X."""
     mean = np.average(X, axis=0, weights=sample_weight)
     X = X - mean
-    _, axes = np.linalg.eigh((X.T * sample_weight) @ X)
+    if X.shape[0] < X.shape[1]:  # no more axes than rows: the box is flat in all other directions
+        axes = np.linalg.svd(np.sqrt(sample_weight)[:, None] * X, full_matrices=False)[2].T
+    else:
+        _, axes = np.linalg.eigh((X.T * sample_weight) @ X)
     X = X @ axes
     return rng.uniform(X.min(axis=0), X.max(axis=0), size=X.shape) @ axes.T + mean
 

@@ -28,7 +28,7 @@ ALLOWED = {
         {"arrays", "centers", "estimators", "metrics", "seeding", "sparse", "steps"},
         {"kneed", "numpy", "sklearn"},
     ),
-    "plotting": ({"arrays", "metrics"}, {"matplotlib", "numpy", "sklearn"}),
+    "plotting": ({"arrays", "metrics", "sparse", "validation"}, {"matplotlib", "numpy", "sklearn"}),
     "metrics": ({"arrays", "centers", "steps", "streaming", "validation"}, {"numpy", "sklearn"}),
     "minibatch": (
         {"arrays", "centers", "lloyd", "seeding", "sparse", "steps", "streaming", "validation"},
