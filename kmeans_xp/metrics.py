@@ -106,7 +106,7 @@ def random_rows(X, most, random_state):
     n_samples = X.shape[0] if hasattr(X, "shape") else len(X)
     if n_samples != n_samples:
         raise ValueError(
-            "X has partitions of unknown size, which must be known to choose rows. Use 'X.compute_chunk_sizes()' first, "
+            "X has partitions of unknown size, needed to choose rows. Use 'X.compute_chunk_sizes()' first, "
             "or 'X.to_dask_array(lengths=True)' of a data frame."
         )
     numbers = np.arange(n_samples)
@@ -332,7 +332,7 @@ def silhouette_score(
         Weights of the rows; 1 each if None.
 
     sample_size : int, default=None
-        Look at so many random rows only, drawn without replacement.
+        Look at so many random rows only, drawn without replacement. Of a Dask array or a file, only these are read.
 
     random_state : int, RandomState instance or None, default=None
         Source of the random numbers for `sample_size`.
