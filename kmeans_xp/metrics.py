@@ -119,7 +119,7 @@ def some_rows(X, numbers):
     """Rows of X by their numbers, ascending, as X has them but in memory."""
     if arrays.is_dask(X):
         return X[numbers].compute()
-    if arrays.is_source(X):
+    if lies_in_a_file(X):
         return SlicedRows(check_source(X)).take_rows(numbers)
     if hasattr(X, "tocsr"):
         return X.tocsr()[numbers]
