@@ -1,6 +1,10 @@
 """Sphinx: `ci/docs` builds the site and runs the examples for its gallery."""
 
+import pydoc
+import re
 from importlib.metadata import version as installed
+
+from sphinx.util import logging
 
 project = "kmeans_xp"
 author = "the kmeans_xp developers"
@@ -21,7 +25,7 @@ myst_heading_anchors = 3
 autodoc_typehints = "none"  # the docstrings say it, with shapes
 napoleon_google_docstring = False
 napoleon_use_rtype = False
-napoleon_use_ivar = True
+napoleon_use_ivar = False  # as fields, `labels_` would be a link called labels
 
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
@@ -30,8 +34,21 @@ sphinx_gallery_conf = {
     "abort_on_example_error": True,
     "download_all_examples": False,
     "remove_config_comments": True,
-    "plot_gallery": True,
+    "plot_gallery": not tags.has("pages"),  # noqa: F821  # Sphinx's tags: `ci/docs --pages`
     "capture_repr": (),
     "write_computation_times": False,
     "within_subsection_order": "ExampleTitleSortKey",
 }
+
+
+def setup(app):
+    app.connect("env-check-consistency", names_are_whole)
+
+
+def names_are_whole(app, env):
+    """Every fitted attribute of a class on the pages is there by its whole name: a last underscore is easily lost."""
+    objects = env.get_domain("py").objects
+    for path in [path for path, found in objects.items() if found.objtype == "class" and not found.aliased]:
+        for name in re.findall(r"^    (\w+_) : ", pydoc.locate(path).__doc__, re.MULTILINE):
+            if f"{path}.{name}" not in objects:
+                logging.getLogger(__name__).warning("The pages lack %s.%s", path, name)

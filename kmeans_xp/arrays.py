@@ -63,6 +63,16 @@ def as_dask_array(x, name):
     return x.to_dask_array()
 
 
+def refuse_masked(x, name):
+    """A masked array, or a list of some, may hide no values: what stands in their places would be taken for data."""
+    parts = x if isinstance(x, (list, tuple)) else [x]
+    if any(np.ma.is_masked(part) for part in parts):
+        raise ValueError(
+            f"Input {name} contains masked values, which are missing ones. Impute them, put values in their place by "
+            "'.filled()', or leave their rows out."
+        )
+
+
 def is_host(x):
     """Whether the memory of `x` is the CPU's."""
     return compat.is_numpy_array(x) or x.__dlpack_device__()[0] == _DLPACK_CPU

@@ -14,11 +14,11 @@ from sklearn.base import (
     ClassNamePrefixFeaturesOutMixin,
     ClusterMixin,
     TransformerMixin,
-    _fit_context,
 )
 from sklearn.utils.validation import check_is_fitted
 
 from kmeans_xp import arrays
+from kmeans_xp._sklearn_private import fit_context
 from kmeans_xp.neighbors import nearer_rows, nearest_centers, nearest_rows
 from kmeans_xp.partitions import join
 from kmeans_xp.saving import Saved, on_host
@@ -47,7 +47,7 @@ Fit = TypeVar("Fit", bound=Callable[..., Any])
 
 def checking_parameters(fit: Fit) -> Fit:
     """scikit-learn's check of an estimator's parameters before a fit, for which its type is not lost."""
-    checked: Fit = _fit_context(prefer_skip_nested_validation=False)(fit)
+    checked: Fit = fit_context(prefer_skip_nested_validation=False)(fit)
     return checked
 
 

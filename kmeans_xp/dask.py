@@ -27,6 +27,7 @@ from kmeans_xp.arrays import (
     is_dask,
     is_foreign,
     namespace,
+    refuse_masked,
     to_floats,
     to_numpy,
 )
@@ -160,6 +161,7 @@ def _weights(sample_weight, X):
         sample_weight = as_dask_array(sample_weight, "sample_weight")
     else:
         check_sizes(X, "for a sample_weight that is not of Dask")
+        refuse_masked(sample_weight, "sample_weight")
         sample_weight = da.from_array(np.asarray(sample_weight), chunks=-1)
     known = not np.isnan([*X.chunks[0], *sample_weight.chunks[0]]).any()
     if sample_weight.ndim != 1:

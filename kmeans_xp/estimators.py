@@ -10,10 +10,10 @@ import numpy as np
 from sklearn import cluster
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 from sklearn.utils.validation import check_is_fitted
 
 from kmeans_xp import arrays, seeding
+from kmeans_xp._sklearn_private import Interval, StrOptions, validate_params
 from kmeans_xp.centers import NearestCenters, checking_parameters, working_memory
 from kmeans_xp.lloyd import Iteration, lloyd
 from kmeans_xp.memory import InMemory

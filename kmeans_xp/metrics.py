@@ -2,7 +2,8 @@
 
 Everything but the exact silhouette follows from sums over the clusters: O(n_samples * n_features * n_clusters) at most.
 Weights are counts: a weight of 2 is the row standing there twice. X may be anything with shape, dtype and row slicing,
-and is read tile by tile then; only the exact silhouette of all rows takes them into memory.
+and is read tile by tile then; only the exact silhouette of all rows takes them into memory. Of a Dask array, whose
+rows should stay where they are, there is the silhouette of a sample.
 """
 
 import math
@@ -12,6 +13,7 @@ import numpy as np
 from sklearn.utils import check_random_state
 
 from kmeans_xp import arrays
+from kmeans_xp._sklearn_private import rows_at
 from kmeans_xp.centers import lies_in_a_file, working_memory
 from kmeans_xp.steps import frame_at, moments, own_threads, sq_distances, sq_distances_to_own, take_rows, update
 from kmeans_xp.streaming import SlicedRows
@@ -93,6 +95,38 @@ class Clusters:
 def rows_of(X):
     """X as a pass takes it: an array, sparse rows, or a source that is read tile by tile."""
     return SlicedRows(check_source(X)) if lies_in_a_file(X) else check_rows(X)
+
+
+def random_rows(X, most, random_state):
+    """At most so many rows of X, drawn without replacement: numbers, ascending, the rows, and n_samples.
+
+    X is whatever a user has for it; all but those rows is not read, moved or checked. `most` is None for all rows.
+    """
+    X = arrays.as_dask_array(X, "X") if arrays.is_dask(X) else X
+    n_samples = X.shape[0] if hasattr(X, "shape") else len(X)
+    if n_samples != n_samples:
+        raise ValueError(
+            "X has partitions of unknown size, needed to choose rows. Use 'X.compute_chunk_sizes()' first, "
+            "or 'X.to_dask_array(lengths=True)' of a data frame."
+        )
+    numbers = np.arange(n_samples)
+    if most is not None and most < n_samples:
+        numbers = np.sort(check_random_state(random_state).permutation(n_samples)[:most])
+    return numbers, some_rows(X, numbers), n_samples
+
+
+def some_rows(X, numbers):
+    """Rows of X by their numbers, ascending, as X has them but in memory."""
+    if arrays.is_dask(X):
+        return X[numbers].compute()
+    if lies_in_a_file(X):
+        return SlicedRows(check_source(X)).take_rows(numbers)
+    if hasattr(X, "tocsr"):
+        return X.tocsr()[numbers]
+    if arrays.is_foreign(X):
+        with arrays.computing(X):
+            return take_rows(X, arrays.asarray_like(numbers, X, arrays.namespace(X).int64))
+    return rows_at(X, numbers)
 
 
 def cluster_inertias(X: Any, labels: Any, sample_weight: Any = None) -> tuple[Any, Any]:
@@ -189,10 +223,13 @@ def davies_bouldin_score(X: Any, labels: Any, sample_weight: Any = None) -> floa
 def _davies_bouldin(clusters):
     clusters.require()
     xp, spread = clusters.xp, clusters.distances
-    between = _distances_between(clusters.centers)
-    apart = between > 0  # two clusters at one place say nothing, as in scikit-learn
-    ratios = (spread[:, None] + spread[None, :]) / xp.where(apart, between, xp.ones_like(between))
-    return clusters.float(xp.mean(xp.max(xp.where(apart, ratios, xp.zeros_like(ratios)), axis=1)))
+    worst = []
+    for i in range(clusters.n_clusters):  # one after the other: n_clusters² numbers may be many
+        between = xp.linalg.vector_norm(clusters.centers - clusters.centers[i, :][None, :], axis=1)
+        apart = between > 0  # two clusters at one place say nothing, as in scikit-learn
+        ratios = (spread + spread[i]) / xp.where(apart, between, xp.ones_like(between))
+        worst.append(xp.max(xp.where(apart, ratios, xp.zeros_like(ratios))))
+    return clusters.float(xp.mean(xp.stack(worst)))
 
 
 def simplified_silhouette_samples(X: Any, labels: Any, sample_weight: Any = None) -> Any:
@@ -295,7 +332,7 @@ def silhouette_score(
         Weights of the rows; 1 each if None.
 
     sample_size : int, default=None
-        Look at so many random rows only, drawn without replacement.
+        Look at so many random rows only, drawn without replacement. Of a Dask array or a file, only these are read.
 
     random_state : int, RandomState instance or None, default=None
         Source of the random numbers for `sample_size`.
@@ -306,9 +343,10 @@ def silhouette_score(
         -1 to 1.
     """
     if sample_size is not None:
-        X = rows_of(X)
-        rows = check_random_state(random_state).permutation(X.shape[0])[:sample_size]
-        X, labels, sample_weight = _subset(X, labels, sample_weight, rows)
+        rows, X, n_samples = random_rows(X, sample_size, random_state)
+        on_host = np.empty((n_samples, 0))
+        labels = check_labels(labels, on_host)[1][rows]
+        sample_weight = check_sample_weight(sample_weight, on_host)[rows]
     scores = silhouette_samples(X, labels, metric=metric, sample_weight=sample_weight)
     weights = check_sample_weight(sample_weight, scores)
     return arrays.to_floats(arrays.namespace(scores).vecdot(scores, weights) / arrays.namespace(scores).sum(weights))[0]
@@ -355,12 +393,6 @@ def _bic(clusters):
     return -2 * log_likelihood + math.log(n) * k * (d + 1)
 
 
-def _distances_between(centers):
-    """Euclidean distances between centers, summed directly: (n_clusters, n_clusters)."""
-    xp = arrays.namespace(centers)
-    return xp.stack([xp.linalg.vector_norm(centers - centers[i, :][None, :], axis=1) for i in range(centers.shape[0])])
-
-
 def _from_centers(clusters, extra, root, *, exclude_self=True):
     """Silhouettes from `root(squared distance from the center + extra)` as the mean distance from a cluster."""
 
@@ -386,7 +418,7 @@ def _silhouettes(clusters):
     width = max(1, int(frame.tile_bytes // (8 * 4 * height)))
     own_and_others = []
     for start in range(0, X.shape[0], height):
-        rows = slice(start, start + height)
+        rows = slice(start, min(start + height, X.shape[0]))
         sums = []
         for cluster in range(n_clusters):
             total = xp.zeros_like(weights[rows])
@@ -399,17 +431,6 @@ def _silhouettes(clusters):
         means = xp.stack(sums, axis=1) / clusters.weights[None, :]
         own_and_others.append(clusters.own_and_others(labels[rows], means))
     return clusters.silhouettes(xp.take(xp.concat(own_and_others), xp.argsort(order), axis=0), exclude_self=True)
-
-
-def _subset(X, labels, sample_weight, rows):
-    """Some of the rows."""
-    xp = arrays.namespace(X)
-    with arrays.computing(X):
-        index = arrays.asarray_like(rows, X, xp.int64)
-        _, labels = check_labels(labels, X)
-        if sample_weight is not None:
-            sample_weight = xp.take(check_sample_weight(sample_weight, X), index)
-        return take_rows(X, index), xp.take(labels, index), sample_weight
 
 
 def _mean_of(silhouettes):

@@ -11,9 +11,9 @@ from typing import Any, Literal, Self
 
 import numpy as np
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval, StrOptions
 
 from kmeans_xp import arrays, seeding
+from kmeans_xp._sklearn_private import Interval, StrOptions
 from kmeans_xp.centers import NearestCenters, checking_parameters, inertia, working_memory
 from kmeans_xp.lloyd import means
 from kmeans_xp.sparse import as_given

@@ -1,22 +1,29 @@
 """Pictures of clusterings, after scikit-learn's Display objects: matplotlib is imported when one is drawn.
 
 Each has `from_estimator` (a fitted model) and, where that makes sense, `from_predictions` (labels), takes `ax=`, and
-keeps `ax_` and `figure_`. Arrays of any library go in.
+keeps `ax_` and `figure_`. What can be clustered can be drawn: arrays of any library, sparse rows, Dask arrays, files.
+Of many rows a random share is drawn, which the title says, and only that is read, moved or predicted.
 """
 
 from typing import Any, Self
 
 import numpy as np
+from sklearn.decomposition import PCA
+from sklearn.utils.sparsefuncs import mean_variance_axis
 from sklearn.utils.validation import check_is_fitted
 
 from kmeans_xp import metrics
-from kmeans_xp.arrays import is_foreign, to_numpy
+from kmeans_xp.arrays import is_cupy_sparse, is_foreign, is_sparse, to_numpy
+from kmeans_xp.sparse import SparseRows
+from kmeans_xp.validation import check_present, check_rows
 
 # Okabe and Ito's colours, which people with colour-blindness tell apart too; more clusters than colours go round again,
 # with other marks
 COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000"]
 MARKS = "os^Dv*PX"
-MOST_POINTS = 20_000  # drawn of a scatter: a random share of more
+MOST_POINTS = 20_000  # drawn of a scatter
+MOST_NUMBERS = 2**24  # of sparse rows that are made dense
+MOST_SILHOUETTES = 10_000  # that are computed: all pairs of rows are compared
 
 
 class _Display:
@@ -32,6 +39,11 @@ class _Display:
             _, ax = plt.subplots(layout="constrained")
         self.ax_, self.figure_ = ax, ax.figure
         return ax
+
+    def _say_that_it_is_a_sample(self, n_drawn):
+        """If fewer rows are drawn than there are."""
+        if self.n_samples is not None and n_drawn < self.n_samples:
+            self.ax_.set_title(f"{n_drawn:,} of {self.n_samples:,} rows, at random", fontsize="medium")
 
 
 class ElbowDisplay(_Display):
@@ -51,32 +63,53 @@ class ElbowDisplay(_Display):
     best : int or None
         Number to mark.
 
+    criterion : str or None
+        What recommends it, for the legend.
+
     Attributes
     ----------
-    ax_, figure_ : matplotlib Axes and Figure
+    ax_ : matplotlib.axes.Axes
         Where it was drawn.
+
+    figure_ : matplotlib.figure.Figure
+        The figure of these axes.
     """
 
     def __init__(
-        self, n_clusters: list[int], values: list[float], name: str = "inertia", best: int | None = None
+        self,
+        n_clusters: list[int],
+        values: list[float],
+        name: str = "inertia",
+        best: int | None = None,
+        criterion: str | None = None,
     ) -> None:
         self.n_clusters, self.values, self.name, self.best = n_clusters, values, name, best
+        self.criterion = criterion
 
     @classmethod
     def from_estimator(cls, sweep: Any, *, column: str = "inertia", ax: Any = None) -> Self:
-        """Draw a column of `results_` of a fitted :class:`KMeansSweep`."""
+        """Draw a column of `results_` of a fitted :class:`KMeansSweep`.
+
+        Marked is what the column recommends, if it is a criterion, or else what the criterion of the sweep does. The
+        legend says which.
+        """
         check_is_fitted(sweep, "results_")
         results = sweep.results_
-        return cls(results["n_clusters"], results[column], column, sweep.best_n_clusters_).plot(ax=ax)
+        if column not in results:
+            raise ValueError(f"column={column!r} is not in results_: use one of {list(results)}.")
+        criterion = column if column in {"gap", *metrics.CRITERIA} else sweep.criterion
+        best, _ = sweep.recommend(criterion)
+        return cls(results["n_clusters"], results[column], column, best, criterion).plot(ax=ax)
 
     def plot(self, *, ax: Any = None) -> Self:
         """Draw it, on new axes unless there are some."""
         ax = self._axes(ax)
         ax.plot(self.n_clusters, self.values, marker="o", color=COLOURS[0])
         if self.best is not None:
-            ax.axvline(self.best, color=COLOURS[5], linestyle="--", label=f"recommended: {self.best}")
+            by = "" if self.criterion is None else f" by {_words(self.criterion)}"
+            ax.axvline(self.best, color=COLOURS[5], linestyle="--", label=f"recommended{by}: {self.best}")
             ax.legend()
-        ax.set(xlabel="number of clusters", ylabel=self.name.replace("_", " "))
+        ax.set(xlabel="number of clusters", ylabel=_words(self.name))
         ax.xaxis.get_major_locator().set_params(integer=True)
         return self
 
@@ -92,25 +125,65 @@ class SilhouetteDisplay(_Display):
     labels : ndarray of shape (n_samples,)
         Cluster of each row.
 
+    name : str
+        What the silhouettes are.
+
+    n_samples : int or None
+        How many rows these were drawn from, if not all are here.
+
     Attributes
     ----------
-    ax_, figure_ : matplotlib Axes and Figure
+    ax_ : matplotlib.axes.Axes
         Where it was drawn.
+
+    figure_ : matplotlib.figure.Figure
+        The figure of these axes.
     """
 
-    def __init__(self, silhouettes: Any, labels: Any) -> None:
-        self.silhouettes, self.labels = silhouettes, labels
+    def __init__(self, silhouettes: Any, labels: Any, name: str = "silhouette", n_samples: int | None = None) -> None:
+        self.silhouettes, self.labels, self.name, self.n_samples = silhouettes, labels, name, n_samples
 
     @classmethod
-    def from_estimator(cls, model: Any, X: Any, *, metric: str = "sqeuclidean", ax: Any = None) -> Self:
+    def from_estimator(
+        cls,
+        model: Any,
+        X: Any,
+        *,
+        metric: str = "euclidean",
+        sample_size: int | None = MOST_SILHOUETTES,
+        random_state: int | np.random.RandomState | None = 0,
+        ax: Any = None,
+    ) -> Self:
         """Draw the rows of X by the labels that the fitted model gives them; see :meth:`from_predictions`."""
-        return cls.from_predictions(X, model.predict(X), metric=metric, ax=ax)
+        _, X, n_samples = metrics.random_rows(X, sample_size, random_state)
+        return cls._of(X, model.predict(X), metric, n_samples).plot(ax=ax)
 
     @classmethod
-    def from_predictions(cls, X: Any, labels: Any, *, metric: str = "sqeuclidean", ax: Any = None) -> Self:
-        """Draw rows by labels. `metric`: see :func:`metrics.silhouette_samples`; 'euclidean' compares all pairs."""
-        silhouettes = metrics.silhouette_samples(X, labels, metric=metric)
-        return cls(to_numpy(silhouettes), _host(labels)).plot(ax=ax)
+    def from_predictions(
+        cls,
+        X: Any,
+        labels: Any,
+        *,
+        metric: str = "euclidean",
+        sample_size: int | None = MOST_SILHOUETTES,
+        random_state: int | np.random.RandomState | None = 0,
+        ax: Any = None,
+    ) -> Self:
+        """Draw rows by labels.
+
+        `metric` is that of :func:`metrics.silhouette_samples`, 'euclidean' or 'sqeuclidean'. Of more than `sample_size`
+        rows, that many at random: their mean is :func:`metrics.silhouette_score` with the same `sample_size` and
+        `random_state`. None takes all, whose pairs 'euclidean' compares.
+        """
+        rows, X, n_samples = metrics.random_rows(X, sample_size, random_state)
+        return cls._of(X, _labels(labels, n_samples)[rows], metric, n_samples).plot(ax=ax)
+
+    @classmethod
+    def _of(cls, X, labels, metric, n_samples):
+        """The silhouettes of some of the rows."""
+        silhouettes = to_numpy(metrics.silhouette_samples(X, labels, metric=metric))
+        name = "silhouette" if metric == "euclidean" else "silhouette of squared distances"
+        return cls(silhouettes, _labels(labels, len(silhouettes)), name, n_samples)
 
     def plot(self, *, ax: Any = None) -> Self:
         """Draw it, on new axes unless there are some."""
@@ -127,7 +200,8 @@ class SilhouetteDisplay(_Display):
         ax.axvline(mean, color="black", linestyle="--", label=f"mean {mean:.2f}")
         ax.legend(loc="lower left")
         ax.set_yticks(*zip(*places, strict=True))
-        ax.set(xlabel="silhouette", ylabel="cluster (rows)", ylim=(-gap, bottom))
+        ax.set(xlabel=self.name, ylabel="cluster (rows)", ylim=(-gap, bottom))
+        self._say_that_it_is_a_sample(len(self.labels))
         return self
 
 
@@ -150,25 +224,36 @@ class ClustersDisplay(_Display):
     axis_names : tuple of str
         Names of the two axes.
 
+    n_samples : int or None
+        How many rows the points were drawn from, if not all are here.
+
     Attributes
     ----------
-    ax_, figure_ : matplotlib Axes and Figure
+    ax_ : matplotlib.axes.Axes
         Where it was drawn.
+
+    figure_ : matplotlib.figure.Figure
+        The figure of these axes.
     """
 
     def __init__(
-        self, points: Any, labels: Any, centers: Any = None, axis_names: tuple[str, str] = ("feature 0", "feature 1")
+        self,
+        points: Any,
+        labels: Any,
+        centers: Any = None,
+        axis_names: tuple[str, str] = ("feature 0", "feature 1"),
+        n_samples: int | None = None,
     ) -> None:
         self.points, self.labels, self.centers, self.axis_names = points, labels, centers, axis_names
+        self.n_samples = n_samples
 
     @classmethod
     def from_estimator(
         cls, model: Any, X: Any, *, random_state: int | np.random.RandomState | None = 0, ax: Any = None
     ) -> Self:
-        """Draw X by the labels and centers of a fitted model."""
-        return cls.from_predictions(
-            X, model.predict(X), centers=model.cluster_centers_, random_state=random_state, ax=ax
-        )
+        """Draw X by the labels and centers of a fitted model. Of more than 20,000 rows, that many at random."""
+        _, X, n_samples = metrics.random_rows(X, MOST_POINTS, random_state)
+        return cls._of(X, model.predict(X), model.cluster_centers_, n_samples).plot(ax=ax)
 
     @classmethod
     def from_predictions(
@@ -181,24 +266,16 @@ class ClustersDisplay(_Display):
         ax: Any = None,
     ) -> Self:
         """Draw X by labels. Of more than 20,000 rows, that many at random."""
-        X, labels = _host(X), _host(labels)
-        if len(X) > MOST_POINTS:
-            chosen = np.random.RandomState(random_state).permutation(len(X))[:MOST_POINTS]
-            X, labels = X[chosen], labels[chosen]
-        X = X.astype(float)
-        centers = None if centers is None else _host(centers).astype(float)
-        names = "feature 0", "feature 1"
-        if X.shape[1] == 1:
-            X, names = np.column_stack((X, np.zeros(len(X)))), ("feature 0", "")
-            centers = None if centers is None else np.column_stack((centers, np.zeros(len(centers))))
-        elif X.shape[1] > 2:
-            mean = X.mean(axis=0)
-            variances, axes = np.linalg.eigh((X - mean).T @ (X - mean))  # ascending
-            shares = variances[:-3:-1] / max(variances.sum(), np.finfo(float).tiny)
-            names = tuple(f"principal component {i + 1} ({shares[i]:.0%} of the variance)" for i in range(2))
-            X = (X - mean) @ axes[:, :-3:-1]
-            centers = None if centers is None else (centers - mean) @ axes[:, :-3:-1]
-        return cls(X, labels, centers, names).plot(ax=ax)
+        rows, X, n_samples = metrics.random_rows(X, MOST_POINTS, random_state)
+        return cls._of(X, _labels(labels, n_samples)[rows], centers, n_samples).plot(ax=ax)
+
+    @classmethod
+    def _of(cls, X, labels, centers, n_samples):
+        """Some of the rows, and the centers."""
+        X = _host_rows(X)
+        place, names = in_two_dimensions(X)
+        centers = None if centers is None else place(_host_rows(centers))
+        return cls(place(X), _labels(labels, X.shape[0]), centers, names, n_samples)
 
     def plot(self, *, ax: Any = None) -> Self:
         """Draw it, on new axes unless there are some."""
@@ -213,6 +290,7 @@ class ClustersDisplay(_Display):
         if len(np.unique(self.labels)) <= 10:
             ax.legend(title="cluster", markerscale=max(1, 5 / size**0.5))
         ax.set(xlabel=self.axis_names[0], ylabel=self.axis_names[1])
+        self._say_that_it_is_a_sample(len(self.points))
         return self
 
 
@@ -226,8 +304,11 @@ class ConvergenceDisplay(_Display):
 
     Attributes
     ----------
-    ax_, figure_ : matplotlib Axes and Figure
+    ax_ : matplotlib.axes.Axes
         Where it was drawn.
+
+    figure_ : matplotlib.figure.Figure
+        The figure of these axes.
     """
 
     def __init__(self, history: dict[str, list[float]]) -> None:
@@ -268,8 +349,11 @@ class ClusterSizesDisplay(_Display):
 
     Attributes
     ----------
-    ax_, figure_ : matplotlib Axes and Figure
+    ax_ : matplotlib.axes.Axes
         Where it was drawn.
+
+    figure_ : matplotlib.figure.Figure
+        The figure of these axes.
     """
 
     def __init__(self, labels: Any, sizes: Any) -> None:
@@ -284,7 +368,7 @@ class ClusterSizesDisplay(_Display):
     @classmethod
     def from_predictions(cls, labels: Any, *, ax: Any = None) -> Self:
         """Draw the sizes of clusters by the labels of rows."""
-        return cls(*np.unique(_host(labels), return_counts=True)).plot(ax=ax)
+        return cls(*np.unique(_labels(labels), return_counts=True)).plot(ax=ax)
 
     def plot(self, *, ax: Any = None) -> Self:
         """Draw it, on new axes unless there are some."""
@@ -300,6 +384,53 @@ class ClusterSizesDisplay(_Display):
         return self
 
 
-def _host(x):
-    """Any array as NumPy's."""
-    return to_numpy(x) if is_foreign(x) else np.asarray(x)
+def in_two_dimensions(X):
+    """A function of rows that gives their points, (n_rows, 2), as suits the rows X, and the names of the axes."""
+    if X.shape[1] <= 2:
+        return lambda rows: _padded(_dense(rows)), ("feature 0", "feature 1" if X.shape[1] == 2 else "")
+    if min(X.shape) <= 2 or X.shape[0] * X.shape[1] <= MOST_NUMBERS:
+        X = _dense(X)
+    # Rows that lie far from zero would lose their digits in squares
+    mean, variances = mean_variance_axis(X, axis=0) if is_sparse(X) else (X.mean(axis=0), X.var(axis=0))
+    if variances.sum() > 0:
+        # By the smaller side, or iteratively: n_features² numbers may be many
+        found = PCA(2, random_state=0).fit(X if is_sparse(X) else X - mean)
+        shares, axes = found.explained_variance_ratio_, found.components_.T
+    else:
+        shares, axes = np.zeros(2), np.zeros((X.shape[1], 2))
+    names = tuple(f"principal component {i + 1} ({share:.0%} of the variance)" for i, share in enumerate(shares))
+    return lambda rows: rows @ axes - mean @ axes, names
+
+
+def _padded(points):
+    """Points with a second coordinate."""
+    return np.pad(points, ((0, 0), (0, 2 - points.shape[1])))
+
+
+def _dense(X):
+    return X.toarray() if is_sparse(X) else X
+
+
+def _host_rows(X):
+    """Rows as a NumPy array of float64, or a CSR matrix of SciPy."""
+    X = check_rows(X)
+    if isinstance(X, SparseRows):
+        X = X.as_given()
+        X = X.get() if is_cupy_sparse(X) else X
+    else:
+        X = to_numpy(X)
+    return X.astype(float)
+
+
+def _labels(labels, n_samples=None):
+    """Labels of any library as a NumPy array."""
+    labels = check_present(labels)
+    labels = to_numpy(labels) if is_foreign(labels) else labels
+    if n_samples is not None and labels.shape not in ((n_samples,), (n_samples, 1)):
+        raise ValueError(f"labels.shape == {tuple(labels.shape)}, expected {(n_samples,)}.")
+    return labels.reshape(-1)
+
+
+def _words(name):
+    """A name as it is read aloud."""
+    return name.replace("_", " ")

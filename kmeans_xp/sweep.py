@@ -11,10 +11,10 @@ from typing import Any, Self
 import numpy as np
 from sklearn.base import BaseEstimator, ClusterMixin, MetaEstimatorMixin, TransformerMixin, clone
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from kmeans_xp import arrays, seeding
+from kmeans_xp._sklearn_private import Interval, StrOptions
 from kmeans_xp.centers import checking_parameters
 from kmeans_xp.estimators import KMeans
 from kmeans_xp.metrics import CRITERIA, Clusters, UndefinedCriterionError
@@ -184,6 +184,7 @@ class KMeansSweep(Saved, MetaEstimatorMixin, TransformerMixin, ClusterMixin, Bas
         place, reason = recommend(results, self.criterion)
         self.results_ = results
         self.best_n_clusters_, self.best_estimator_, self.reason_ = numbers[place], models[place], reason
+        self.best_estimator_.labels_ = self.best_estimator_.predict(X)
         self.n_features_in_ = self.best_estimator_.n_features_in_
         vars(self).pop("feature_names_in_", None)
         if hasattr(self.best_estimator_, "feature_names_in_"):
@@ -338,7 +339,10 @@ def without_clusters(X, sample_weight, rng):
     """As many rows, spread evenly over the box along the principal axes of the rows of X."""
     mean = np.average(X, axis=0, weights=sample_weight)
     X = X - mean
-    _, axes = np.linalg.eigh((X.T * sample_weight) @ X)
+    if X.shape[0] < X.shape[1]:  # no more axes than rows: the box is flat in all other directions
+        axes = np.linalg.svd(np.sqrt(sample_weight)[:, None] * X, full_matrices=False)[2].T
+    else:
+        _, axes = np.linalg.eigh((X.T * sample_weight) @ X)
     X = X @ axes
     return rng.uniform(X.min(axis=0), X.max(axis=0), size=X.shape) @ axes.T + mean
 

@@ -9,7 +9,7 @@ import numbers
 
 import numpy as np
 from sklearn import get_config
-from sklearn.utils import check_array
+from sklearn.utils import assert_all_finite, check_array
 from sklearn.utils.validation import validate_data
 
 from kmeans_xp.arrays import (
@@ -26,6 +26,7 @@ from kmeans_xp.arrays import (
     is_scipy_sparse,
     is_sparse,
     namespace,
+    refuse_masked,
     result_dtype,
     to_floats,
     to_numpy,
@@ -45,6 +46,7 @@ def check_rows(X, estimator=None, *, reset=True):
     if isinstance(X, SparseRows):
         return X
     check_not_lazy(X)
+    refuse_masked(X, "X")
     if is_sparse(X) and not (is_scipy_sparse(X) or is_cupy_sparse(X)):
         how = ".to_dense()" if hasattr(X, "to_dense") else ".toarray()"
         raise TypeError(
@@ -195,6 +197,7 @@ def check_sample_weight(sample_weight, X, *, may_be_zero=False):
     n_samples = X.shape[0]
     if is_dask(sample_weight):
         sample_weight = as_dask_array(sample_weight, "sample_weight").compute()
+    refuse_masked(sample_weight, "sample_weight")
     if sample_weight is None or isinstance(sample_weight, numbers.Number):
         weight = 1.0 if sample_weight is None else float(sample_weight)
         sample_weight = xp.full(n_samples, weight, dtype=dtype, device=device(X))
@@ -225,11 +228,32 @@ def check_weight_of_source(sample_weight, X):
     return None if sample_weight is None else check_sample_weight(sample_weight, np.empty((X.shape[0], 0)))
 
 
+def check_present(labels):
+    """Labels as an array of their library, none of them missing. Lazy ones are computed: they are n integers."""
+    if is_dask(labels):
+        labels = labels.compute()
+    if is_foreign(labels):
+        whole = namespace(labels).isdtype(labels.dtype, ("bool", "integral"))
+        return labels if whole else _check_foreign(labels, "labels")
+    refuse_masked(labels, "labels")
+    found = np.asarray(labels)
+    if found.dtype.kind == "f":
+        assert_all_finite(found, input_name="labels")
+    elif found.dtype.kind not in "biu":
+        for value in np.asarray(labels, dtype=object).flat:  # a list of names and NaN would have a name 'nan'
+            if value is None or type(value).__name__ == "NAType" or value != value:
+                raise ValueError(
+                    f"Input labels contains NaN, here {value!r}: a missing label is no cluster. Leave its rows out, or "
+                    "give them a label of their own."
+                )
+    return found
+
+
 def check_labels(labels, X):
     """How many different labels there are, and the place of that of each row among them, (n_samples,) int32."""
     xp = namespace(X)
+    labels = check_present(labels)
     if not is_foreign(labels):
-        labels = np.asarray(labels)
         labels = np.unique(labels, return_inverse=True)[1].reshape(labels.shape)  # names too
     labels = asarray_like(labels, X)
     if labels.shape == (X.shape[0], 1):
@@ -244,6 +268,7 @@ def check_centers(centers, X, n_clusters):
     """Initial centers as an array (n_clusters, n_features) next to X."""
     if is_dask(centers):
         centers = as_dask_array(centers, "init").compute()
+    refuse_masked(centers, "init")
     if is_foreign(centers):
         centers = _check_foreign(centers, "init")
     else:

@@ -524,7 +524,6 @@ def test_nothing_is_gathered_where_data_in_memory_are_needed(table, kind):
             model.nearest_centers,
             lambda X: kmeans_plusplus(X, 2),
             lambda X: metrics.davies_bouldin_score(X, labels),
-            lambda X: metrics.silhouette_score(X, labels, sample_size=10),
         ):
             with pytest.raises(TypeError, match=rf"A dask {kind}\w* was passed for X, but data in memory is required"):
                 take(X)

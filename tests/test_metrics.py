@@ -1,5 +1,7 @@
 """Criteria of a clustering: scikit-learn's values, on every library, and weights that are repetitions."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import sklearn
@@ -104,6 +106,41 @@ def test_a_sample(lib, rng):
     options = {"sample_size": 300, "random_state": 7}
     ours = metrics.silhouette_score(lib.asarray(X), lib.asarray(labels), **options)
     assert ours == pytest.approx(theirs.silhouette_score(X, labels, **options), rel=1e-6)
+
+
+def test_a_sample_of_what_lies_elsewhere(rng):
+    """Of a Dask array, whose labels are lazy, and of sparse rows: the sample of the same rows in memory."""
+    from scipy import sparse
+
+    da = pytest.importorskip("dask.array")
+    X, labels = data(rng, 2000)
+    weights = rng.integers(1, 4, size=2000)
+    options = {"sample_size": 300, "random_state": 7, "sample_weight": weights}
+    expected = metrics.silhouette_score(X, labels, **options)
+    lazy = da.from_array(X, chunks=(700, 3))
+    for given in (lazy, sparse.csr_array(X), sparse.coo_array(X), X.tolist(), np.ma.array(X), Source(X)):
+        assert metrics.silhouette_score(given, labels, **options) == pytest.approx(expected)
+    options["sample_weight"] = da.from_array(weights, chunks=500)
+    assert metrics.silhouette_score(lazy, da.from_array(labels, chunks=700), **options) == pytest.approx(expected)
+
+
+def test_silhouettes_in_several_tiles(lib, rng):
+    X, labels = data(rng, 2100)
+    ours = metrics.silhouette_samples(lib.asarray(X), lib.asarray(labels))
+    assert_allclose(to_numpy(ours), theirs.silhouette_samples(X, labels), rtol=1e-6, atol=1e-7)
+
+
+def test_distances_between_many_clusters_are_not_held_at_once(rng):
+    k = 3000
+    X, labels = rng.normal(size=(2 * k, 2)), np.arange(2 * k) % k
+    metrics.davies_bouldin_score(X[:20], labels[:20] // 10)
+    tracemalloc.start()
+    try:
+        score = metrics.davies_bouldin_score(X, labels)
+        assert tracemalloc.get_traced_memory()[1] < 50 * 2**20, "k² numbers are 69 MiB"
+    finally:
+        tracemalloc.stop()
+    assert score == pytest.approx(theirs.davies_bouldin_score(X, labels))
 
 
 def test_names_as_labels(rng):

@@ -1,5 +1,7 @@
 """A range of numbers of clusters, and which one is recommended."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import sklearn
@@ -11,7 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from kmeans_xp import KMeans, KMeansSweep, metrics
 from kmeans_xp.arrays import to_numpy
 from kmeans_xp.metrics import CRITERIA
-from kmeans_xp.sweep import recommend
+from kmeans_xp.sweep import recommend, without_clusters
 
 
 def apart(n=1200, seed=4):
@@ -200,6 +202,35 @@ def test_gap_does_not_see_rows_without_weight(rng):
     one = KMeansSweep([4, 6, 8], **options).fit(X)
     other = KMeansSweep([4, 6, 8], **options).fit(more, sample_weight=weights)
     assert_allclose(one.results_["gap"], other.results_["gap"], atol=0.1)
+
+
+def test_gap_of_more_features_than_rows(rng):
+    """Their box is flat in all directions but those of the rows: n_features² numbers are not needed."""
+    X = apart(90)
+    axes = np.linalg.qr(rng.normal(size=(6000, 3)))[0].T
+    options = {"criterion": "gap", "criteria": (), "n_references": 5, "random_state": 0}
+    few = KMeansSweep([3, 6, 8], **options).fit(X)
+    tracemalloc.start()
+    try:
+        wide = KMeansSweep([3, 6, 8], **options).fit(X @ axes + 7)
+        assert tracemalloc.get_traced_memory()[1] < 150 * 2**20, "6000² numbers are 275 MiB"
+    finally:
+        tracemalloc.stop()
+    assert wide.best_n_clusters_ == few.best_n_clusters_ == 6
+    assert_allclose(wide.results_["gap"], few.results_["gap"], atol=0.2)
+
+
+def test_gap_of_more_features_than_rows_follows_the_weights(rng):
+    X = rng.normal(size=(20, 50))
+    weights = rng.integers(1, 4, size=20)
+    rows = without_clusters(X, weights, np.random.RandomState(0))
+    repeated = X.repeat(weights, axis=0)
+    centered = X - repeated.mean(axis=0)
+    axes = np.linalg.svd(repeated - repeated.mean(axis=0), full_matrices=False)[2][:19]
+    along, of_rows = (rows - repeated.mean(axis=0)) @ axes.T, centered @ axes.T
+    assert (along >= of_rows.min(axis=0) - 1e-9).all()
+    assert (along <= of_rows.max(axis=0) + 1e-9).all()
+    assert_allclose(along @ axes + repeated.mean(axis=0), rows)
 
 
 def test_gap_refuses_sparse_rows():

@@ -1,0 +1,11 @@
+"""What is used of scikit-learn that it does not promise to keep: where to look when a new version breaks something.
+
+Beside these names, it reads two attributes of estimators that begin with an underscore: `_parameter_constraints`, which
+`fit_context` checks before a fit, and `_n_features_out`, from which `get_feature_names_out` makes names.
+"""
+
+from sklearn.base import _fit_context as fit_context
+from sklearn.utils import _safe_indexing as rows_at
+from sklearn.utils._param_validation import Interval, StrOptions, validate_params
+
+__all__ = ["Interval", "StrOptions", "fit_context", "rows_at", "validate_params"]
