@@ -10,7 +10,7 @@ from contextlib import nullcontext
 import numpy as np
 
 from kmeans_xp.backends import _blocks
-from kmeans_xp.backends._threads import PARALLEL_WORK, blas, in_parallel, map_in_order
+from kmeans_xp.backends._threads import PARALLEL_WORK, blas, count_parts, in_parallel, map_in_order
 
 # n_samples * n_features * n_clusters of a job that repays loading Numba and the passes from the cache on disk, which
 # takes half a second. A property of the data alone, so that the same fit takes the same way again.
@@ -18,6 +18,7 @@ COMPILED_WORK = 1e7
 DIRECT_FEATURES = 24  # up to which to sum squared differences is faster than a matrix product and what surrounds it
 MAX_BETWEEN = 2**11  # centers whose distances from each other are kept, 32 MiB
 SAVED_PRODUCTS = 500  # multiplications a row that repay the search for its candidates
+FEW_PARTS = 16  # of a pass that sums few rows of many clusters
 NOTHING = np.empty((0, 0)), np.empty(0)  # distances between centers that nobody asks for
 
 
@@ -124,7 +125,7 @@ def count_distinct(labels):
 
 def _run(function, work, *job):
     """A pass whose parts write into what they are given."""
-    in_parallel(work, lambda *part: function(*part, *job))
+    in_parallel(count_parts(work), lambda *part: function(*part, *job))
 
 
 def _sums(function, work, shape, *job):
@@ -135,7 +136,9 @@ def _sums(function, work, shape, *job):
         counts = function(*part, *job, sums, weights)
         return sums, weights, *(counts or ())
 
-    results = in_parallel(work, add_up)
+    # Each part adds to sums of its own: few rows of many clusters are cut into few
+    n_parts = count_parts(work, max(FEW_PARTS, len(job[0]) // (16 * shape[0])))
+    results = in_parallel(n_parts, add_up)
     return tuple(sum(values[1:], start=values[0]) for values in zip(*results, strict=True))
 
 
