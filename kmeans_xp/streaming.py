@@ -6,6 +6,8 @@ nothing is read, and of one with few rows left only those, where the data can be
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from functools import partial
 
 import numpy as np
 
@@ -49,9 +51,10 @@ class Stream:
 
     def reduce(self, function, combine, *args):
         result = None
-        for block in self._at_hand(function, args):
-            value = function(block, *args)
-            result = value if result is None else combine(result, value)
+        with closing(self._at_hand(function, args)) as blocks:
+            for block in blocks:
+                value = function(block, *args)
+                result = value if result is None else combine(result, value)
         return result
 
     def labels(self, job, centers):
@@ -59,25 +62,29 @@ class Stream:
 
     def write(self, out, function, *args):
         """`out`, in which `function(block, *args)` is written to where the rows of the block stand."""
-        for block in self._at_hand(function, args):
-            out[self._rows(block)] = to_numpy(function(block, *args))
+        with closing(self._at_hand(function, args)) as blocks:
+            for block in blocks:
+                out[self._rows(block)] = to_numpy(function(block, *args))
         return out
 
     def _at_hand(self, function, args):
-        """Yield the blocks, each while what `function` needs of its rows is in memory."""
+        """Yield the blocks, each while what `function` needs of its rows is in memory; to be closed.
+
+        An error that somebody holds would keep the generator, with its thread and the limit of the BLAS.
+        """
         with ThreadPoolExecutor(1) as reader:
             reading = None
             for block in [*self._blocks, None]:
                 ready = reading
                 if block is not None:
                     job = block, self._slots[block.index % 2], self._needed(block, function, args)
-                    reading = *job, reader.submit(self._read, *job)
+                    reading = *job, _begun(reader, self._read, *job)
                 if ready is not None:
                     yield from self._loaded(*ready)
 
-    def _loaded(self, block, slot, active, n_rows):
+    def _loaded(self, block, slot, active, read):
         """Yield the block while its rows are in memory."""
-        X = slot.take(n_rows.result())
+        X = slot.take(read())
         if self._sample_weight is None:
             weights = np.ones(X.shape[0])
         else:
@@ -121,6 +128,14 @@ class Stream:
                 )
             slot.fill(found)
         return n_rows
+
+
+def _begun(reader, function, *args):
+    """A call that the reader makes meanwhile: a function that gives its result."""
+    try:
+        return reader.submit(function, *args).result
+    except RuntimeError:  # no thread can be started: by a limit, or as the main thread has ended
+        return partial(function, *args)
 
 
 class SlicedRows(OtherRows):
