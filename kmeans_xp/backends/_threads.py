@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from threadpoolctl import ThreadpoolController
 
 PARALLEL_WORK = 4e6  # multiplications of a pass that repay waking threads
-MOST_PARTS = 64  # of a pass
+MOST_PARTS = 32  # of a pass
 
 
 def count_parts(work, most=MOST_PARTS):
@@ -143,13 +143,14 @@ class _Blas:
                 self._settle()
 
     def _settle(self):
-        """Limit the BLAS if it has users, else put back what was before; what an interruption left undone is done."""
-        if not self._users and self._before is not None:
+        """Limit the BLAS if it has users, else put back what was before; an interrupted change is made again."""
+        if self._users:
+            self._before = self._before or self._now()
+            if len(self._users) == 1:
+                self._set([1] * len(self._before))
+        elif self._before:
             self._set(self._before)
             self._before = None
-        elif self._users and self._before is None:
-            self._before = self._now()
-            self._set([1] * len(self._before))
 
     def _now(self):
         return [library.num_threads for library in self._controller.lib_controllers]

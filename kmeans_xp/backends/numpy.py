@@ -5,11 +5,12 @@ What happens to the rows stands in `_blocks` in plain NumPy, and again in `_comp
 
 import functools
 import importlib.util
+import warnings
 from contextlib import nullcontext
 
 import numpy as np
 
-from kmeans_xp.backends import _blocks
+from kmeans_xp.backends import _blocks, importing
 from kmeans_xp.backends._threads import PARALLEL_WORK, blas, count_parts, in_parallel, map_in_order
 
 # n_samples * n_features * n_clusters of a job that repays loading Numba and the passes from the cache on disk, which
@@ -22,8 +23,19 @@ FEW_PARTS = 16  # of a pass that sums few rows of many clusters
 NOTHING = np.empty((0, 0)), np.empty(0)  # distances between centers that nobody asks for
 
 
-@functools.cache
+_trouble = None  # the error for which this process has given Numba up
+
+
+class _NumbaError(Exception):
+    """Numba cannot load or compile a pass. No row has been touched."""
+
+
 def _has_numba():
+    return _trouble is None and _is_installed()
+
+
+@functools.cache
+def _is_installed():
     return importlib.util.find_spec("numba") is not None
 
 
@@ -31,9 +43,76 @@ def _passes(X, frame):
     """The module of passes that pays."""
     if frame.work < COMPILED_WORK or not X.flags.c_contiguous or not _has_numba():
         return _blocks
-    from kmeans_xp.backends import _compiled
+    try:
+        return _compiled()
+    except _NumbaError as error:
+        _give_up(error)
+        return _blocks
 
+
+def _compiled():
+    """The module of passes that Numba compiles."""
+    try:
+        with importing:
+            from kmeans_xp.backends import _compiled
+    except Exception as error:  # of whatever type: it comes from a broken installation, or a cache
+        raise _NumbaError(f"{type(error).__name__}: {error}") from error
     return _compiled
+
+
+def _load(function, *job):
+    """Have Numba load or compile a pass, by a part of it that has no rows."""
+    if function.__module__ == _blocks.__name__:
+        return
+    n_samples = len(job[0])
+    try:
+        function(n_samples, n_samples * (n_samples + 1) + 1, *job)
+    except MemoryError:
+        raise
+    except Exception as error:  # of whatever type, as a corrupt cache raises any; compiled code itself raises none
+        raise _NumbaError(f"{type(error).__name__}: {error}") from error
+
+
+def _give_up(error):
+    """Do without Numba from now on."""
+    global _trouble
+    if _trouble is None:
+        _trouble = error
+        warnings.warn(
+            f"Numba is installed but fails ({error}). This process goes on in plain NumPy, which takes several times "
+            "as long for large arrays. Mend or remove Numba; empty its cache (NUMBA_CACHE_DIR, or __pycache__ beside "
+            f"{_blocks.__file__}).",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
+def or_plain(step):
+    """The step, done again in plain NumPy if Numba fails."""
+
+    @functools.wraps(step)
+    def safe(*args):
+        try:
+            return step(*args)
+        except _NumbaError as error:
+            _give_up(error)
+            return step(*args)
+
+    return safe
+
+
+def passes_in_use():
+    """Which passes large arrays get and why, in words. Imports Numba to see whether it works."""
+    if not _is_installed():
+        return "plain NumPy, as Numba is not installed"
+    try:
+        if _trouble is not None:
+            raise _trouble
+        X, label, one = np.zeros((1, 1)), np.zeros(1, dtype=np.int32), np.zeros(1)
+        _load(_compiled().cluster_sums, _read_only(X), one, label, one, X, one)
+    except _NumbaError as error:
+        return f"plain NumPy, as Numba fails ({error})"
+    return "compiled by Numba"
 
 
 def own_threads(X, n_clusters):
@@ -47,6 +126,7 @@ def map_slices(X, function, slices):
     return map_in_order(function, slices) if pays else NotImplemented
 
 
+@or_plain
 def assign(X, centers, frame):
     """`steps.assign`."""
     labels = np.empty(X.shape[0], dtype=np.int32)
@@ -55,16 +135,18 @@ def assign(X, centers, frame):
     return labels
 
 
+@or_plain
 def lloyd_step(X, sample_weight, centers, frame):
     """`steps.lloyd_step`."""
     labels = np.full(X.shape[0], -1, dtype=np.int32)
     if _passes(X, frame) is not _blocks:
-        slack, path = np.empty(X.shape[0]), np.zeros(len(centers))
+        slack, path = np.zeros(X.shape[0]), np.zeros(len(centers))
         return labels, *bounded_step(X, sample_weight, centers, labels, slack, path, 0, 0, frame)[2:4]
     job = (X, sample_weight, *_coefficients(centers, frame), labels)
     return labels, *_sums(_blocks.lloyd_step, X.size * len(centers), centers.shape, *job)
 
 
+@or_plain
 def bounded_step(X, sample_weight, centers, labels, slack, path, sums, weights, frame):
     """`bounds.bounded_step`, writing into labels and slack."""
     passes, work = _passes(X, frame), 8 * X.size
@@ -82,12 +164,14 @@ def bounded_step(X, sample_weight, centers, labels, slack, path, sums, weights, 
     return labels, slack, sums + more_sums, weights + more_weights, n_changed, n_active
 
 
+@or_plain
 def update(X, sample_weight, labels, n_clusters, frame):
     """`steps.update`."""
     job = (_read_only(X), _origin(frame, frame.distance_dtype), labels, sample_weight)
     return _sums(_passes(X, frame).cluster_sums, 8 * X.size, (n_clusters, X.shape[1]), *job)
 
 
+@or_plain
 def sq_distances_to_own(X, labels, centers, frame):
     """`steps.sq_distances_to_own`."""
     squares = np.empty(X.shape[0])
@@ -104,6 +188,7 @@ def sq_distances_to(X, rows, frame):
     return squares
 
 
+@or_plain
 def distances(X, centers, frame):
     """`steps.distances`."""
     result = np.empty((X.shape[0], len(centers)), dtype=X.dtype)
@@ -125,6 +210,7 @@ def count_distinct(labels):
 
 def _run(function, work, *job):
     """A pass whose parts write into what they are given."""
+    _load(function, *job)
     in_parallel(count_parts(work), lambda *part: function(*part, *job))
 
 
@@ -136,6 +222,7 @@ def _sums(function, work, shape, *job):
         counts = function(*part, *job, sums, weights)
         return sums, weights, *(counts or ())
 
+    _load(function, *job, np.zeros((1, 1)), np.zeros(1))
     # Each part adds to sums of its own: few rows of many clusters are cut into few
     n_parts = count_parts(work, max(FEW_PARTS, len(job[0]) // (16 * shape[0])))
     results = in_parallel(n_parts, add_up)
