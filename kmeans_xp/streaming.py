@@ -6,7 +6,6 @@ nothing is read, and of one with few rows left only those, where the data can be
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from functools import partial
 
 import numpy as np
@@ -51,10 +50,9 @@ class Stream:
 
     def reduce(self, function, combine, *args):
         result = None
-        with closing(self._at_hand(function, args)) as blocks:
-            for block in blocks:
-                value = function(block, *args)
-                result = value if result is None else combine(result, value)
+        for block in self._at_hand(function, args):
+            value = function(block, *args)
+            result = value if result is None else combine(result, value)
         return result
 
     def labels(self, job, centers):
@@ -62,16 +60,12 @@ class Stream:
 
     def write(self, out, function, *args):
         """`out`, in which `function(block, *args)` is written to where the rows of the block stand."""
-        with closing(self._at_hand(function, args)) as blocks:
-            for block in blocks:
-                out[self._rows(block)] = to_numpy(function(block, *args))
+        for block in self._at_hand(function, args):
+            out[self._rows(block)] = to_numpy(function(block, *args))
         return out
 
     def _at_hand(self, function, args):
-        """Yield the blocks, each while what `function` needs of its rows is in memory; to be closed.
-
-        An error that somebody holds would keep the generator, with its thread and the limit of the BLAS.
-        """
+        """Yield the blocks, each while what `function` needs of its rows is in memory."""
         with ThreadPoolExecutor(1) as reader:
             reading = None
             for block in [*self._blocks, None]:

@@ -14,7 +14,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from kmeans_xp import arrays, seeding
-from kmeans_xp.centers import checking_parameters
+from kmeans_xp.centers import attributes, checking_parameters
 from kmeans_xp.estimators import KMeans
 from kmeans_xp.metrics import CRITERIA, Clusters, UndefinedCriterionError
 from kmeans_xp.sparse import SparseRows
@@ -180,14 +180,19 @@ class KMeansSweep(MetaEstimatorMixin, TransformerMixin, ClusterMixin, BaseEstima
         if "gap" in names:
             results["gap"], results["gap_error"] = gaps(fits, results["inertia"], self.n_references)
         place, reason = recommend(results, self.criterion)
-        self.results_ = results
-        self.best_n_clusters_, self.best_estimator_, self.reason_ = numbers[place], models[place], reason
-        self.n_features_in_ = self.best_estimator_.n_features_in_
-        vars(self).pop("feature_names_in_", None)
-        if hasattr(self.best_estimator_, "feature_names_in_"):
-            self.feature_names_in_ = self.best_estimator_.feature_names_in_
-        for name in ("labels_", "cluster_centers_", "inertia_"):
-            setattr(self, name, getattr(self.best_estimator_, name))
+        before = attributes(self)
+        try:
+            self.results_ = results
+            self.best_n_clusters_, self.best_estimator_, self.reason_ = numbers[place], models[place], reason
+            self.n_features_in_ = self.best_estimator_.n_features_in_
+            vars(self).pop("feature_names_in_", None)
+            if hasattr(self.best_estimator_, "feature_names_in_"):
+                self.feature_names_in_ = self.best_estimator_.feature_names_in_
+            for name in ("labels_", "cluster_centers_", "inertia_"):
+                setattr(self, name, getattr(self.best_estimator_, name))
+        except BaseException:
+            self.__dict__ = before
+            raise
         return self
 
     def recommend(self, criterion: str) -> tuple[int, str]:

@@ -150,7 +150,6 @@ class TestLimitOfTheBlas:
             assert set(widths()) == {1}
 
     def test_ends_with_a_pass_that_failed_while_its_error_is_held(self, wide, tmp_path, two):
-        """The error's frames hold the generator that yielded the block."""
         model = fit(wide)
         wide[70_000, 3] = np.nan
         np.save(tmp_path / "X.npy", wide)
