@@ -1,7 +1,9 @@
 """What a fit tells while it runs, and what an interruption leaves behind."""
 
+import ctypes
 import pickle
 import signal
+import weakref
 
 import numpy as np
 import pytest
@@ -90,19 +92,14 @@ def is_interrupted(function, n_more):
         signal.signal(signal.SIGINT, before)
 
 
-def interrupt(*_, **__):
-    signal.raise_signal(signal.SIGINT)
-
-
-def draw_and_interrupt(state, X, ratio, rng):
-    rng.random_sample(7)
-    interrupt()
+# Ctrl-C without a step of Python, at which it would be noticed at once
+press_again = ctypes.PYFUNCTYPE(None, ctypes.py_object)(("PyErr_SetInterrupt", ctypes.pythonapi))
 
 
 @pytest.mark.parametrize("fitted", [False, True])
 @pytest.mark.parametrize("estimator", [KMeans, MiniBatchKMeans, "partial_fit", KMeansSweep])
 def test_more_interruptions_leave_the_estimator_as_it_was(rng, monkeypatch, estimator, fitted):
-    """A second Ctrl-C and so on, while what the first one stopped is undone."""
+    """Several at once, and one that comes just when an attribute of the fit is let go."""
     X = blobs(rng, 600, 3, n_clusters=3)
     if estimator is KMeansSweep:
         model = KMeansSweep([2, 3], criteria=(), criterion="elbow", random_state=0)
@@ -114,6 +111,17 @@ def test_more_interruptions_leave_the_estimator_as_it_was(rng, monkeypatch, esti
     if fitted:
         fit(X)
     before = {name: pickle.dumps(value) for name, value in vars(model).items()}
+    watched = []
+
+    def interrupt(*_, **__):
+        model.attribute_ = type("Value", (), {})()
+        watched.append(weakref.ref(model.attribute_, press_again))
+        signal.raise_signal(signal.SIGINT)
+
+    def draw_and_interrupt(state, X, ratio, rng):
+        rng.random_sample(7)
+        interrupt()
+
     if isinstance(model, KMeans):
         monkeypatch.setattr("kmeans_xp.estimators.lloyd", interrupt)
     elif isinstance(model, MiniBatchKMeans):
@@ -123,6 +131,7 @@ def test_more_interruptions_leave_the_estimator_as_it_was(rng, monkeypatch, esti
         monkeypatch.setattr("kmeans_xp.sweep.recommend", lambda *_: (place, ""))
     for n_more in range(12):
         assert is_interrupted(lambda: fit(X[::-1]), n_more)
+        assert watched[-1]() is None
         after = {name: pickle.dumps(value) for name, value in vars(model).items()}
         assert after == before
 
