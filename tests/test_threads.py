@@ -7,6 +7,7 @@ import sys
 import textwrap
 import threading
 from contextlib import contextmanager
+from itertools import product
 
 import numpy as np
 import pytest
@@ -455,8 +456,14 @@ class TestPartsOfAPass:
             assert threads.count_parts(1e12, 6) == 4
 
     @pytest.mark.parametrize("algorithm", ["lloyd", "elkan"])
-    @pytest.mark.parametrize("passes", ["plain", "compiled"])
-    @pytest.mark.parametrize("shape", [(90_000, 8, 30), (20_000, 40, 90), (600_000, 2, 9)])
+    @pytest.mark.parametrize(
+        ("passes", "shape"),
+        [
+            *product(("plain", "compiled"), [(90_000, 8, 30), (20_000, 40, 90), (600_000, 2, 9)]),
+            # Too little for threads of our own, and enough for some of the BLAS
+            *product(("plain",), [(40_000, 1, 3), (12_000, 40, 8)]),
+        ],
+    )
     def test_give_the_same_bits_on_any_number_of_threads(self, monkeypatch, passes, shape, algorithm):
         backend = pytest.importorskip("kmeans_xp.backends.numpy")
         if passes == "plain":
@@ -472,10 +479,7 @@ class TestPartsOfAPass:
             found.append((model.cluster_centers_.tobytes(), model.inertia_, model.labels_.tobytes()))
             found[-1] += (model.transform(X[:1000]).tobytes(), model.score(X))
 
-        fit_once()
-        with threadpool_limits(1):
-            fit_once()
-        monkeypatch.setattr(threads.blas, "n_threads", lambda: 7)
-        fit_once()
-        assert found[1] == found[0]
-        assert found[2] == found[0]
+        for n_threads in (1, 2, 3, 7):
+            with threadpool_limits(n_threads, user_api="blas"):
+                fit_once()
+        assert all(other == found[0] for other in found[1:])

@@ -19,6 +19,7 @@ COMPILED_WORK = 1e7
 DIRECT_FEATURES = 24  # up to which to sum squared differences is faster than a matrix product and what surrounds it
 MAX_BETWEEN = 2**11  # centers whose distances from each other are kept, 32 MiB
 SAVED_PRODUCTS = 500  # multiplications a row that repay the search for its candidates
+SINGLE_WORK = 2**16  # multiplications of a product up to which a BLAS uses one thread by itself
 FEW_PARTS = 16  # of a pass that sums few rows of many clusters
 NOTHING = np.empty((0, 0)), np.empty(0)  # distances between centers that nobody asks for
 
@@ -116,8 +117,11 @@ def passes_in_use():
 
 
 def own_threads(X, n_clusters):
-    """`steps.own_threads`: the BLAS gets one thread, as its other threads would wait for work at full speed."""
-    return blas.one_thread() if X.size * max(8, n_clusters) > PARALLEL_WORK else nullcontext()
+    """`steps.own_threads`: the BLAS gets one thread.
+
+    Its other threads would wait for work at full speed, and the bits of its sums depend on their number.
+    """
+    return blas.one_thread() if X.size * max(8, n_clusters) > SINGLE_WORK else nullcontext()
 
 
 def map_slices(X, function, slices):
