@@ -1,6 +1,6 @@
 """What estimators with centers share: prediction on the data's library, placing, pickling."""
 
-import contextlib
+import copy
 import operator
 from collections.abc import Callable
 from dataclasses import replace
@@ -49,6 +49,17 @@ def checking_parameters(fit: Fit) -> Fit:
     """scikit-learn's check of an estimator's parameters before a fit, for which its type is not lost."""
     checked: Fit = fit_context(prefer_skip_nested_validation=False)(fit)
     return checked
+
+
+def attributes(estimator):
+    """What a fit that fails puts back: `self.__dict__ = before`, at once, as an interruption may follow another.
+
+    The random state is a copy, as a fit draws from the estimator's own.
+    """
+    before = dict(vars(estimator))
+    if "_random_state" in before:
+        before["_random_state"] = copy.deepcopy(before["_random_state"])
+    return before
 
 
 class NearestCenters(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):
@@ -325,17 +336,6 @@ class NearestCenters(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, C
         return (
             (arrays.asarray_like(distances, like, arrays.result_dtype(like)), numbers) if return_distance else numbers
         )
-
-    @contextlib.contextmanager
-    def _unchanged_if_it_fails(self):
-        """What a fit that ends by an error or an interruption has set is undone."""
-        before = dict(vars(self))
-        try:
-            yield
-        except BaseException:
-            vars(self).clear()
-            vars(self).update(before)
-            raise
 
     def _clusters(self):
         """Number of centers, as a shape: the parameter may have been set anew."""

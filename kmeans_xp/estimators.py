@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from kmeans_xp import arrays, seeding
 from kmeans_xp._sklearn_private import Interval, StrOptions, validate_params
-from kmeans_xp.centers import NearestCenters, checking_parameters, working_memory
+from kmeans_xp.centers import NearestCenters, attributes, checking_parameters, working_memory
 from kmeans_xp.lloyd import Iteration, lloyd
 from kmeans_xp.memory import InMemory
 from kmeans_xp.partitions import Partitioned
@@ -264,7 +264,8 @@ default='k-means++'
         self : object
             Fitted estimator.
         """
-        with self._unchanged_if_it_fails():
+        before = attributes(self)
+        try:
             data, home = self._open(X, sample_weight)
             like = data.like
             with arrays.computing(like), own_threads(like, self.n_clusters):
@@ -282,6 +283,9 @@ default='k-means++'
             self._origin = arrays.asarray_like(frame.origin, home)
             self._spread = frame.spread
             self.labels_ = self.predict(X) if arrays.is_dask(X) else arrays.asarray_like(result.labels, home)
+        except BaseException:
+            self.__dict__ = before
+            raise
         return self
 
     def _open(self, X, sample_weight):

@@ -14,7 +14,7 @@ from sklearn.utils import check_random_state
 
 from kmeans_xp import arrays, seeding
 from kmeans_xp._sklearn_private import Interval, StrOptions
-from kmeans_xp.centers import NearestCenters, checking_parameters, inertia, working_memory
+from kmeans_xp.centers import NearestCenters, attributes, checking_parameters, inertia, working_memory
 from kmeans_xp.lloyd import means
 from kmeans_xp.sparse import as_given
 from kmeans_xp.steps import lloyd_step, moments, own_threads, sq_distances_to_own, take_rows
@@ -195,7 +195,8 @@ default='k-means++'
         self : object
             Fitted estimator.
         """
-        with self._unchanged_if_it_fails():
+        before = attributes(self)
+        try:
             rows = self._rows_of(X, sample_weight)
             self._random_state = rng = check_random_state(self.random_state)
             batch_size = min(self.batch_size, rows.n_samples)
@@ -219,6 +220,9 @@ default='k-means++'
                 self._label(X, sample_weight)
             else:
                 self.inertia_ = monitor.smoothed * rows.total_weight
+        except BaseException:
+            self.__dict__ = before
+            raise
         return self
 
     @checking_parameters
@@ -241,7 +245,8 @@ default='k-means++'
         self : object
             Updated estimator.
         """
-        with self._unchanged_if_it_fails():
+        before = attributes(self)
+        try:
             first = not hasattr(self, "cluster_centers_")
             X_in = check_rows(X, self, reset=first)
             batch = self._place(X_in)
@@ -259,6 +264,9 @@ default='k-means++'
             self.n_steps_ = getattr(self, "n_steps_", 0) + 1
             if self.compute_labels:
                 self._label(X, sample_weight)
+        except BaseException:
+            self.__dict__ = before
+            raise
         return self
 
     def _rows_of(self, X, sample_weight):

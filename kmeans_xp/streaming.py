@@ -156,13 +156,13 @@ class Stream:
                 ready = reading
                 if block is not None:
                     job = block, self._slots[block.index % 2], self._needed(block, function, args)
-                    reading = *job, reader.submit(self._read, *job)
+                    reading = *job, _begun(reader, self._read, *job)
                 if ready is not None:
                     yield from self._loaded(*ready)
 
-    def _loaded(self, block, slot, active, n_rows):
+    def _loaded(self, block, slot, active, read):
         """Yield the block while its rows are in memory."""
-        X = slot.take(n_rows.result())
+        X = slot.take(read())
         if self._sample_weight is None:
             weights = np.ones(X.shape[0])
         else:
@@ -196,6 +196,14 @@ class Stream:
         if n_rows:
             slot.fill(n_rows, partial(self._reader.read, rows))
         return n_rows
+
+
+def _begun(reader, function, *args):
+    """A call that the reader makes meanwhile: a function that gives its result."""
+    try:
+        return reader.submit(function, *args).result
+    except RuntimeError:  # no thread can be started: by a limit, or as the main thread has ended
+        return partial(function, *args)
 
 
 class SlicedRows(OtherRows):

@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from kmeans_xp import arrays, seeding
 from kmeans_xp._sklearn_private import Interval, StrOptions
-from kmeans_xp.centers import checking_parameters
+from kmeans_xp.centers import attributes, checking_parameters
 from kmeans_xp.estimators import KMeans
 from kmeans_xp.metrics import CRITERIA, Clusters, UndefinedCriterionError
 from kmeans_xp.saving import Saved
@@ -182,13 +182,18 @@ class KMeansSweep(Saved, MetaEstimatorMixin, TransformerMixin, ClusterMixin, Bas
         if "gap" in names:
             results["gap"], results["gap_error"] = gaps(fits, results["inertia"], self.n_references)
         place, reason = recommend(results, self.criterion)
-        self.results_ = results
-        self.best_n_clusters_, self.best_estimator_, self.reason_ = numbers[place], models[place], reason
-        self.best_estimator_.labels_ = self.best_estimator_.predict(X)
-        self.n_features_in_ = self.best_estimator_.n_features_in_
-        vars(self).pop("feature_names_in_", None)
-        if hasattr(self.best_estimator_, "feature_names_in_"):
-            self.feature_names_in_ = self.best_estimator_.feature_names_in_
+        before = attributes(self)
+        try:
+            self.results_ = results
+            self.best_n_clusters_, self.best_estimator_, self.reason_ = numbers[place], models[place], reason
+            self.best_estimator_.labels_ = self.best_estimator_.predict(X)
+            self.n_features_in_ = self.best_estimator_.n_features_in_
+            vars(self).pop("feature_names_in_", None)
+            if hasattr(self.best_estimator_, "feature_names_in_"):
+                self.feature_names_in_ = self.best_estimator_.feature_names_in_
+        except BaseException:
+            self.__dict__ = before
+            raise
         return self
 
     @property

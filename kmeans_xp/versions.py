@@ -6,10 +6,11 @@ from importlib import metadata
 from threadpoolctl import threadpool_info
 
 from kmeans_xp.arrays import cuda_devices, cuda_problem
-from kmeans_xp.backends import backend_names
+from kmeans_xp.backends import backend_for, backend_names
 
 LIBRARIES = (
     *("kmeans_xp", "numpy", "scipy", "scikit-learn", "array-api-compat"),
+    *("threadpoolctl", "numba", "llvmlite"),
     *("cupy", "cupy-cuda12x", "cupy-cuda13x", "torch", "jax", "dpnp", "array-api-strict"),
 )
 
@@ -17,7 +18,7 @@ LIBRARIES = (
 def show_versions() -> None:
     """Print the versions of the libraries, the BLAS in use, the CUDA devices and the steps that are replaced.
 
-    Imports CuPy where it is installed, to ask it for its devices.
+    Imports CuPy and Numba where they are installed, to ask for devices and to see whether it compiles.
 
     Examples
     --------
@@ -37,3 +38,5 @@ def show_versions() -> None:
     problem = cuda_problem()
     print(f"CUDA: {problem}" if problem else f"CUDA: {', '.join(cuda_devices())}")
     print(f"fast steps for: {', '.join(backend_names()) or 'no library'}; the portable ones run everywhere else")
+    if fast := backend_for("numpy"):
+        print(f"passes over large NumPy arrays: {fast.passes_in_use()}")

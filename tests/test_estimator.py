@@ -1,6 +1,7 @@
 """KMeans as a user meets it, on every library."""
 
 import copy
+import importlib.util
 import pickle
 import subprocess
 import sys
@@ -286,6 +287,28 @@ def test_show_versions(capsys):
     printed = capsys.readouterr().out
     for line in ("Python: ", "kmeans_xp: ", "numpy: ", "threads: openblas", "CUDA: ", "fast steps for: "):
         assert f"\n{line}" in f"\n{printed}"
+    fast = printed.partition("fast steps for: ")[2].partition(";")[0]
+    assert importlib.util.find_spec("cupy") or "cupy" not in fast, "a library that is not there has no fast steps"
+
+
+@pytest.mark.parametrize(
+    ("trouble", "said"),
+    [
+        ("", "compiled by Numba"),
+        ("sys.modules['numba'] = None", "plain NumPy, as Numba is not installed"),
+        (
+            "os.environ['NUMBA_DISABLE_JIT'] = '1'",
+            "plain NumPy, as Numba fails (ImportError: NUMBA_DISABLE_JIT is set)",
+        ),
+    ],
+)
+def test_show_versions_says_which_passes_are_in_use(trouble, said):
+    pytest.importorskip("kmeans_xp.backends.numpy")
+    numba = pytest.importorskip("numba")
+    code = f"import os, sys; {trouble}\nimport kmeans_xp; kmeans_xp.show_versions()"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+    assert f"\nnumba: {numba.__version__}\n" in printed
+    assert f"\npasses over large NumPy arrays: {said}" in printed
 
 
 class TestDevice:

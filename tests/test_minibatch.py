@@ -10,7 +10,7 @@ from conftest import blobs, inertia
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 
-from kmeans_xp import MiniBatchKMeans
+from kmeans_xp import MiniBatchKMeans, minibatch
 from kmeans_xp.arrays import to_numpy
 from kmeans_xp.minibatch import Draw, Monitor
 
@@ -166,3 +166,30 @@ def test_inits(lib, rng, init):
     model = MiniBatchKMeans(4, init=given, random_state=0).fit(X)
     assert model.cluster_centers_.shape == (4, 3)
     assert model.score(X) == pytest.approx(-model.inertia_)
+
+
+def test_a_partial_fit_that_fails_leaves_no_trace(rng, monkeypatch):
+    """Afterwards the model goes on with the bits of one that it never happened to, random numbers included."""
+    batches = [blobs(rng, 90, 3, n_clusters=4, spread=1) for _ in range(4)]
+    model, expected = (MiniBatchKMeans(4, random_state=0, reassignment_ratio=0.9) for _ in range(2))
+    state = np.random.RandomState(5)
+    shared = MiniBatchKMeans(4, random_state=state, reassignment_ratio=0.9)
+    expected_of_shared = MiniBatchKMeans(4, random_state=np.random.RandomState(5), reassignment_ratio=0.9)
+    reassign = minibatch.State._reassign
+
+    def fail(self, *args):
+        reassign(self, *args)
+        raise OSError("no")
+
+    for number, batch in enumerate(batches):
+        for ours, theirs in ((model, expected), (shared, expected_of_shared)):
+            if number:
+                monkeypatch.setattr(minibatch.State, "_reassign", fail)
+                with pytest.raises(OSError, match="no"):
+                    ours.partial_fit(batch[::-1])
+                monkeypatch.undo()
+            ours.partial_fit(batch)
+            theirs.partial_fit(batch)
+            np.testing.assert_array_equal(ours.cluster_centers_, theirs.cluster_centers_)
+            np.testing.assert_array_equal(ours._counts, theirs._counts)
+            np.testing.assert_array_equal(ours._random_state.get_state()[1], theirs._random_state.get_state()[1])

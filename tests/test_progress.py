@@ -1,5 +1,10 @@
 """What a fit tells while it runs, and what an interruption leaves behind."""
 
+import ctypes
+import pickle
+import signal
+import weakref
+
 import numpy as np
 import pytest
 from conftest import blobs, inertia
@@ -7,7 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 
-from kmeans_xp import KMeans
+from kmeans_xp import KMeans, KMeansSweep, MiniBatchKMeans
 from kmeans_xp.arrays import to_numpy
 
 
@@ -56,6 +61,79 @@ def test_an_interrupted_fit_leaves_the_estimator_as_it_was(rng):
     assert before.pop("on_iteration") is None
     del after["on_iteration"]
     assert after == before
+
+
+class CtrlC:
+    """Handler of SIGINT: raises as Python's does, and so many times more, each time that Python listens again."""
+
+    def __init__(self, n_more):
+        self.n_more = n_more
+        self.listens = True
+
+    def __call__(self, *_):
+        if self.listens:
+            if self.n_more:
+                self.n_more -= 1
+                signal.raise_signal(signal.SIGINT)
+            raise KeyboardInterrupt
+
+
+def is_interrupted(function, n_more):
+    """Whether a function ends by Ctrl-C, which it sends itself, if it is pressed some times more."""
+    handler = CtrlC(n_more)
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        function()
+    except KeyboardInterrupt:
+        handler.listens = False
+        return True
+    finally:
+        handler.listens = False
+        signal.signal(signal.SIGINT, before)
+
+
+# Ctrl-C without a step of Python, at which it would be noticed at once
+press_again = ctypes.PYFUNCTYPE(None, ctypes.py_object)(("PyErr_SetInterrupt", ctypes.pythonapi))
+
+
+@pytest.mark.parametrize("fitted", [False, True])
+@pytest.mark.parametrize("estimator", [KMeans, MiniBatchKMeans, "partial_fit", KMeansSweep])
+def test_more_interruptions_leave_the_estimator_as_it_was(rng, monkeypatch, estimator, fitted):
+    """Several at once, and one that comes just when an attribute of the fit is let go."""
+    X = blobs(rng, 600, 3, n_clusters=3)
+    if estimator is KMeansSweep:
+        model = KMeansSweep([2, 3], criteria=(), criterion="elbow", random_state=0)
+    elif estimator is KMeans:
+        model = KMeans(3, random_state=0)
+    else:
+        model = MiniBatchKMeans(3, random_state=0, batch_size=100)
+    fit = model.partial_fit if estimator == "partial_fit" else model.fit
+    if fitted:
+        fit(X)
+    before = {name: pickle.dumps(value) for name, value in vars(model).items()}
+    watched = []
+
+    def interrupt(*_, **__):
+        model.attribute_ = type("Value", (), {})()
+        watched.append(weakref.ref(model.attribute_, press_again))
+        signal.raise_signal(signal.SIGINT)
+
+    def draw_and_interrupt(state, X, ratio, rng):
+        rng.random_sample(7)
+        interrupt()
+
+    if isinstance(model, KMeans):
+        monkeypatch.setattr("kmeans_xp.estimators.lloyd", interrupt)
+    elif isinstance(model, MiniBatchKMeans):
+        monkeypatch.setattr("kmeans_xp.minibatch.State._reassign", draw_and_interrupt)
+    else:
+        place = type("Place", (), {"__index__": interrupt})()  # looked up when some attributes are set
+        monkeypatch.setattr("kmeans_xp.sweep.recommend", lambda *_: (place, ""))
+    for n_more in range(12):
+        assert is_interrupted(lambda: fit(X[::-1]), n_more)
+        assert watched[-1]() is None
+        after = {name: pickle.dumps(value) for name, value in vars(model).items()}
+        assert after == before
 
 
 @pytest.mark.parametrize("algorithm", ["lloyd", "elkan"])

@@ -11,14 +11,23 @@ do so by way of `_cupy_sparse`, without which they cannot be computed with.
 import functools
 import importlib
 import importlib.util
+import os
 import pkgutil
+import threading
+
+# Held by whoever imports something amid a fit, and by whoever forks: in the child, a module that was half imported by
+# another thread would be waited for for ever.
+importing = threading.RLock()
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(before=importing.acquire, after_in_parent=importing.release, after_in_child=importing.release)
 
 
 @functools.lru_cache
 def backend_for(library):
     """The module of steps for `library` (such as 'numpy'), or None. An import error inside it is not hidden."""
     name = f"{__name__}.{library}"
-    return importlib.import_module(name) if importlib.util.find_spec(name) else None
+    with importing:
+        return importlib.import_module(name) if importlib.util.find_spec(name) else None
 
 
 def replaceable(portable):
@@ -37,5 +46,6 @@ def replaceable(portable):
 
 
 def backend_names():
-    """The libraries that have a file here."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+    """The installed libraries that have a file here."""
+    names = [module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_")]
+    return sorted(name for name in names if importlib.util.find_spec(name))

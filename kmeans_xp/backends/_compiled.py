@@ -6,13 +6,26 @@ LLVM's vector instructions; the rest is plain Numba. Everything runs without the
 code is cached on disk.
 """
 
+import os
 from functools import partial
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import config, njit, types
 from numba.core import cgutils
+from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import intrinsic
+
+if config.DISABLE_JIT:
+    raise ImportError("NUMBA_DISABLE_JIT is set")
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    # A child that is forked while another thread compiles would wait for it for ever
+    os.register_at_fork(
+        before=global_compiler_lock.acquire,
+        after_in_parent=global_compiler_lock.release,
+        after_in_child=global_compiler_lock.release,
+    )
 
 VECTOR = 64  # bytes of a vector of rows, whatever the processor has: LLVM splits it
 TILE = 4096  # rows whose bounds are looked at in one go

@@ -5,12 +5,13 @@ What happens to the rows stands in `_blocks` in plain NumPy, and again in `_comp
 
 import functools
 import importlib.util
+import warnings
 from contextlib import nullcontext
 
 import numpy as np
 
-from kmeans_xp.backends import _blocks
-from kmeans_xp.backends._threads import PARALLEL_WORK, blas, in_parallel, map_in_order
+from kmeans_xp.backends import _blocks, importing
+from kmeans_xp.backends._threads import PARALLEL_WORK, blas, count_parts, in_parallel, map_in_order
 
 # n_samples * n_features * n_clusters of a job that repays loading Numba and the passes from the cache on disk, which
 # takes half a second. A property of the data alone, so that the same fit takes the same way again.
@@ -18,11 +19,24 @@ COMPILED_WORK = 1e7
 DIRECT_FEATURES = 24  # up to which to sum squared differences is faster than a matrix product and what surrounds it
 MAX_BETWEEN = 2**11  # centers whose distances from each other are kept, 32 MiB
 SAVED_PRODUCTS = 500  # multiplications a row that repay the search for its candidates
+SINGLE_WORK = 2**16  # multiplications of a product up to which a BLAS uses one thread by itself
+FEW_PARTS = 16  # of a pass that sums few rows of many clusters
 NOTHING = np.empty((0, 0)), np.empty(0)  # distances between centers that nobody asks for
 
 
-@functools.cache
+_trouble = None  # the error for which this process has given Numba up
+
+
+class _NumbaError(Exception):
+    """Numba cannot load or compile a pass. No row has been touched."""
+
+
 def _has_numba():
+    return _trouble is None and _is_installed()
+
+
+@functools.cache
+def _is_installed():
     return importlib.util.find_spec("numba") is not None
 
 
@@ -30,14 +44,84 @@ def _passes(X, frame):
     """The module of passes that pays."""
     if frame.work < COMPILED_WORK or not X.flags.c_contiguous or not _has_numba():
         return _blocks
-    from kmeans_xp.backends import _compiled
+    try:
+        return _compiled()
+    except _NumbaError as error:
+        _give_up(error)
+        return _blocks
 
+
+def _compiled():
+    """The module of passes that Numba compiles."""
+    try:
+        with importing:
+            from kmeans_xp.backends import _compiled
+    except Exception as error:  # of whatever type: it comes from a broken installation, or a cache
+        raise _NumbaError(f"{type(error).__name__}: {error}") from error
     return _compiled
 
 
+def _load(function, *job):
+    """Have Numba load or compile a pass, by a part of it that has no rows."""
+    if function.__module__ == _blocks.__name__:
+        return
+    n_samples = len(job[0])
+    try:
+        function(n_samples, n_samples * (n_samples + 1) + 1, *job)
+    except MemoryError:
+        raise
+    except Exception as error:  # of whatever type, as a corrupt cache raises any; compiled code itself raises none
+        raise _NumbaError(f"{type(error).__name__}: {error}") from error
+
+
+def _give_up(error):
+    """Do without Numba from now on."""
+    global _trouble
+    if _trouble is None:
+        _trouble = error
+        warnings.warn(
+            f"Numba is installed but fails ({error}). This process goes on in plain NumPy, which takes several times "
+            "as long for large arrays. Mend or remove Numba; empty its cache (NUMBA_CACHE_DIR, or __pycache__ beside "
+            f"{_blocks.__file__}).",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
+def or_plain(step):
+    """The step, done again in plain NumPy if Numba fails."""
+
+    @functools.wraps(step)
+    def safe(*args):
+        try:
+            return step(*args)
+        except _NumbaError as error:
+            _give_up(error)
+            return step(*args)
+
+    return safe
+
+
+def passes_in_use():
+    """Which passes large arrays get and why, in words. Imports Numba to see whether it works."""
+    if not _is_installed():
+        return "plain NumPy, as Numba is not installed"
+    try:
+        if _trouble is not None:
+            raise _trouble
+        X, label, one = np.zeros((1, 1)), np.zeros(1, dtype=np.int32), np.zeros(1)
+        _load(_compiled().cluster_sums, _read_only(X), one, label, one, X, one)
+    except _NumbaError as error:
+        return f"plain NumPy, as Numba fails ({error})"
+    return "compiled by Numba"
+
+
 def own_threads(X, n_clusters):
-    """`steps.own_threads`: the BLAS gets one thread, as its other threads would wait for work at full speed."""
-    return blas.one_thread() if X.size * max(8, n_clusters) > PARALLEL_WORK else nullcontext()
+    """`steps.own_threads`: the BLAS gets one thread.
+
+    Its other threads would wait for work at full speed, and the bits of its sums depend on their number.
+    """
+    return blas.one_thread() if X.size * max(8, n_clusters) > SINGLE_WORK else nullcontext()
 
 
 def map_slices(X, function, slices):
@@ -46,22 +130,24 @@ def map_slices(X, function, slices):
     return map_in_order(function, slices) if pays else NotImplemented
 
 
+@or_plain
 def assign(X, centers, frame):
     """`steps.assign`."""
     labels = np.empty(X.shape[0], dtype=np.int32)
     job = (_read_only(X), *_coefficients(centers, frame), labels)
-    found = in_parallel(X.size * len(centers), lambda *part: _passes(X, frame).assign(*part, *job))
-    rows = np.concatenate([rows for of_part in found for rows in of_part])
+    doubtful = _run(_passes(X, frame).assign, X.size * len(centers), *job)
+    rows = np.concatenate([rows for of_part in doubtful for rows in of_part])
     if len(rows):
         labels[rows] = frame.nearest(X[rows], centers)
     return labels
 
 
+@or_plain
 def lloyd_step(X, sample_weight, centers, frame):
     """`steps.lloyd_step`."""
     labels = np.full(X.shape[0], -1, dtype=np.int32)
     if _passes(X, frame) is not _blocks:
-        slack, path = np.empty(X.shape[0]), np.zeros(len(centers))
+        slack, path = np.zeros(X.shape[0]), np.zeros(len(centers))
         return labels, *bounded_step(X, sample_weight, centers, labels, slack, path, 0, 0, frame)[2:4]
     job = (X, sample_weight, *_coefficients(centers, frame), labels)
     *totals, doubtful = _sums(_blocks.lloyd_step, X.size * len(centers), centers.shape, *job)
@@ -69,6 +155,7 @@ def lloyd_step(X, sample_weight, centers, frame):
     return labels, *totals
 
 
+@or_plain
 def bounded_step(X, sample_weight, centers, labels, slack, path, sums, weights, frame):
     """`bounds.bounded_step`, writing into labels and slack."""
     passes, work = _passes(X, frame), 8 * X.size
@@ -105,12 +192,14 @@ def _settle(rows, X, sample_weight, centers, labels, sums, weights, frame):
     return len(wrong)
 
 
+@or_plain
 def update(X, sample_weight, labels, n_clusters, frame):
     """`steps.update`."""
     job = (_read_only(X), _origin(frame, frame.distance_dtype), labels, sample_weight)
     return _sums(_passes(X, frame).cluster_sums, 8 * X.size, (n_clusters, X.shape[1]), *job)
 
 
+@or_plain
 def sq_distances_to_own(X, labels, centers, frame):
     """`steps.sq_distances_to_own`."""
     squares = np.empty(X.shape[0])
@@ -127,6 +216,7 @@ def sq_distances_to(X, rows, frame):
     return squares
 
 
+@or_plain
 def distances(X, centers, frame):
     """`steps.distances`."""
     result = np.empty((X.shape[0], len(centers)), dtype=X.dtype)
@@ -147,8 +237,9 @@ def count_distinct(labels):
 
 
 def _run(function, work, *job):
-    """A pass whose parts write into what they are given."""
-    in_parallel(work, lambda *part: function(*part, *job))
+    """A pass whose parts write into what they are given: what they return, in the order of the parts."""
+    _load(function, *job)
+    return in_parallel(count_parts(work), lambda *part: function(*part, *job))
 
 
 def _sums(function, work, shape, *job):
@@ -159,7 +250,10 @@ def _sums(function, work, shape, *job):
         counts = function(*part, *job, sums, weights)
         return sums, weights, *(counts or ())
 
-    results = in_parallel(work, add_up)
+    _load(function, *job, np.zeros((1, 1)), np.zeros(1))
+    # Each part adds to sums of its own: few rows of many clusters are cut into few
+    n_parts = count_parts(work, max(FEW_PARTS, len(job[0]) // (16 * shape[0])))
+    results = in_parallel(n_parts, add_up)
     return tuple(sum(values[1:], start=values[0]) for values in zip(*results, strict=True))
 
 
@@ -192,8 +286,11 @@ def _coefficients(centers, frame):
 def _between(centers, rounding):
     """Distances between centers, a little too small, and that of each from the nearest other."""
     sq_norms = np.vecdot(centers, centers)
-    squares = sq_norms[:, None] - 2 * (centers @ centers.T) + sq_norms - 2 * rounding[1]
-    distances = np.sqrt(np.maximum(squares, 0, out=squares), out=squares)
+    distances = centers @ centers.T  # in place from here on: n_clusters² numbers may be many
+    distances *= -2
+    distances += sq_norms[:, None] - 2 * rounding[1]
+    distances += sq_norms
+    np.sqrt(np.maximum(distances, 0, out=distances), out=distances)
     np.fill_diagonal(distances, np.inf)
     nearest_other = distances.min(axis=1)
     np.fill_diagonal(distances, 0)
