@@ -73,6 +73,7 @@ STANDARD = {
     "typing",
     "warnings",
     "contextlib",
+    "contextvars",
     "dataclasses",
     "functools",
     "importlib",
