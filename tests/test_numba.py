@@ -101,7 +101,7 @@ class TestFailingPass:
         def fail(*_):
             raise self.error
 
-        monkeypatch.setattr(backend._compiled(), request.param, fail)
+        monkeypatch.setattr(backend.compiled_passes(), request.param, fail)
         return lambda error: setattr(self, "error", error)
 
     @staticmethod
@@ -121,6 +121,7 @@ class TestFailingPass:
             model, labels, distances = self.everything(X, algorithm)
         assert len(seen) == 1
         assert not backend._has_numba()
+        assert backend.passes_in_use() == "plain NumPy, as Numba fails (OSError: No space left on device)"
         expected, expected_labels, expected_distances = self.everything(X, algorithm)
         assert_array_equal(model.labels_, expected.labels_)
         assert model.n_iter_ == expected.n_iter_

@@ -49,6 +49,8 @@ def set_widths(numbers):
 def two():
     """What `widths` gives where nobody limits the BLAS: two threads each, on any machine."""
     before = widths()
+    if not before:
+        pytest.skip("NumPy's BLAS is one whose threads cannot be set")
     set_widths([2] * len(before))
     yield [2] * len(before)
     assert widths() == [2] * len(before), "somebody has left another number of threads"
@@ -105,38 +107,31 @@ class TestLimitOfTheBlas:
 
     def test_is_undone_after_concurrent_fits(self, wide, two):
         """The first waits in an iteration until the second is in its own, which waits until the first is done."""
-        second_began, first_ended = threading.Event(), threading.Event()
+        first_began, second_began, first_ended, second_ended = (threading.Event() for _ in range(4))
+        between, after = [], []
 
         def watch(began, awaited):
-            def on_iteration(iteration):
-                began.set()
-                assert awaited.wait(60)
+            return lambda iteration: began.set() or (awaited.wait(60) and None)
 
-            return on_iteration
-
-        first_began = threading.Event()
-        inside = []
+        def fit_first():
+            fit(wide, on_iteration=watch(first_began, second_began))
+            between.extend(widths())
+            first_ended.set()
+            assert second_ended.wait(60)
 
         def fit_second():
             assert first_began.wait(60)
             fit(wide, on_iteration=watch(second_began, first_ended))
+            after.extend(widths())
+            second_ended.set()
 
-        def fit_first():
-            fit(wide, on_iteration=watch(first_began, second_began))
-            inside.extend(widths())
-            first_ended.set()
-            assert second_ended.wait(60)
-
-        second_ended = threading.Event()
         workers = [threading.Thread(target=work) for work in (fit_first, fit_second)]
         for worker in workers:
             worker.start()
-        workers[1].join()
-        assert set(inside) == {1}
-        assert widths() == two
-        second_ended.set()
-        workers[0].join()
-        assert widths() == two
+        for worker in workers:
+            worker.join()
+        assert set(between) == {1}
+        assert after == widths() == two
 
     def test_leaves_the_blas_to_other_threads(self, wide, two):
         fit(wide)
@@ -156,11 +151,9 @@ class TestLimitOfTheBlas:
         np.save(tmp_path / "X.npy", wide)
         mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
         for call in (model.predict, model.score, model.fit):
-            n_threads = threading.active_count()
             with pytest.raises(ValueError, match="NaN") as held:
                 call(mapped)
             assert widths() == two
-            assert threading.active_count() <= n_threads, "the reader has ended"
             del held
 
     def test_is_no_generators(self, two):

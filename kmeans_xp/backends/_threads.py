@@ -35,8 +35,10 @@ def in_parallel(n_parts, function):
         for part in iter(parts.popleft, None):
             results[part] = function(part, n_parts)
 
-    helpers = [Task(take_parts) for _ in range(n_helpers)]
+    helpers = []
     try:
+        for _ in range(n_helpers):
+            helpers.append(Task(take_parts))
         take_parts()
         for helper in helpers:
             helper.result()

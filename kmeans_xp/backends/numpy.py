@@ -23,8 +23,7 @@ SINGLE_WORK = 2**16  # multiplications of a product up to which a BLAS uses one 
 FEW_PARTS = 16  # of a pass that sums few rows of many clusters
 NOTHING = np.empty((0, 0)), np.empty(0)  # distances between centers that nobody asks for
 
-
-_trouble = None  # the error for which this process has given Numba up
+_trouble = None  # why this process has given Numba up
 
 
 class _NumbaError(Exception):
@@ -45,13 +44,13 @@ def _passes(X, frame):
     if frame.work < COMPILED_WORK or not X.flags.c_contiguous or not _has_numba():
         return _blocks
     try:
-        return _compiled()
+        return compiled_passes()
     except _NumbaError as error:
         _give_up(error)
         return _blocks
 
 
-def _compiled():
+def compiled_passes():
     """The module of passes that Numba compiles."""
     try:
         with importing:
@@ -78,7 +77,7 @@ def _give_up(error):
     """Do without Numba from now on."""
     global _trouble
     if _trouble is None:
-        _trouble = error
+        _trouble = str(error)
         warnings.warn(
             f"Numba is installed but fails ({error}). This process goes on in plain NumPy, which takes several times "
             "as long for large arrays. Mend or remove Numba; empty its cache (NUMBA_CACHE_DIR, or __pycache__ beside "
@@ -106,14 +105,13 @@ def passes_in_use():
     """Which passes large arrays get and why, in words. Imports Numba to see whether it works."""
     if not _is_installed():
         return "plain NumPy, as Numba is not installed"
+    trouble = _trouble
     try:
-        if _trouble is not None:
-            raise _trouble
         X, label, one = np.zeros((1, 1)), np.zeros(1, dtype=np.int32), np.zeros(1)
-        _load(_compiled().cluster_sums, _read_only(X), one, label, one, X, one)
+        _load(compiled_passes().cluster_sums, _read_only(X), one, label, one, X, one)
     except _NumbaError as error:
-        return f"plain NumPy, as Numba fails ({error})"
-    return "compiled by Numba"
+        trouble = trouble or error
+    return f"plain NumPy, as Numba fails ({trouble})" if trouble else "compiled by Numba"
 
 
 def own_threads(X, n_clusters):
