@@ -19,6 +19,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from kmeans_xp import arrays
 from kmeans_xp._sklearn_private import fit_context
+from kmeans_xp.metric import Cosine, Euclidean, settle_zeros
 from kmeans_xp.neighbors import nearer_rows, nearest_centers, nearest_rows
 from kmeans_xp.partitions import join
 from kmeans_xp.saving import Saved, on_host
@@ -33,8 +34,6 @@ from kmeans_xp.validation import (
     check_sample_weight,
     check_source,
     check_weight_of_source,
-    rows_as_they_are,
-    unit_rows,
 )
 
 # Multiplications of one pass from which on device="auto" sends NumPy arrays to a GPU: an H100, copying X included, is
@@ -74,6 +73,7 @@ class NearestCenters(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, C
     n_features_in_: int
     feature_names_in_: Any
     metric = "euclidean"  # of those that have no such parameter
+    zero_rows = "warn"
 
     def predict(self, X: Any, *, out: Any = None) -> Any:
         """Index of the nearest center of each row.
@@ -94,7 +94,7 @@ class NearestCenters(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, C
         """
         if arrays.is_dask(X):
             return self._lazily(self.predict, X, out, np.int32)
-        return self._map(X, assign, "predict", out, ())
+        return self._map(X, labels_by, "predict", out, ())
 
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
         """Fit and return `labels_`.
@@ -291,7 +291,7 @@ class NearestCenters(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, C
             self._check_out(out, (X_in.shape[0], *more_shape))
         X = self._place(X_in)
         with arrays.computing(X, gradients=method == "transform"), own_threads(X, *self._clusters()):
-            X = self._prepare(X)
+            X = self._metric.prepare(X)
             result = arrays.asarray_like(function(X, *self._seen_from(X, X.shape[0])), X_in)
         if out is None:
             return result
@@ -313,14 +313,14 @@ class NearestCenters(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, C
             stream, seen = self._seen_by_stream(X, sample_weight)
 
             def of_block(block):
-                return function(block.X, block.sample_weight, block.start, *seen)
+                return function(block.X, block.given_weight, block.start, *seen)
 
             return stream.reduce(of_block, combine), np.empty(0)
         check_same_library(X, self, method)
         X_in = check_rows(X, self, reset=False)
         X = self._place(X_in)
         with arrays.computing(X), own_threads(X, *self._clusters()):
-            X = self._prepare(X)
+            X = self._metric.prepare(X)
             sample_weight = check_sample_weight(sample_weight, X)
             return function(X, sample_weight, 0, *self._seen_from(X, X.shape[0])), X_in
 
@@ -348,7 +348,7 @@ class NearestCenters(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, C
         origin, spread = self._origin_and_spread(X.shape[1])
         origin = arrays.asarray_like(origin, X)
         frame = frame_at(origin, spread, X, work, arrays.tile_bytes(X, working_memory()))
-        frame = replace(frame, spherical=self.metric == "cosine")
+        frame = replace(frame, spherical=self._metric.spherical)
         return frame.enter(arrays.asarray_like(self.cluster_centers_, X)), frame
 
     def _origin_and_spread(self, n_features):
@@ -363,9 +363,9 @@ class NearestCenters(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, C
         return origin, float(((centers - origin) ** 2).sum(axis=1).mean())
 
     @property
-    def _prepare(self):
-        """Function of rows, and the number of their first: the rows as they are compared with the centers."""
-        return unit_rows if self.metric == "cosine" else rows_as_they_are
+    def _metric(self):
+        """How rows are compared with the centers."""
+        return Cosine(self.zero_rows == "raise") if self.metric == "cosine" else Euclidean()
 
     def _streams(self, X):
         """Whether X is to be read block by block."""
@@ -381,7 +381,7 @@ class NearestCenters(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, C
         """X, block by block, where `device` wants it."""
         target, sample_weight = self._target(X), check_weight_of_source(sample_weight, X)
         device = None if target == "cpu" else target
-        return Stream(X, sample_weight, self.n_clusters, working_memory(), device, self._prepare)
+        return Stream(X, sample_weight, self.n_clusters, working_memory(), device, self._metric)
 
     def _place(self, X):
         """X where `device` wants the work to be done."""
@@ -403,16 +403,21 @@ class NearestCenters(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, C
         return tags
 
 
+def labels_by(X, centers, frame):
+    """Labels of prepared rows, (n_samples,) int32."""
+    return settle_zeros(assign(X, centers, frame), X, frame, 0)
+
+
 def inertia(X, sample_weight, centers, frame):
     """Weighted sum of the squared distances, or cosine distances, from the nearest centers, as a float."""
-    squares = sq_distances_to_own(X, assign(X, centers, frame), centers, frame)
+    squares = settle_zeros(sq_distances_to_own(X, assign(X, centers, frame), centers, frame), X, frame, 2.0)
     return arrays.to_floats(frame.cost(arrays.namespace(squares).sum(sample_weight * squares)))[0]
 
 
 def to_centers(X, centers, frame):
     """Distances of rows from centers in the metric of the frame, (n_samples, n_clusters)."""
     found = distances(X, centers, frame)
-    return frame.cost(found * found) if frame.spherical else found
+    return settle_zeros(frame.cost(found * found), X, frame, 1.0) if frame.spherical else found
 
 
 def lies_in_a_file(X):

@@ -44,13 +44,13 @@ class Cluster:
 
     keeps_bounds = True
 
-    def __init__(self, X, sample_weight, n_clusters, prepare):
+    def __init__(self, X, sample_weight, n_clusters, metric):
         self._n_clusters = n_clusters
         X = rows_together(X)
         rows, weights = _parts(X, sample_weight)
         name = f"kmeans_xp-partition-{uuid.uuid4().hex}"
         blocks = [
-            delayed(_block)(x, weight, index, shape, prepare, dask_key_name=f"{name}-{index}")
+            delayed(_block)(x, weight, index, shape, metric, dask_key_name=f"{name}-{index}")
             for index, (x, weight, shape) in enumerate(zip(rows, weights, _shapes(X), strict=True))
         ]
         blocks = dask.persist(*blocks)
@@ -213,8 +213,8 @@ def _check_shape(X, shape):
         raise ValueError(f"Expected an array of shape {shape}, as X says, got one of shape {tuple(X.shape)}.")
 
 
-def _block(X, sample_weight, index, shape, prepare):
-    """A partition as a block of the rows that `prepare` makes of it."""
+def _block(X, sample_weight, index, shape, metric):
+    """A partition as a block of the rows that `metric` makes of it."""
     with _naming(index):
         _check_shape(X, shape)
         if X.shape[0] == 0:
@@ -224,7 +224,9 @@ def _block(X, sample_weight, index, shape, prepare):
             sample_weight = check_sample_weight(sample_weight, X, may_be_zero=True)
             if isinstance(X, OtherRows):
                 raise TypeError("Sparse partitions are not supported. Use '.map_blocks(lambda X: X.toarray())'.")
-            return Block(prepare(X), sample_weight, index, index << 40)
+            X = metric.prepare(X)
+            sample_weight, lost = metric.weigh(X, sample_weight)
+            return Block(X, sample_weight, index, index << 40, lost)
 
 
 def _n_rows(block):

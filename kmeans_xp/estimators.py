@@ -1,5 +1,6 @@
 """scikit-learn estimators: parameters, dispatch on the input, fitted attributes."""
 
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,6 +18,7 @@ from kmeans_xp._sklearn_private import Interval, StrOptions, validate_params
 from kmeans_xp.centers import NearestCenters, attributes, checking_parameters, working_memory
 from kmeans_xp.lloyd import Iteration, lloyd
 from kmeans_xp.memory import InMemory
+from kmeans_xp.metric import unit_rows
 from kmeans_xp.partitions import Partitioned
 from kmeans_xp.saving import on_host
 from kmeans_xp.sparse import as_given
@@ -102,8 +104,13 @@ default='k-means++'
     metric : {'euclidean', 'cosine'}, default='euclidean'
         'cosine' is spherical k-means [7]_: only the directions of the rows count, centers are scaled to norm 1 in each
         iteration, and the distance of a row from a center is 1 - cos of the angle between them, also for seeding,
-        `inertia_`, `transform` and `score`. Rows of zeros are refused. A fit in memory keeps a copy of X with rows of
+        `inertia_`, `transform` and `score`. See `zero_rows`. A fit in memory keeps a copy of X with rows of
         norm 1; NumPy arrays larger than `working_memory` are scaled block by block instead.
+
+    zero_rows : {'warn', 'raise'}, default='warn'
+        What becomes of rows of zeros if `metric='cosine'`, as they have no direction. 'warn': they get the first label
+        and the distance 1 from all centers; a fit leaves them out of the means, and a warning says how many there are.
+        'raise': an error names them.
 
     copy_x : bool, default=True
         For callers of scikit-learn's class: X is never written to, either way.
@@ -206,6 +213,7 @@ default='k-means++'
         "random_state": ["random_state"],
         "algorithm": [StrOptions({"auto", "lloyd", "elkan"})],
         "metric": [StrOptions({"euclidean", "cosine"})],
+        "zero_rows": [StrOptions({"warn", "raise"})],
         "copy_x": ["boolean"],
         "device": [None, str],
         "on_iteration": [None, callable],
@@ -224,6 +232,7 @@ default='k-means++'
         random_state: int | np.random.RandomState | None = None,
         algorithm: Literal["auto", "lloyd", "elkan"] = "auto",
         metric: Literal["euclidean", "cosine"] = "euclidean",
+        zero_rows: Literal["warn", "raise"] = "warn",
         copy_x: bool = True,
         device: str | None = None,
         on_iteration: Callable[[Iteration], object] | None = None,
@@ -238,6 +247,7 @@ default='k-means++'
         self.random_state = random_state
         self.algorithm = algorithm
         self.metric = metric
+        self.zero_rows = zero_rows
         self.copy_x = copy_x
         self.device = device
         self.on_iteration = on_iteration
@@ -282,11 +292,27 @@ default='k-means++'
             # For predict to see rows just as fit did
             self._origin = arrays.asarray_like(frame.origin, home)
             self._spread = frame.spread
-            self.labels_ = self.predict(X) if arrays.is_dask(X) else arrays.asarray_like(result.labels, home)
+            if data.lost[0]:
+                self._count_in(*data.lost)
+            lazy = arrays.is_dask(X) or data.lost[0]
+            self.labels_ = self.predict(X) if lazy else arrays.asarray_like(result.labels, home)
         except BaseException:
             self.__dict__ = before
             raise
         return self
+
+    def _count_in(self, n_rows, weight):
+        """Rows of zeros, which the iterations left out: the first label, and a distance of 1."""
+        warnings.warn(
+            f"Rows of zeros have no direction, and X has {n_rows}: they are left out of the means, and get the first "
+            "label and the distance 1. zero_rows='raise' refuses them.",
+            UserWarning,
+            stacklevel=4,
+        )
+        self.inertia_ += weight
+        xp = arrays.namespace(self.cluster_sizes_)
+        first = xp.astype(xp.arange(self.n_clusters, device=arrays.device(self.cluster_sizes_)) == 0, xp.float64)
+        self.cluster_sizes_ = self.cluster_sizes_ + weight * first
 
     def _open(self, X, sample_weight):
         """The data of a fit where they are to be computed with, and an array of the library for the results."""
@@ -294,7 +320,7 @@ default='k-means++'
             from kmeans_xp.dask import Cluster
 
             X = check_source(X, self)
-            cluster = Cluster(X, sample_weight, self.n_clusters, self._prepare)
+            cluster = Cluster(X, sample_weight, self.n_clusters, self._metric)
             check_n_samples(cluster, self.n_clusters)
             return Partitioned(cluster), X._meta
         if self._streams(X):
@@ -305,13 +331,15 @@ default='k-means++'
         check_n_samples(X_in, self.n_clusters)
         X = self._place(X_in)
         with arrays.computing(X):
-            return InMemory(self._prepare(X), check_sample_weight(sample_weight, X)), X_in
+            return InMemory(X, check_sample_weight(sample_weight, X), self._metric), X_in
 
     def _frame(self, data):
         """The frame of a fit."""
         frame = data.moments(self.n_clusters, arrays.tile_bytes(data.like, working_memory()))
+        if data.lost[0] and not math.isfinite(frame.spread):
+            raise ValueError("All rows that have weight are zeros, and metric='cosine' compares directions.")
         check_spread(frame.spread)
-        return replace(frame, spherical=self.metric == "cosine")
+        return replace(frame, spherical=self._metric.spherical)
 
     def _best_run(self, X, data, frame):
         """Result of lowest inertia among `n_init` runs. X is what `fit` was given."""
@@ -364,7 +392,7 @@ default='k-means++'
             sample_stopping = {**stopping, "algorithm": self.algorithm}
             centers = data.initial_centers(self.init, self.n_clusters, frame, random_state, sample_stopping)
         else:
-            centers = frame.enter(self._prepare(self._given_centers(X, data.like, random_state)))
+            centers = frame.enter(self._given_centers(X, data.like, random_state))
         if self.verbose:
             print("Initialization complete")
         rows = data.rows(self.n_clusters, frame, self.algorithm)
@@ -392,7 +420,8 @@ default='k-means++'
             # X as validated, if it is in memory
             given = X if like.shape[0] == 0 else as_given(like)
             init = init(given, self.n_clusters, random_state=random_state)
-        return check_centers(init, like, self.n_clusters)
+        centers = check_centers(init, like, self.n_clusters)
+        return unit_rows(centers) if self._metric.spherical else centers
 
     def to_sklearn(self) -> Any:
         """A fitted :class:`sklearn.cluster.KMeans` with these centers, on NumPy.
@@ -407,7 +436,7 @@ default='k-means++'
             raise ValueError("scikit-learn has no KMeans with metric='cosine': use its Normalizer before its KMeans.")
         centers = arrays.to_numpy(self.cluster_centers_)
         params = self.get_params()
-        for name in ("metric", "device", "on_iteration", "keep_interrupted"):
+        for name in ("metric", "zero_rows", "device", "on_iteration", "keep_interrupted"):
             del params[name]
         params = {name: on_host(value) for name, value in params.items()}
         if isinstance(self.init, str) and self.init == "k-means||":
@@ -479,7 +508,8 @@ default='k-means++'
         if isinstance(rows, arrays.OtherRows):
             raise TypeError("Sparse centers were passed: use '.toarray()' first.")
         with arrays.computing(rows):
-            model.cluster_centers_ = arrays.asarray_like(model._prepare(rows), rows, arrays.result_dtype(rows))
+            rows = unit_rows(rows) if model._metric.spherical else rows
+            model.cluster_centers_ = arrays.asarray_like(rows, rows, arrays.result_dtype(rows))
         model.n_clusters = model._n_features_out = rows.shape[0]
         return model
 

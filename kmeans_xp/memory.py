@@ -10,9 +10,10 @@ class InMemory:
 
     in_blocks = False
 
-    def __init__(self, X, sample_weight):
-        self._X, self._sample_weight = X, sample_weight
-        self.shape, self.like = X.shape, X
+    def __init__(self, X, sample_weight, metric):
+        self._X = metric.prepare(X)
+        self._sample_weight, self.lost = metric.weigh(self._X, sample_weight)
+        self.shape, self.like = X.shape, self._X
 
     def moments(self, n_clusters, tile_bytes):
         """The frame of the fit."""

@@ -1,6 +1,7 @@
 """Which centers are near a row, and which rows are near a center."""
 
 from kmeans_xp.arrays import device, namespace
+from kmeans_xp.metric import settle_zeros
 from kmeans_xp.steps import sq_distances, sq_distances_of_tile, take_rows
 
 
@@ -8,12 +9,14 @@ def nearest_centers(X, centers, frame, n_centers):
     """The nearest centers of each row, nearest first: distances, (n_samples, n_centers), and int32 numbers."""
     xp = namespace(X)
 
-    def of_tile(rows, tile):
+    def of_rows(rows, X):
+        tile = frame.shift(X, centers.dtype)
         labels = xp.argsort(sq_distances(tile, centers), axis=1)[:, :n_centers]
-        squares = [sq_distances_of_tile(tile, labels[:, i], centers) for i in range(n_centers)]
-        return ascending(frame.distance(xp.stack(squares, axis=1)), xp.astype(labels, xp.int32))
+        squares = xp.stack([sq_distances_of_tile(tile, labels[:, i], centers) for i in range(n_centers)], axis=1)
+        labels = settle_zeros(labels, X, frame, range(n_centers))
+        return ascending(frame.distance(settle_zeros(squares, X, frame, 2.0)), xp.astype(labels, xp.int32))
 
-    tiles = [found for _, found in frame.map_tiles(of_tile, X, centers.shape[0], centers.dtype)]
+    tiles = [found for _, found in frame.map_rows(of_rows, X, centers.shape[0])]
     return tuple(xp.concat(parts) for parts in zip(*tiles, strict=True))
 
 
@@ -25,17 +28,19 @@ def nearest_rows(X, first, centers, frame, n_rows):
     xp = namespace(X)
     clusters = xp.arange(centers.shape[0], device=device(X))
 
-    def of_tile(rows, tile):
-        squares = sq_distances(tile, centers)
+    def of_rows(rows, X):
+        tile = frame.shift(X, centers.dtype)
+        squares = settle_zeros(sq_distances(tile, centers), X, frame, 2.0)
         places = xp.argmin(squares, axis=0)[:, None] if n_rows == 1 else xp.argsort(squares, axis=0)[:n_rows, :].T
-        squares = [
-            sq_distances_of_tile(take_rows(tile, places[:, i]), clusters, centers) for i in range(places.shape[1])
-        ]
+        squares = []
+        for i in range(places.shape[1]):
+            direct = sq_distances_of_tile(take_rows(tile, places[:, i]), clusters, centers)
+            squares.append(settle_zeros(direct, take_rows(X, places[:, i]), frame, 2.0))
         numbers = xp.astype(places, xp.int64) + (first + rows.start)
         return ascending(frame.distance(xp.stack(squares, axis=1)), numbers)
 
     found = None
-    for _, tile in frame.map_tiles(of_tile, X, centers.shape[0], centers.dtype):
+    for _, tile in frame.map_rows(of_rows, X, centers.shape[0]):
         found = tile if found is None else nearer_rows(found, tile, n_rows)
     return found
 

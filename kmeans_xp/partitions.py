@@ -24,10 +24,12 @@ MOST_ROUNDS = 20  # of drawing, for rows that have nearly all the weight
 class Block:
     """Rows in memory, and the state of the run that goes on: lost, it is made anew at the cost of a dense pass."""
 
-    def __init__(self, X, sample_weight, index, start):
+    def __init__(self, X, sample_weight, index, start, lost=(0, 0.0)):
         self.index = index  # among the blocks
         self.start = start  # number of its first row
         self._run = self._step = None
+        self.lost = lost  # rows, and weights, that the metric leaves out
+        self.given_weight = None  # before that, while the rows are in memory
         self.put(X, sample_weight)
 
     def put(self, X, sample_weight, active=None):
@@ -99,7 +101,7 @@ class Partitioned:
 
     def moments(self, n_clusters, tile_bytes):
         """The frame of the fit."""
-        frame, self._blocks = moments(self._source, n_clusters, tile_bytes)
+        frame, self._blocks, self.lost = moments(self._source, n_clusters, tile_bytes)
         return frame
 
     def initial_centers(self, init, n_clusters, frame, rng, stopping):
@@ -220,9 +222,9 @@ def check_finite(block):
 
 
 def total(block, frame):
-    """Sum of the rows, sum of their weights."""
+    """Sum of the rows, sum of their weights, and what the metric leaves out."""
     sums, weights = steps.update(block.X, block.sample_weight, steps.one_cluster(block.X), 1, frame)
-    return sums[0, :], weights[0]
+    return sums[0, :], weights[0], *block.lost
 
 
 def squares_and_weight(block, frame):
@@ -275,19 +277,19 @@ def farther(n_rows, these, those):
 
 
 def moments(source, n_clusters, tile_bytes):
-    """The frame around the weighted mean of the rows, and for each block its squares about the mean and weight."""
+    """The frame around the weighted mean of the rows, for each block its squares about the mean and weight, `lost`."""
     xp = namespace(source.like)
     zero = xp.zeros(source.shape[1], dtype=accumulator(source.like), device=device(source.like))
     about = partial(steps.frame_at, like=source.like, work=math.prod(source.shape) * n_clusters, tile_bytes=tile_bytes)
-    sums, weight = source.reduce(total, add, about(zero, 0.0))
-    if to_floats(weight)[0] == 0:
+    sums, weight, *lost = source.reduce(total, add, about(zero, 0.0))
+    if to_floats(weight)[0] == 0 and not lost[0]:
         raise ValueError("Sample weights must contain at least one non-zero number.")
     mean = sums / weight
     if not math.isfinite(*to_floats(namespace(mean).sum(mean))):
-        return about(mean, math.nan), {}
+        return about(mean, math.nan), {}, lost
     blocks = source.reduce(squares_and_weight, operator.or_, about(mean, 0.0))
     squares, weights = (math.fsum(values) for values in zip(*blocks.values(), strict=True))
-    return about(mean, squares / weights), blocks
+    return about(mean, squares / weights), blocks, lost
 
 
 def initial_centers(source, init, n_clusters, frame, blocks, rng, stopping):

@@ -14,6 +14,7 @@ import numpy as np
 
 from kmeans_xp import partitions
 from kmeans_xp.arrays import OtherRows, asarray_like, computing, float_dtype, slots, takes_numbers, to_numpy
+from kmeans_xp.metric import Euclidean
 from kmeans_xp.steps import own_threads
 
 BLOCK_BYTES = 2**26  # of a block, where working memory allows
@@ -107,11 +108,11 @@ class Stream:
     """Source of blocks (see `partitions`) from anything with shape, dtype and row slicing.
 
     The blocks are NumPy arrays, or CuPy's on a CUDA device. sample_weight (n_samples,) is a NumPy array or None.
-    `prepare(rows, first)` gives the rows that are computed with, the number of the first being `first`.
+    `metric` prepares and weighs the rows.
     """
 
-    def __init__(self, X, sample_weight, n_clusters, working_memory, device=None, prepare=lambda rows, first: rows):
-        self._prepare = prepare
+    def __init__(self, X, sample_weight, n_clusters, working_memory, device=None, metric=None):
+        self._metric = metric or Euclidean()
         self._X, self._sample_weight, self._n_clusters = X, sample_weight, n_clusters
         self._reader = Reader(X)
         self.shape, self._dtype = self._reader.shape, self._reader.dtype
@@ -169,10 +170,14 @@ class Stream:
             weights = self._sample_weight[self._rows(block)]
             weights = weights if active is None else weights[to_numpy(active)]
         with computing(X), own_threads(X, self._n_clusters):
-            X = self._prepare(X, block.start) if X.shape[0] else X
-            block.put(X, asarray_like(weights, X), active)
+            weights = block.given_weight = asarray_like(weights, X)
+            if X.shape[0]:
+                X = self._metric.prepare(X, block.start)
+                weights, block.lost = self._metric.weigh(X, weights)
+            block.put(X, weights, active)
             yield block
             block.drop()
+            block.given_weight = None
         slot.release()
 
     def _rows(self, block):

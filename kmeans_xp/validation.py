@@ -16,7 +16,6 @@ from kmeans_xp.arrays import (
     accumulator,
     as_dask_array,
     asarray_like,
-    collect,
     computing,
     device,
     is_cupy_sparse,
@@ -29,12 +28,9 @@ from kmeans_xp.arrays import (
     refuse_masked,
     result_dtype,
     to_floats,
-    to_numpy,
 )
 from kmeans_xp.sparse import CupyRows, ScipyRows, SparseRows
-from kmeans_xp.steps import TOO_LARGE, map_slices, sq_norms
-
-ROWS_BYTES = 2**22  # of the rows that are scaled at a time
+from kmeans_xp.steps import TOO_LARGE
 
 
 def check_rows(X, estimator=None, *, reset=True):
@@ -105,42 +101,6 @@ def _canonical(X):
         X.sum_duplicates()
         X.eliminate_zeros()
     return ScipyRows(X)
-
-
-def rows_as_they_are(X, first=0):
-    """What `unit_rows` is for the Euclidean metric."""
-    return X
-
-
-def unit_rows(X, first=0):
-    """Rows scaled to norm 1, a new array of float32 or float64. `first` is the number of the first row, for errors."""
-    xp, dtype = namespace(X), result_dtype(X)
-    n_rows = max(1, ROWS_BYTES // (8 * X.shape[1]))
-    slices = [slice(start, min(start + n_rows, X.shape[0])) for start in range(0, X.shape[0], n_rows)]
-
-    def scaled(rows):
-        tile = xp.astype(X[rows, :], dtype, copy=False)
-        tile = tile / largest[rows][:, None]  # squares of float32 numbers leave its range beyond about 1e±19
-        return rows, tile / xp.linalg.vector_norm(tile, axis=1)[:, None]
-
-    if isinstance(X, SparseRows):
-        largest = X.largest()
-    else:
-        largest = collect(((rows, xp.max(xp.abs(X[rows, :]), axis=1)) for rows in slices), X.shape[0])
-    largest = xp.astype(largest, dtype, copy=False)
-    low, high = to_floats(xp.min(largest), xp.max(largest))
-    if not math.isfinite(high):
-        raise ValueError("Input X contains NaN or infinity.")
-    if low == 0:
-        zeros = np.flatnonzero(to_numpy(largest) == 0) + first
-        named = ", ".join(map(str, zeros[:5])) + (", …" if len(zeros) > 5 else "")
-        raise ValueError(
-            f"metric='cosine' compares directions, and rows of zeros have none: row {named}. Leave them out."
-        )
-    if isinstance(X, SparseRows):
-        X = X.divided(largest)
-        return X.divided(xp.sqrt(sq_norms(X)))
-    return collect(map_slices(X, scaled, slices), X.shape[0])
 
 
 def check_source(X, estimator=None, *, reset=True):

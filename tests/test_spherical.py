@@ -2,9 +2,28 @@
 
 import numpy as np
 import pytest
+import scipy.sparse
 from conftest import to_numpy
+from sklearn.base import clone
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.pipeline import make_pipeline
 
 from kmeans_xp import KMeans, KMeansSweep
+
+
+class Slices:
+    """A source: shape, dtype and slices of rows."""
+
+    def __init__(self, X):
+        self._X, self.shape, self.dtype = X, X.shape, X.dtype
+
+    def __getitem__(self, rows):
+        assert isinstance(rows, slice)
+        return self._X[rows]
+
+
+def dask_array(X):
+    return pytest.importorskip("dask.array").from_array(X, chunks=(170, -1))
 
 
 def directions(rng, n=3000, d=6, k=5, dtype="float64"):
@@ -73,7 +92,8 @@ def test_the_inertia_never_rises(rng):
 def test_rows_of_zeros_are_named(lib, rng):
     X = directions(rng, n=50)
     X[[7, 31]] = 0
-    for call in (KMeans(3, metric="cosine").fit, KMeans(3, metric="cosine").fit(directions(rng)).predict):
+    model = KMeans(3, metric="cosine", zero_rows="raise")
+    for call in (model.fit, clone(model).fit(directions(rng)).predict):
         with pytest.raises(ValueError, match=r"rows of zeros have none: row 7, 31\. Leave them out"):
             call(lib.asarray(X))
     with pytest.raises(ValueError, match="NaN"):
@@ -111,7 +131,71 @@ def test_blocks_are_scaled_as_they_are_read(rng, tmp_path, monkeypatch):
             assert model.score(given) == pytest.approx(-expected.inertia_)
         X[2900] = 0
         with pytest.raises(ValueError, match="row 2900"):
-            KMeans(5, metric="cosine").fit(X)
+            KMeans(5, metric="cosine", zero_rows="raise").fit(X)
+        with pytest.warns(UserWarning, match="Rows of zeros have no direction, and X has 1:"):
+            model = KMeans(5, metric="cosine", random_state=0).fit(X)
+    assert model.labels_[2900] == 0
+    assert model.score(X) == pytest.approx(-model.inertia_)
+
+
+@pytest.mark.parametrize("stored", ["array", "sparse", "file", "dask"])
+def test_rows_of_zeros_get_the_first_label_and_the_distance_1(lib, rng, stored):
+    X, weights = directions(rng, n=600, k=4), rng.uniform(size=600)
+    zeros = np.array([0, 7, 31, 599])
+    rest = np.delete(np.arange(600), zeros)
+    X[zeros] = 0
+    given, options = lib.asarray(X), {"init": X[rest[:4]], "metric": "cosine", "tol": 0}
+    if stored != "array":
+        if lib.name != "numpy":
+            pytest.skip("of NumPy only")
+        given = {"sparse": scipy.sparse.csr_array, "file": Slices, "dask": dask_array}[stored](X)
+    without = KMeans(4, **options).fit(X[rest], sample_weight=weights[rest])
+    with pytest.warns(
+        UserWarning, match=r"^Rows of zeros have no direction, and X has 4: they are left out of the means"
+    ):
+        model = KMeans(4, **options).fit(given, sample_weight=weights)
+    labels = to_numpy(model.labels_.compute() if stored == "dask" else model.labels_)
+    np.testing.assert_array_equal(labels[rest], without.labels_)
+    np.testing.assert_array_equal(labels[zeros], 0)
+    np.testing.assert_array_equal(np.asarray(to_numpy(model.predict(X))), labels)
+    np.testing.assert_allclose(to_numpy(model.cluster_centers_), without.cluster_centers_, atol=1e-12)
+    assert model.inertia_ == pytest.approx(without.inertia_ + weights[zeros].sum())
+    assert model.score(given, sample_weight=weights) == pytest.approx(-model.inertia_)
+    np.testing.assert_allclose(to_numpy(model.cluster_sizes_), np.bincount(labels, weights, 4))
+    distances = to_numpy(model.transform(lib.asarray(X)))
+    np.testing.assert_array_equal(distances[zeros], 1)
+    np.testing.assert_allclose(distances[rest], without.transform(X[rest]), atol=1e-12)
+    near, numbers = (to_numpy(found) for found in model.nearest_centers(lib.asarray(X), 3))
+    np.testing.assert_array_equal(near[zeros], 1)
+    np.testing.assert_array_equal(numbers[zeros], [[0, 1, 2]] * 4)
+    far, numbers = (to_numpy(found) for found in model.nearest_rows(lib.asarray(X), 600))
+    assert (np.diff(far, axis=1) >= 0).all()
+    np.testing.assert_array_equal(far[np.isin(numbers, zeros)], 1)
+
+
+def test_seedings_pass_over_rows_of_zeros(rng):
+    X = directions(rng, n=300)
+    X[rng.permutation(300)[:250]] = 0
+    for init in ("k-means++", "k-means||", "random"):
+        with pytest.warns(UserWarning, match="X has 250:"):
+            model = KMeans(5, init=init, metric="cosine", random_state=0).fit(X)
+        np.testing.assert_allclose(np.linalg.norm(model.cluster_centers_, axis=1), 1)
+
+
+def test_nothing_but_rows_of_zeros(lib):
+    with pytest.raises(
+        ValueError, match="All rows that have weight are zeros, and metric='cosine' compares directions"
+    ):
+        KMeans(2, metric="cosine").fit(lib.asarray(np.zeros((5, 3))))
+
+
+def test_an_empty_text_stops_no_pipeline():
+    texts = ["red apple", "green apple", "", "fast car", "slow car", "red car"] * 3
+    model = make_pipeline(TfidfVectorizer(), KMeans(2, metric="cosine", random_state=0))
+    with pytest.warns(UserWarning, match="X has 3:"):
+        labels = model.fit_predict(texts)
+    assert labels[2] == 0
+    np.testing.assert_array_equal(model.predict(["", "unknown words"]), [0, 0])
 
 
 def test_partitions_of_dask(rng):
@@ -123,7 +207,7 @@ def test_partitions_of_dask(rng):
     assert model.score(da.from_array(X, chunks=(700, 6))) == pytest.approx(-expected.inertia_)
     X[1500] = 0
     with pytest.raises(ValueError, match=r"Partition 2 of X: .* row 100"):
-        KMeans(5, metric="cosine").fit(da.from_array(X, chunks=(700, 6)))
+        KMeans(5, metric="cosine", zero_rows="raise").fit(da.from_array(X, chunks=(700, 6)))
 
 
 def test_half_precision_and_float32(rng):

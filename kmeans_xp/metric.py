@@ -1,0 +1,92 @@
+"""What the estimators minimise: squared Euclidean distances, or cosine distances of rows that are scaled to norm 1."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from kmeans_xp.arrays import collect, device, namespace, result_dtype, to_floats, to_numpy
+from kmeans_xp.sparse import SparseRows
+from kmeans_xp.steps import largest, map_slices, sq_norms
+
+ROWS_BYTES = 2**22  # of the rows that are scaled at a time
+
+
+@dataclass(frozen=True)
+class Euclidean:
+    """Rows are compared as they are."""
+
+    spherical = False
+
+    def prepare(self, X, first=0):
+        """The rows that are compared. The number of the first is `first`."""
+        return X
+
+    def weigh(self, X, sample_weight):
+        """Weights for prepared rows. And how many rows have none although they had, and how much that was."""
+        return sample_weight, (0, 0.0)
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """Directions are compared. Rows of zeros have none: they weigh nothing, or are refused."""
+
+    refuses_zeros: bool
+
+    spherical = True
+
+    def prepare(self, X, first=0):
+        return unit_rows(X, first, self.refuses_zeros)
+
+    def weigh(self, X, sample_weight):
+        xp = namespace(X)
+        zero = largest(X) == 0
+        lost = xp.where(zero, sample_weight, xp.zeros_like(sample_weight))
+        n_lost, weight = to_floats(xp.count_nonzero(zero), xp.sum(lost))
+        return (sample_weight - lost, (int(n_lost), weight)) if n_lost else (sample_weight, (0, 0.0))
+
+
+def unit_rows(X, first=0, refuses_zeros=True):
+    """Rows scaled to norm 1, a new array of float32 or float64; those of zeros stay as they are, or are refused."""
+    xp, dtype = namespace(X), result_dtype(X)
+    n_rows = max(1, ROWS_BYTES // (8 * X.shape[1]))
+    slices = [slice(start, min(start + n_rows, X.shape[0])) for start in range(0, X.shape[0], n_rows)]
+    if isinstance(X, SparseRows):
+        most = largest(X)
+    else:
+        most = collect(((rows, largest(X[rows, :])) for rows in slices), X.shape[0])
+    most = xp.astype(most, dtype, copy=False)
+    low, high = to_floats(xp.min(most), xp.max(most))
+    if not math.isfinite(high):
+        raise ValueError("Input X contains NaN or infinity.")
+    if low == 0 and refuses_zeros:
+        zeros = np.flatnonzero(to_numpy(most) == 0) + first
+        named = ", ".join(map(str, zeros[:5])) + (", …" if len(zeros) > 5 else "")
+        raise ValueError(
+            f"metric='cosine' compares directions, and rows of zeros have none: row {named}. Leave them out."
+        )
+
+    def or_1(values):
+        return xp.where(values > 0, values, xp.ones_like(values))
+
+    def scaled(rows):
+        tile = xp.astype(X[rows, :], dtype, copy=False)
+        tile = tile / or_1(most[rows])[:, None]  # squares of float32 numbers leave its range beyond about 1e±19
+        return rows, tile / or_1(xp.linalg.vector_norm(tile, axis=1))[:, None]
+
+    if isinstance(X, SparseRows):
+        X = X.divided(or_1(most))
+        return X.divided(or_1(xp.sqrt(sq_norms(X))))
+    return collect(map_slices(X, scaled, slices), X.shape[0])
+
+
+def settle_zeros(values, X, frame, value):
+    """What a pass found for each of the rows (or for each, and something more), but `value` for those of zeros.
+
+    In a spherical frame these are as far from any center: 1, half of the squared distance 2, and the first label.
+    """
+    if not frame.spherical:
+        return values
+    xp = namespace(values)
+    zero = xp.reshape(largest(X) == 0, (-1,) + (1,) * (values.ndim - 1))
+    return xp.where(zero, xp.astype(xp.asarray(value, device=device(values)), values.dtype), values)
