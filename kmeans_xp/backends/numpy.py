@@ -41,7 +41,7 @@ def _is_installed():
 
 def _passes(X, frame):
     """The module of passes that pays."""
-    if frame.work < COMPILED_WORK or not X.flags.c_contiguous or not _has_numba():
+    if frame.work < COMPILED_WORK or not _has_numba():
         return _blocks
     try:
         return compiled_passes()
