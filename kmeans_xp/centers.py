@@ -89,8 +89,8 @@ class NearestCenters(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, C
         Returns
         -------
         labels : array of shape (n_samples,), int32
-            In the library and on the device of X; `out` if it is given. Of equally near centers the first, unless
-            rounding decides.
+            In the library and on the device of X; `out` if it is given. Of equally near centers the first. For dense
+            rows on a CPU exact: CuPy's kernels compare in the dtype of X, and sparse rows are compared in float64.
         """
         if arrays.is_dask(X):
             return self._lazily(self.predict, X, out, np.int32)

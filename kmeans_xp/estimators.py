@@ -46,7 +46,7 @@ class KMeans(NearestCenters):
     - data larger than memory are read block by block: a NumPy memory map larger than `working_memory` of scikit-learn's
       configuration, and anything else with shape, dtype and row slicing (data sets of h5py or zarr); an array or data
       frame of Dask is clustered where its partitions are, and `labels_`, `predict` and `transform` are lazy then. The
-      labels are those of a fit in memory, but for ties that rounding decides;
+      labels are those of a fit in memory, from the same start;
     - sparse matrices of SciPy and CuPy are computed with where they are, and not made dense; results are arrays;
     - negative weights are refused.
 
@@ -168,7 +168,8 @@ default='k-means++'
     -----
     Lloyd's algorithm [3]_. Rows are compared with the centers relative to the mean of the data, so that data far from
     zero clusters as well as centered data. A cluster that loses all its rows moves to the row farthest from its
-    center. X is never written to nor copied; the temporaries of a pass stay within `working_memory` of scikit-learn's
+    center, and so do all rows equal to that; of equally far rows the last. Where none is left, it gets the place of the
+    first cluster that has rows. X is never written to nor copied; the temporaries of a pass stay within `working_memory` of scikit-learn's
     configuration, beside a few numbers per row.
 
     References
