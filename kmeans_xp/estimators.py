@@ -91,7 +91,8 @@ default='k-means++'
         Source of the random numbers for `init`. They are drawn on the host.
 
     algorithm : {'auto', 'lloyd', 'elkan'}, default='auto'
-        Which distances an iteration computes. The results are the same.
+        Which distances an iteration computes. The results are the same but for the last bits of the means, which may
+        decide where a row is as far from two centers.
 
         'lloyd' : all of them.
 
