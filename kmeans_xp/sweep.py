@@ -336,8 +336,8 @@ def gaps(fits, inertias, n_references):
     X, sample_weight = X[sample_weight > 0], sample_weight[sample_weight > 0]
     logs = []
     for _ in range(n_references):
-        rows = without_clusters(X.astype(float), sample_weight, fits.rng)
         with arrays.computing(fits.data.like):
+            rows = without_clusters(X.astype(float), sample_weight, fits.rng)
             rows = arrays.asarray_like(rows, fits.sample[0], fits.sample[0].dtype)
         references = Fits(fits.model, fits.numbers, rows, None, fits.rng)
         scale = sample_weight.sum() / len(sample_weight)
