@@ -155,6 +155,16 @@ def asarray_like(x, like, dtype=None):
     return xp.asarray(x, dtype=dtype, device=device(like))
 
 
+def is_writeable(x):
+    """Whether `x` can be written to: JAX's arrays can't, nor can read-only ones."""
+    return not compat.is_array_api_obj(x) or compat.is_writeable_array(x)
+
+
+def write_rows(out, rows, values):
+    """Write an array of any library to some rows of `out`: of any library too, or anything that takes NumPy arrays."""
+    out[rows] = asarray_like(values, out, out.dtype) if is_foreign(out) else to_numpy(values)
+
+
 def collect(blocks, n_rows, axis=0):
     """Join `blocks`, pairs of a slice of rows and the array that belongs there, along `axis`.
 
@@ -201,8 +211,13 @@ def computing(x, *, gradients=False):
                 contexts.enter_context(torch.no_grad())
         elif compat.is_jax_array(x):
             jax = sys.modules["jax"]
-            contexts.enter_context(jax.default_matmul_precision("float32"))
             contexts.enter_context((jax if hasattr(jax, "enable_x64") else jax.experimental).enable_x64(True))
+            contexts.enter_context(jax.default_matmul_precision("float32"))
+            contexts.enter_context(jax.numpy_dtype_promotion("standard"))
+            contexts.enter_context(jax.numpy_rank_promotion("allow"))
+            contexts.enter_context(jax.debug_nans(False))
+            contexts.enter_context(jax.debug_infs(False))
+            contexts.enter_context(jax.transfer_guard("allow"))
         yield
 
 

@@ -19,14 +19,15 @@ from sklearn.utils.validation import check_is_fitted
 
 from kmeans_xp import arrays
 from kmeans_xp._sklearn_private import fit_context
-from kmeans_xp.metric import Cosine, Euclidean, settle_zeros
+from kmeans_xp.metric import Cosine, Euclidean, settle_zeros, unit_rows
 from kmeans_xp.neighbors import nearer_rows, nearest_centers, nearest_rows
 from kmeans_xp.partitions import join
-from kmeans_xp.saving import Saved, on_host
+from kmeans_xp.saving import Saved
 from kmeans_xp.steps import assign, distances, frame_at, own_threads, sq_distances_to_own
 from kmeans_xp.streaming import Stream
 from kmeans_xp.validation import (
     check_count,
+    check_given_centers,
     check_not_lazy,
     check_out,
     check_rows,
@@ -62,18 +63,50 @@ def attributes(estimator):
 
 
 class NearestCenters(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):
-    """Abstract: an estimator that has `cluster_centers_` and knows how `fit` saw the rows.
+    """Abstract: an estimator that has `cluster_centers_` and, if they are of a fit, knows how that saw the rows.
 
-    A subclass has the parameters `n_clusters` and `device`, and after its fit `_origin` and `_spread` of a frame.
+    A subclass has the parameters `n_clusters` and `device`.
     """
 
     _needed_when_fitted = ("cluster_centers_",)
+    _known_of_fit: tuple[str, ...] = ("_origin", "_spread")  # of its frame
 
-    cluster_centers_: Any
     n_features_in_: int
     feature_names_in_: Any
     metric = "euclidean"  # of those that have no such parameter
     zero_rows = "warn"
+
+    @property
+    def cluster_centers_(self) -> Any:
+        """Centers. If they are set by hand, they are checked and copied, and nothing is known of rows."""
+        try:
+            return vars(self)["cluster_centers_"]
+        except KeyError:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute 'cluster_centers_'") from None
+
+    @cluster_centers_.setter
+    def cluster_centers_(self, centers: Any) -> None:
+        given = check_given_centers(centers, "cluster_centers_")
+        with arrays.computing(given):
+            rows = unit_rows(given) if self._metric.spherical else given
+            centers = arrays.namespace(given).astype(rows, given.dtype, copy=True)
+        for name in self._known_of_fit:
+            vars(self).pop(name, None)
+        if getattr(self, "n_features_in_", None) != centers.shape[1]:
+            vars(self).pop("feature_names_in_", None)
+            self.n_features_in_ = centers.shape[1]
+        vars(self)["cluster_centers_"] = centers
+
+    @property
+    def _n_features_out(self):
+        """Number of columns that `transform` returns, for their names."""
+        return self._clusters()[0]
+
+    def _keep(self, centers, frame, home):
+        """Keep the centers of a fit and its frame, for predict to see rows just as it did, in the library of `home`."""
+        vars(self)["cluster_centers_"] = arrays.asarray_like(centers, home)
+        self._origin = arrays.asarray_like(frame.origin, home)
+        self._spread = frame.spread
 
     def predict(self, X: Any, *, out: Any = None) -> Any:
         """Index of the nearest center of each row.
@@ -295,7 +328,7 @@ class NearestCenters(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, C
             result = arrays.asarray_like(function(X, *self._seen_from(X, X.shape[0])), X_in)
         if out is None:
             return result
-        out[...] = result if arrays.is_foreign(out) else on_host(result)
+        arrays.write_rows(out, ..., result)
         return out
 
     def _check_out(self, out, shape):
@@ -332,10 +365,10 @@ class NearestCenters(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, C
 
     def _neighbors(self, distances, numbers, like, return_distance):
         """What `nearest_centers` and `nearest_rows` return, in the library of `like`."""
-        numbers = arrays.asarray_like(numbers, like)
-        return (
-            (arrays.asarray_like(distances, like, arrays.result_dtype(like)), numbers) if return_distance else numbers
-        )
+        with arrays.computing(like):
+            numbers = arrays.asarray_like(numbers, like)
+            distances = arrays.asarray_like(distances, like, arrays.result_dtype(like))
+        return (distances, numbers) if return_distance else numbers
 
     def _clusters(self):
         """Number of centers, as a shape: the parameter may have been set anew."""
@@ -345,18 +378,15 @@ class NearestCenters(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, C
     def _seen_from(self, X, n_samples):
         """Centers and the frame for `n_samples` rows like X, as fit saw them."""
         work = n_samples * self.cluster_centers_.shape[0] * self.cluster_centers_.shape[1]
-        origin, spread = self._origin_and_spread(X.shape[1])
+        origin, spread = self._origin_and_spread()
         origin = arrays.asarray_like(origin, X)
         frame = frame_at(origin, spread, X, work, arrays.tile_bytes(X, working_memory()))
         frame = replace(frame, spherical=self._metric.spherical)
         return frame.enter(arrays.asarray_like(self.cluster_centers_, X)), frame
 
-    def _origin_and_spread(self, n_features):
+    def _origin_and_spread(self):
         """Those of the frame that `fit` had or, of centers that were given, those of the centers."""
-        shape = tuple(self.cluster_centers_.shape)
-        if len(shape) != 2 or shape[1] != n_features:
-            raise ValueError(f"X has {n_features} features, but cluster_centers_ has the shape {shape}.")
-        if hasattr(self, "_origin") and tuple(self._origin.shape) == shape[1:]:
+        if hasattr(self, "_origin"):
             return self._origin, self._spread
         centers = arrays.to_numpy(self.cluster_centers_).astype(np.float64)
         origin = centers.mean(axis=0)

@@ -30,6 +30,7 @@ from kmeans_xp.arrays import (
     refuse_masked,
     to_floats,
     to_numpy,
+    write_rows,
 )
 from kmeans_xp.partitions import Block
 from kmeans_xp.steps import own_threads
@@ -106,7 +107,7 @@ def write(out, result):
     for first in range(0, len(parts), at_a_time):
         rows = slice(first, first + at_a_time)
         for end, part in zip(ends[rows], _compute(parts[rows]), strict=True):
-            out[end - len(part) : end] = part if is_foreign(out) else to_numpy(part)
+            write_rows(out, slice(end - len(part), end), part)
 
 
 def score(model, X, sample_weight):

@@ -11,7 +11,7 @@ import numpy as np
 from sklearn import cluster
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from kmeans_xp import arrays, seeding
 from kmeans_xp._sklearn_private import Interval, StrOptions, validate_params
@@ -284,16 +284,12 @@ default='k-means++'
                 frame = self._frame(data)
                 result = self._best_run(X, data, frame)
 
-            self.cluster_centers_ = arrays.asarray_like(result.centers, home)
+            self._keep(result.centers, frame, home)
             self.cluster_sizes_ = arrays.asarray_like(result.weights, home)
             self.inertia_ = result.inertia
             self.n_iter_ = result.n_iter
             self.converged_ = result.converged
             self.history_ = result.history
-            self._n_features_out = self.n_clusters
-            # For predict to see rows just as fit did
-            self._origin = arrays.asarray_like(frame.origin, home)
-            self._spread = frame.spread
             if data.lost[0]:
                 self._count_in(*data.lost)
             lazy = arrays.is_dask(X) or data.lost[0]
@@ -478,7 +474,6 @@ default='k-means++'
         for name in ("cluster_centers_", "labels_", "inertia_", "n_iter_", "n_features_in_", "feature_names_in_"):
             if hasattr(model, name):
                 setattr(ours, name, getattr(model, name))
-        ours._n_features_out = len(model.cluster_centers_)
         return ours
 
     @classmethod
@@ -506,13 +501,10 @@ default='k-means++'
         array([0, 1], dtype=int32)
         """
         model = cls(**params)
-        rows = check_rows(centers, model)
-        if isinstance(rows, arrays.OtherRows):
-            raise TypeError("Sparse centers were passed: use '.toarray()' first.")
-        with arrays.computing(rows):
-            rows = unit_rows(rows) if model._metric.spherical else rows
-            model.cluster_centers_ = arrays.asarray_like(rows, rows, arrays.result_dtype(rows))
-        model.n_clusters = model._n_features_out = rows.shape[0]
+        model._validate_params()
+        model.cluster_centers_ = centers
+        model.n_clusters = model.cluster_centers_.shape[0]
+        validate_data(model, centers, skip_check_array=True)  # names of the features
         return model
 
 

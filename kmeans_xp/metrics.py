@@ -92,6 +92,13 @@ class Clusters:
         return xp.where(alone, xp.zeros_like(score), score)
 
 
+def criterion(function, X, labels, sample_weight):
+    """`function` of the clusters that the labels say."""
+    clusters = Clusters(X, labels, sample_weight)
+    with arrays.computing(clusters.X), own_threads(clusters.X, clusters.n_clusters):
+        return function(clusters)
+
+
 def rows_of(X):
     """X as a pass takes it: an array, sparse rows, or a source that is read tile by tile."""
     return SlicedRows(check_source(X)) if lies_in_a_file(X) else check_rows(X)
@@ -180,7 +187,7 @@ def calinski_harabasz_score(X: Any, labels: Any, sample_weight: Any = None) -> f
     ----------
     T. Calinski, J. Harabasz, "A dendrite method for cluster analysis", 1974
     """
-    return _calinski_harabasz(Clusters(X, labels, sample_weight))
+    return criterion(_calinski_harabasz, X, labels, sample_weight)
 
 
 def _calinski_harabasz(clusters):
@@ -217,7 +224,7 @@ def davies_bouldin_score(X: Any, labels: Any, sample_weight: Any = None) -> floa
     ----------
     D. Davies, D. Bouldin, "A cluster separation measure", 1979
     """
-    return _davies_bouldin(Clusters(X, labels, sample_weight))
+    return criterion(_davies_bouldin, X, labels, sample_weight)
 
 
 def _davies_bouldin(clusters):
@@ -255,7 +262,7 @@ def simplified_silhouette_samples(X: Any, labels: Any, sample_weight: Any = None
     ----------
     E. Hruschka et al., "Evolving clusters in gene-expression data", 2006
     """
-    return _simplified_silhouettes(Clusters(X, labels, sample_weight))
+    return criterion(_simplified_silhouettes, X, labels, sample_weight)
 
 
 def _simplified_silhouettes(clusters):
@@ -292,11 +299,14 @@ def silhouette_samples(X: Any, labels: Any, *, metric: str = "euclidean", sample
     ----------
     P. Rousseeuw, "Silhouettes: a graphical aid to the interpretation and validation of cluster analysis", 1987
     """
+    return criterion(_silhouettes_by(metric), X, labels, sample_weight)
+
+
+def _silhouettes_by(metric):
+    """Function of clusters: the silhouettes of their rows."""
     if metric not in ("euclidean", "sqeuclidean"):
         raise ValueError(f"metric={metric!r} is not known: use 'euclidean' or 'sqeuclidean'.")
-    clusters = Clusters(X, labels, sample_weight)
-    with arrays.computing(clusters.X), own_threads(clusters.X, clusters.n_clusters):
-        return _silhouettes(clusters) if metric == "euclidean" else _sq_silhouettes(clusters)
+    return _silhouettes if metric == "euclidean" else _sq_silhouettes
 
 
 def _sq_silhouettes(clusters):
@@ -347,9 +357,7 @@ def silhouette_score(
         on_host = np.empty((n_samples, 0))
         labels = check_labels(labels, on_host)[1][rows]
         sample_weight = check_sample_weight(sample_weight, on_host)[rows]
-    scores = silhouette_samples(X, labels, metric=metric, sample_weight=sample_weight)
-    weights = check_sample_weight(sample_weight, scores)
-    return arrays.to_floats(arrays.namespace(scores).vecdot(scores, weights) / arrays.namespace(scores).sum(weights))[0]
+    return criterion(_mean_of(_silhouettes_by(metric)), X, labels, sample_weight)
 
 
 def bic_score(X: Any, labels: Any, sample_weight: Any = None) -> float:
@@ -376,7 +384,7 @@ def bic_score(X: Any, labels: Any, sample_weight: Any = None) -> float:
     ----------
     D. Pelleg, A. Moore, "X-means: extending k-means with efficient estimation of the number of clusters", 2000
     """
-    return _bic(Clusters(X, labels, sample_weight))
+    return criterion(_bic, X, labels, sample_weight)
 
 
 def _bic(clusters):

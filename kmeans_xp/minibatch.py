@@ -123,6 +123,8 @@ default='k-means++'
     True
     """
 
+    _known_of_fit = (*NearestCenters._known_of_fit, "_counts", "_n_since")
+
     labels_: Any
     inertia_: float
     n_iter_: int
@@ -212,8 +214,8 @@ default='k-means++'
                         print(f"Minibatch step {step + 1}/{n_steps}: {monitor}")
                     if stop:
                         break
+                self._learn(state, rows.home)
 
-            self._learn(state, rows.home)
             self.n_steps_ = step + 1
             self.n_iter_ = math.ceil(self.n_steps_ * batch_size / rows.n_samples)
             if self.compute_labels:
@@ -252,15 +254,15 @@ default='k-means++'
             batch = self._place(X_in)
             with arrays.computing(batch), own_threads(batch, self.n_clusters):
                 weights = check_sample_weight(sample_weight, batch)
+                if not hasattr(self, "_random_state"):
+                    self._random_state = check_random_state(self.random_state)
                 if first:
                     check_n_samples(X_in, self.n_clusters)
-                    self._random_state = check_random_state(self.random_state)
                     state = self._first_state((batch, weights), self._random_state)
                 else:
-                    centers, frame = self._seen_from(batch, batch.shape[0])
-                    state = State(centers, frame, arrays.asarray_like(self._counts, batch), self._n_since)
+                    state = self._state_for(batch)
                 state.step(batch, weights, self.reassignment_ratio, self._random_state)
-            self._learn(state, X_in)
+                self._learn(state, X_in)
             self.n_steps_ = getattr(self, "n_steps_", 0) + 1
             if self.compute_labels:
                 self._label(X, sample_weight)
@@ -313,8 +315,14 @@ default='k-means++'
                 centers = check_centers(given, X, self.n_clusters)
             candidates.append(frame.enter(centers))
         best = min(candidates, key=lambda centers: inertia(X, weights, centers, frame))
-        xp = arrays.namespace(best)
-        return State(best, frame, xp.zeros_like(best[:, 0]), 0)
+        return State.unseen(best, frame)
+
+    def _state_for(self, batch):
+        """The state before another batch: centers that were set by hand have seen no rows."""
+        centers, frame = self._seen_from(batch, batch.shape[0])
+        if not hasattr(self, "_counts"):
+            return State.unseen(centers, frame)
+        return State(centers, frame, arrays.asarray_like(self._counts, batch), self._n_since)
 
     def _n_runs(self):
         """Number of seedings that `n_init` asks for."""
@@ -326,12 +334,9 @@ default='k-means++'
 
     def _learn(self, state, home):
         """Keep a state, in the library of `home`: all that the next batch needs."""
-        self.cluster_centers_ = arrays.asarray_like(state.frame.leave(state.centers), home)
-        self._n_features_out = state.centers.shape[0]
+        self._keep(state.frame.leave(state.centers), state.frame, home)
         self._counts = arrays.asarray_like(state.counts, home)
         self._n_since = state.n_since
-        self._origin = arrays.asarray_like(state.frame.origin, home)
-        self._spread = state.frame.spread
 
     def _label(self, X, sample_weight):
         """Set `labels_` and `inertia_` for X."""
@@ -345,6 +350,11 @@ class State:
     def __init__(self, centers, frame, counts, n_since):
         self.centers, self.frame, self.counts = centers, frame, counts
         self.n_since = n_since  # rows since clusters were reassigned
+
+    @classmethod
+    def unseen(cls, centers, frame):
+        """The state before the first batch."""
+        return cls(centers, frame, arrays.namespace(centers).zeros_like(centers[:, 0]), 0)
 
     def step(self, X, sample_weight, reassignment_ratio, rng):
         """Move the centers by a batch: its inertia before that, and the squared distances that the centers moved."""

@@ -31,14 +31,14 @@ class Saved:
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
         saved_by = state.pop(VERSION, None)
-        name, by = type(self).__name__, f"kmeans_xp {saved_by}" if saved_by else "kmeans_xp before 0.2"
+        name, by = type(self).__name__, f"kmeans_xp {saved_by or 'of an unknown version'}"
         missing = [needed for needed in self._needed_when_fitted if needed not in state]
         if self._is_fitted(state) and missing:
             raise ValueError(
                 f"The saved {name} has no {', '.join(missing)}. It was saved by {by}, and this is {own_version()}: "
                 "load it with the version that saved it, or fit it again."
             )
-        if saved_by and _numbers(saved_by) > _numbers(own_version()):
+        if saved_by and _release(saved_by) > _release(own_version()):
             warnings.warn(
                 f"The {name} was saved by {by}, which is newer than this version, {own_version()}: its results may "
                 "differ. Update kmeans_xp.",
@@ -64,7 +64,9 @@ class Saved:
 
 
 def on_host(value: Any) -> Any:
-    """An array of another library as NumPy's, a lazy one computed; anything else as it is."""
+    """An array of another library as NumPy's, a lazy one computed, in lists too; anything else as it is."""
+    if type(value) in (list, tuple):
+        return type(value)(map(on_host, value))
     if arrays.is_dask(value):
         value = value.compute()
     return arrays.to_numpy(value) if arrays.is_foreign(value) else value
@@ -76,6 +78,6 @@ def own_version() -> str:
     return version("kmeans_xp")
 
 
-def _numbers(text: str) -> list[int]:
-    """The numbers of a version."""
-    return [int(number) for number in re.findall(r"\d+", text)]
+def _release(version: str) -> list[int]:
+    """The numbers of a release: not those of what comes before it, or of who built it."""
+    return [int(number) for number in re.split(r"[^\d.]", version)[0].split(".") if number]

@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 
 from kmeans_xp import partitions
-from kmeans_xp.arrays import OtherRows, asarray_like, computing, float_dtype, slots, takes_numbers, to_numpy
+from kmeans_xp.arrays import OtherRows, asarray_like, computing, float_dtype, slots, takes_numbers, to_numpy, write_rows
 from kmeans_xp.metric import Euclidean
 from kmeans_xp.steps import own_threads
 
@@ -78,7 +78,7 @@ class Reader:
         """What was found, in `dtype`; the error names the first row that is not finite."""
         out = np.empty(found.shape, self.dtype) if out is None else out
         n_rows = max(1, CHECKED_BYTES // self._row_bytes)
-        with np.errstate(over="ignore", invalid="ignore"):
+        with np.errstate(all="ignore"):
             for start in range(0, len(found), n_rows):
                 piece = out[start : start + n_rows]
                 piece[...] = found[start : start + n_rows]
@@ -146,7 +146,7 @@ class Stream:
     def write(self, out, function, *args):
         """`out`, in which `function(block, *args)` is written to where the rows of the block stand."""
         for block in self._at_hand(function, args):
-            out[self._rows(block)] = to_numpy(function(block, *args))
+            write_rows(out, self._rows(block), function(block, *args))
         return out
 
     def _at_hand(self, function, args):

@@ -196,6 +196,12 @@ class KMeansSweep(Saved, MetaEstimatorMixin, TransformerMixin, ClusterMixin, Bas
             raise
         return self
 
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        if self._is_fitted(state) and self.estimator is not None:
+            state["estimator"] = clone(self.estimator).set_params(on_iteration=None)
+        return state
+
     @property
     def labels_(self) -> Any:
         """Cluster of each row by the best estimator."""
@@ -330,8 +336,9 @@ def gaps(fits, inertias, n_references):
     X, sample_weight = X[sample_weight > 0], sample_weight[sample_weight > 0]
     logs = []
     for _ in range(n_references):
-        rows = without_clusters(X.astype(float), sample_weight, fits.rng)
-        rows = arrays.asarray_like(rows, fits.sample[0], fits.sample[0].dtype)
+        with arrays.computing(fits.data.like):
+            rows = without_clusters(X.astype(float), sample_weight, fits.rng)
+            rows = arrays.asarray_like(rows, fits.sample[0], fits.sample[0].dtype)
         references = Fits(fits.model, fits.numbers, rows, None, fits.rng)
         scale = sample_weight.sum() / len(sample_weight)
         logs.append([math.log(max(fitted.inertia_ * scale, SMALLEST)) for fitted, _ in references])

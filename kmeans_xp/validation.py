@@ -24,6 +24,7 @@ from kmeans_xp.arrays import (
     is_foreign,
     is_scipy_sparse,
     is_sparse,
+    is_writeable,
     namespace,
     refuse_masked,
     result_dtype,
@@ -123,8 +124,9 @@ def check_source(X, estimator=None, *, reset=True):
 
 def check_out(out, shape, largest=None):
     """Where results are to be written has room for them: integers from 0 to `largest` or, if it is None, floats."""
-    if not hasattr(out, "shape"):
-        raise TypeError(f"out must be an array to write into, got {type(out).__name__}.")
+    if not hasattr(out, "shape") or not is_writeable(out):
+        read_only = "a read-only " if hasattr(out, "shape") else ""
+        raise TypeError(f"out must be an array to write into, got {read_only}{type(out).__name__}.")
     if tuple(out.shape) != shape:
         raise ValueError(f"out.shape == {tuple(out.shape)}, expected {shape}.")
     dtype = getattr(out, "dtype", None)
@@ -224,16 +226,25 @@ def check_labels(labels, X):
     return values.shape[0], xp.astype(xp.reshape(places, (-1,)), xp.int32)
 
 
+def check_given_centers(centers, name):
+    """Centers of any library as a finite array of float32 or float64, (n_clusters, n_features)."""
+    if is_dask(centers):
+        centers = as_dask_array(centers, name).compute()
+    refuse_masked(centers, name)
+    if is_sparse(centers):
+        raise TypeError(f"Sparse data was passed for {name}, but dense data is required. Use '.toarray()' first.")
+    if not is_foreign(centers):
+        return check_array(centers, dtype=[np.float64, np.float32], input_name=name)
+    centers = _check_foreign(centers, name)
+    if centers.ndim != 2 or 0 in centers.shape:
+        raise ValueError(f"{name} has the shape {tuple(centers.shape)}, expected (n_clusters, n_features).")
+    return centers
+
+
 def check_centers(centers, X, n_clusters):
     """Initial centers as an array (n_clusters, n_features) next to X."""
-    if is_dask(centers):
-        centers = as_dask_array(centers, "init").compute()
-    refuse_masked(centers, "init")
-    if is_foreign(centers):
-        centers = _check_foreign(centers, "init")
-    else:
-        centers = check_array(centers, dtype=[np.float64, np.float32], input_name="init")
-    if centers.ndim != 2 or centers.shape[0] != n_clusters:
+    centers = check_given_centers(centers, "init")
+    if centers.shape[0] != n_clusters:
         raise ValueError(
             f"The shape of the initial centers {tuple(centers.shape)} does not match "
             f"the number of clusters {n_clusters}."
