@@ -7,7 +7,7 @@ import numpy as np
 
 from kmeans_xp.arrays import collect, device, namespace, result_dtype, to_floats, to_numpy
 from kmeans_xp.sparse import SparseRows
-from kmeans_xp.steps import largest, map_slices, sq_norms
+from kmeans_xp.steps import largest, map_slices
 
 ROWS_BYTES = 2**22  # of the rows that are scaled at a time
 
@@ -75,8 +75,7 @@ def unit_rows(X, first=0, refuses_zeros=True):
         return rows, tile / or_1(xp.linalg.vector_norm(tile, axis=1))[:, None]
 
     if isinstance(X, SparseRows):
-        X = X.divided(or_1(most))
-        return X.divided(or_1(xp.sqrt(sq_norms(X))))
+        return X.unit_rows(most)
     return collect(map_slices(X, scaled, slices), X.shape[0])
 
 

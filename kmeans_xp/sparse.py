@@ -17,7 +17,7 @@ from kmeans_xp.arrays import OtherRows, collect, namespace
 from kmeans_xp.backends import backend_for
 from kmeans_xp.bounds import sure_gap
 
-MOST_NUMBERS = 2**22  # of the rows that are summed at a time
+NUMBERS = 2**14  # that are looked at at a time: what some 50 bytes each take stays in the processor's cache
 ROUNDING = 100 * np.finfo(np.float64).eps  # of squares summed by difference, beside what they are part of
 
 
@@ -76,6 +76,10 @@ class SparseRows(OtherRows):
         labels = self.assign(centers, frame)
         return labels, *self.update(sample_weight, labels, len(centers), frame)
 
+    def update(self, sample_weight, labels, n_clusters, frame):
+        sums, weights = self.cluster_sums(labels, sample_weight, n_clusters)
+        return sums if frame.shifted else sums - weights[:, None] * frame.origin, weights
+
     def share_that_pays(self, n_clusters, frame):
         """Always: the sums of clusters cost little beside comparing a row with all centers."""
         return 1.0
@@ -84,14 +88,14 @@ class SparseRows(OtherRows):
         """Writes into labels, slack and, of SciPy's rows, once there are some, sums and weights."""
         xp = namespace(self)
         (active,) = xp.nonzero(slack <= path[xp.maximum(labels, 0)])  # synchronises: how many is a shape
-        rows = self if len(active) == self.shape[0] else self.take_rows(active)
+        rows = self.some_rows(active)
         nearest_two = self._nearest_two(centers, frame)
         new, gap = xp.empty(len(active), dtype=xp.int32), xp.empty(len(active))
         for part, found in frame.map_tiles(nearest_two, rows, len(centers)) if len(active) else ():
             new[part], gap[part] = found
         old = labels[active]
         labels[active], slack[active] = new, gap + path[new]
-        moves = rows, active, old, new
+        moves = active, old, new
         sums, weights = self._moved(sums, weights, moves, sample_weight, labels, len(centers), frame)
         return labels, slack, sums, weights, xp.count_nonzero(new != old), xp.asarray(len(active))
 
@@ -109,6 +113,11 @@ class SparseRows(OtherRows):
             return new, sure_gap(tile, lowest, scores.min(axis=1), largest, frame.rounding, xp.float64)
 
         return of_tile
+
+    def unit_rows(self, largest):
+        """The rows divided by their norms, with new numbers. `largest` is the largest absolute value in each."""
+        scaled = self.divided(largest)
+        return scaled.divided(namespace(self).sqrt(scaled.sq_norms()))
 
     def _zero_or_origin(self):
         return namespace(self).zeros(self.shape[1]) if self._origin is None else self._origin
@@ -132,87 +141,85 @@ class ScipyRows(SparseRows):
         return self.matrix
 
     def row_size(self):
-        return max(1, self.matrix.nnz // self.shape[0])
+        return _row_size(self.matrix.indptr)
+
+    def map_slices(self, function, slices):
+        return map(function, _even(self.matrix.indptr, slices))
 
     def take_rows(self, rows):
         return ScipyRows(self.matrix[rows], self._origin)
 
+    def some_rows(self, numbers):
+        """Rows by ascending numbers, for passes over them."""
+        return self if len(numbers) == self.shape[0] else _SomeRows(self, numbers)
+
     def relative(self, origin, dtype):
-        return ScipyRows(self.matrix.astype(np.float64, copy=False), self._origin if origin is None else origin)
+        if self.dtype == np.float64:
+            return self._at(origin, self.matrix)
+        wide = self._of(self.matrix.data.astype(np.float64), self.matrix.indices, self.matrix.indptr)
+        return wide._at(origin, wide.matrix)
+
+    def sq_distances_to_own(self, labels, centers, frame):
+        """At once: what takes memory goes piece by piece, and squares of the centers are summed once."""
+        return self._at(None if frame.shifted else frame.origin, self.matrix).sq_distances_of_tile(labels, centers)
 
     def sq_distances_of_tile(self, labels, centers):
         """Feature by feature where a row has a number; where it has none, what is left of the center's squares."""
-        origin, indices = self._zero_or_origin(), self.matrix.indices
-        label_of_each = labels[self._row_of_each()]
+        origin, squares = self._zero_or_origin(), np.empty(self.shape[0])
         with np.errstate(over="ignore", invalid="ignore"):  # of numbers too large, which the fit finds by their sum
-            absolute = (centers + origin) ** 2
-            stored = self._with((self.matrix.data - origin[indices] - centers[label_of_each, indices]) ** 2)
-            all_of_center = absolute.sum(axis=1)[labels]
-            left = all_of_center - self._with(absolute[label_of_each, indices])._row_sums()
-        is_left = (np.diff(self.matrix.indptr) < self.shape[1]) & (left > ROUNDING * all_of_center)
-        return stored._row_sums() + np.where(is_left, left, 0.0)
+            of_center = ((centers + origin) ** 2).sum(axis=1)
+            for rows, data, indices, sizes in self._pieces():
+                center, shift = centers.take(self._places(labels[rows], indices, sizes)), origin[indices]
+                all_of_center = of_center[labels[rows]]
+                left = all_of_center - _row_sums((center + shift) ** 2, sizes)
+                is_left = (sizes < self.shape[1]) & (left > ROUNDING * all_of_center)
+                squares[rows] = _row_sums((data - shift - center) ** 2, sizes) + np.where(is_left, left, 0.0)
+        return squares
 
     def cluster_sums(self, labels, sample_weight, n_clusters):
-        n_features = self.shape[1]
-        rows = self._row_of_each()
-        places = labels[rows].astype(np.int64) * n_features + self.matrix.indices
-        sums = np.bincount(places, self.matrix.data * sample_weight[rows], n_clusters * n_features)
-        weights = np.bincount(labels, sample_weight, n_clusters)
-        sums = sums.reshape(n_clusters, n_features)
+        sums, weights = np.zeros((n_clusters, self.shape[1])), np.zeros(n_clusters)
+        self.add_to(sums, weights, labels, sample_weight)
         return sums if self._origin is None else sums - weights[:, None] * self._origin, weights
 
-    def update(self, sample_weight, labels, n_clusters, frame):
-        """In few parts, as each gives dense sums."""
-        sums, weights = 0, 0
-        n_rows = max(1, max(MOST_NUMBERS, n_clusters * self.shape[1]) // self.row_size())
-        for begin in range(0, self.shape[0], n_rows):
-            rows = slice(begin, begin + n_rows)
-            part = frame.shift(self[rows, :], np.float64)
-            part_sums, part_weights = part.cluster_sums(labels[rows], sample_weight[rows], n_clusters)
-            sums, weights = sums + part_sums, weights + part_weights
-        return sums, weights
+    def add_to(self, sums, weights, labels, sample_weight):
+        """Add weighted rows, relative to zero, to the sums of clusters."""
+        flat = sums.reshape(-1)  # for which alone `add.at` is fast
+        for rows, data, indices, sizes in self._pieces():
+            np.add.at(flat, self._places(labels[rows], indices, sizes), data * np.repeat(sample_weight[rows], sizes))
+        weights += np.bincount(labels, sample_weight, len(sums))
 
     def _moved(self, sums, weights, moves, sample_weight, labels, n_clusters, frame):
         """Sums after rows have changed cluster: those of these rows cost less than those of all."""
-        rows, active, old, new = moves
+        active, old, new = moves
         if isinstance(sums, int):
             sums, weights = np.zeros((n_clusters, self.shape[1])), np.zeros(n_clusters)
-        changed = new != old
+        changed, moved_weights = new != old, np.zeros(n_clusters)
         for which, label, sign in ((changed, new, 1.0), (changed & (old >= 0), old, -1.0)):
             moved = np.flatnonzero(which)
             if len(moved):
-                part = frame.shift(rows.take_rows(moved), np.float64)
-                part.add_to(sums, weights, label[moved], sign * sample_weight[active[moved]])
+                job = label[moved], sign * sample_weight[active[moved]]
+                rows = self.some_rows(active[moved])
+                for part, tile in frame.map_rows(lambda part, tile: tile, rows, 1):
+                    tile.add_to(sums, moved_weights, *(values[part] for values in job))
+        sums -= moved_weights[:, None] * (self._origin if frame.shifted else frame.origin)
+        weights += moved_weights
         return sums, weights
-
-    def add_to(self, sums, weights, labels, sample_weight):
-        """Add weighted rows to the sums of clusters."""
-        if self.matrix.nnz > sums.size:
-            more_sums, more_weights = self.cluster_sums(labels, sample_weight, len(sums))
-            sums += more_sums
-            weights += more_weights
-            return
-        rows = self._row_of_each()
-        np.add.at(sums, (labels[rows], self.matrix.indices), self.matrix.data * sample_weight[rows])
-        moved = np.bincount(labels, sample_weight, len(sums))
-        weights += moved
-        if self._origin is not None:
-            sums -= moved[:, None] * self._origin
-
-    def equal(self, point):
-        origin, indices = self._zero_or_origin(), self.matrix.indices
-        same = self._with(self.matrix.data - origin[indices] == point[0, indices])._row_sums()
-        needed = point[0, :] != -origin  # numbers that a row must have
-        has = self._with(needed[indices])._row_sums()
-        return (same == np.diff(self.matrix.indptr)) & (has == np.count_nonzero(needed))
 
     def largest(self):
         """Largest absolute value in each row."""
-        return abs(self.matrix).max(axis=1).toarray().ravel()
+        found = np.zeros(self.shape[0], self.dtype)
+        for rows, data, _, sizes in self._pieces():
+            (some,) = np.nonzero(sizes)
+            found[rows][some] = np.maximum.reduceat(np.abs(data), (np.cumsum(sizes) - sizes)[some])
+        return found
 
-    def divided(self, by):
-        """The rows divided by a number each."""
-        return self._with(self.matrix.data / by[self._row_of_each()].astype(self.dtype))
+    def unit_rows(self, largest):
+        scaled = np.empty_like(self.matrix.data)
+        for (rows, data, _, sizes), (_, out, _, _) in zip(self._pieces(), self._pieces(scaled), strict=True):
+            data = data / np.repeat(largest[rows], sizes)
+            norms = np.sqrt(_row_sums(data.astype(np.float64) ** 2, sizes)).astype(self.dtype)
+            np.divide(data, np.repeat(norms, sizes), out=out)
+        return self._of(scaled, self.matrix.indices, self.matrix.indptr)
 
     def _product(self, dense):
         return self.matrix @ dense
@@ -223,24 +230,73 @@ class ScipyRows(SparseRows):
     def _dense(self):
         return self.matrix.toarray()
 
-    def _row_of_each(self):
-        """Row number of each stored number."""
-        return np.repeat(np.arange(self.shape[0]), np.diff(self.matrix.indptr))
+    def _pieces(self, data=None):
+        """Yield slices of rows that together have few numbers, their numbers, the columns of these, how many a row has.
 
-    def _row_sums(self):
-        return self.matrix @ np.ones(self.shape[1])
+        The numbers are those of the matrix, or `data` in the same places.
+        """
+        data, indices, indptr = self.matrix.data if data is None else data, self.matrix.indices, self.matrix.indptr
+        for rows in _cut(indptr, slice(0, self.shape[0]), NUMBERS):
+            stored = slice(indptr[rows.start], indptr[rows.stop])
+            yield rows, data[stored], indices[stored], np.diff(indptr[rows.start : rows.stop + 1])
+
+    def _places(self, labels, indices, sizes):
+        """Where in an array (n_clusters, n_features) that is read along its rows each number of some rows belongs."""
+        return np.repeat(labels.astype(np.int64) * self.shape[1], sizes) + indices
 
     def _absolute_sq_norms(self):
         """Squared norms of the rows relative to zero."""
-        return self._with(self.matrix.data.astype(np.float64) ** 2)._row_sums()
+        squares = [_row_sums(data.astype(np.float64) ** 2, sizes) for _, data, _, sizes in self._pieces()]
+        return np.concatenate(squares)
 
-    def _with(self, data):
-        """Other numbers in the same places."""
-        return self._of(data, self.matrix.indices, self.matrix.indptr)
+    def _at(self, origin, matrix):
+        """These rows of a matrix, relative to an origin; None if they are already."""
+        return ScipyRows(matrix, self._origin if origin is None else origin)
 
     def _of(self, data, indices, indptr):
         shape = len(indptr) - 1, self.shape[1]
         return ScipyRows(type(self.matrix)((data, indices, indptr), shape=shape), self._origin)
+
+
+class _SomeRows(OtherRows):
+    """Rows of `ScipyRows` by their numbers: a pass copies those of one tile."""
+
+    def __init__(self, rows, numbers):
+        super().__init__((len(numbers), rows.shape[1]), rows.dtype, rows.beside)
+        self._rows, self._numbers = rows, numbers
+        self._indptr = np.concatenate(([0], np.cumsum(np.diff(rows.matrix.indptr)[numbers])))
+
+    def __getitem__(self, rows_and_all):
+        return self._rows.take_rows(self._numbers[rows_and_all[0]])
+
+    def row_size(self):
+        return _row_size(self._indptr)
+
+    def map_slices(self, function, slices):
+        return map(function, _even(self._indptr, slices))
+
+
+def _row_size(indptr):
+    """Mean of the numbers a row."""
+    return max(1, int(indptr[-1]) // (len(indptr) - 1))
+
+
+def _even(indptr, slices):
+    """Slices of rows, those cut that have clearly more numbers than as many rows have elsewhere."""
+    for rows in slices:
+        yield from _cut(indptr, rows, max(1, 5 * _row_size(indptr) * (rows.stop - rows.start) // 4))
+
+
+def _cut(indptr, rows, most):
+    """A slice of rows in slices that have at most `most` numbers, but for those of the last row."""
+    begins = indptr[rows]
+    cuts = np.flatnonzero(np.diff((begins - begins[0]) // most)) + 1 + rows.start
+    return map(slice, [rows.start, *cuts.tolist()], [*cuts.tolist(), rows.stop])
+
+
+def _row_sums(values, sizes):
+    """Sums of values that stand row after row, of which there are so many in each."""
+    return np.bincount(np.repeat(np.arange(len(sizes)), sizes), values, len(sizes))
 
 
 class CupyRows(SparseRows):
@@ -290,6 +346,10 @@ class CupyRows(SparseRows):
         data, indices, begin, end = self._stored
         return self._of((data, indices, begin[rows], end[rows]), self._origin)
 
+    def some_rows(self, numbers):
+        """Rows by ascending numbers, for passes over them."""
+        return self if len(numbers) == self.shape[0] else self.take_rows(numbers)
+
     def relative(self, origin, dtype):
         return self._of(self._stored, self._origin if origin is None else origin)
 
@@ -302,10 +362,6 @@ class CupyRows(SparseRows):
             _cupy().add_sums(numbers, labels[rows], sample_weight[rows], totals)
         sums, weights = totals[:, :-1], totals[:, -1].copy()  # which a fitted model keeps
         return sums if self._origin is None else sums - weights[:, None] * self._origin, weights
-
-    def update(self, sample_weight, labels, n_clusters, frame):
-        sums, weights = self.cluster_sums(labels, sample_weight, n_clusters)
-        return sums if frame.shifted else sums - weights[:, None] * frame.origin, weights
 
     def _moved(self, sums, weights, moves, sample_weight, labels, n_clusters, frame):
         """Sums after rows have changed cluster: of all rows, whose numbers are sorted."""
@@ -352,9 +408,9 @@ def _cupy():
 
 
 def _coefficients(centers, frame):
-    """`steps.coefficients`, contiguous: they would be copied in each product."""
+    """`steps.coefficients`, contiguous and float64: they would be copied in each product."""
     minus_2_centers, sq_norms = steps.coefficients(centers, frame)
-    return namespace(centers).ascontiguousarray(minus_2_centers), sq_norms
+    return namespace(centers).ascontiguousarray(minus_2_centers, dtype=np.float64), sq_norms
 
 
 def as_given(X):

@@ -51,12 +51,12 @@ def check_rows(X, estimator=None, *, reset=True):
             f"SciPy and CuPy are supported. Use '{how}' to convert to a dense array."
         )
     if not (is_foreign(X) or is_cupy_sparse(X)):
-        options = {"dtype": [np.float64, np.float32], "accept_sparse": "csr"}
+        given, options = X, {"dtype": [np.float64, np.float32], "accept_sparse": "csr"}
         if estimator is None:
             X = check_array(X, input_name="X", **options)
         else:
             X = validate_data(estimator, X, reset=reset, **options)
-        return _canonical(X) if is_sparse(X) else X
+        return _canonical(X, given) if is_sparse(X) else X
     if not is_cupy_sparse(X):
         X = _check_foreign(X, "X", keep_half=True)
     required_by = "" if estimator is None else f" by {type(estimator).__name__}"
@@ -95,10 +95,10 @@ def _cupy_rows(X):
         return CupyRows.of(X if data is X.data else X.astype(data.dtype))
 
 
-def _canonical(X):
-    """Rows of a CSR matrix, in which equal rows are stored alike."""
-    if not X.has_canonical_format or (X.data == 0).any():
-        X = X.copy()
+def _canonical(X, given):
+    """Rows of a CSR matrix, in which equal rows are stored alike. What was `given` is not written to."""
+    if not X.has_canonical_format or np.count_nonzero(X.data) < len(X.data):
+        X = X.copy() if X is given else X
         X.sum_duplicates()
         X.eliminate_zeros()
     return ScipyRows(X)

@@ -7,6 +7,7 @@ import pytest
 from conftest import brute_force
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
+from sklearn import config_context
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.pipeline import make_pipeline
 
@@ -88,10 +89,13 @@ def test_seeding_picks_the_same_rows(rng):
     assert_array_equal(centers, expected)
 
 
+@pytest.mark.parametrize("numbers", [1, 300, 2**14])
 @pytest.mark.parametrize("shifted", [False, True])
-def test_steps_equal_those_of_dense_rows(rng, shifted):
-    """Small tiles; an origin far from zero; a bounded step from labels of which some are known."""
-    X = matrix(rng) + 0.0
+def test_steps_equal_those_of_dense_rows(rng, monkeypatch, shifted, numbers):
+    """Small tiles and pieces; an origin far from zero; a bounded step from labels of which some are known."""
+    monkeypatch.setattr("kmeans_xp.sparse.NUMBERS", numbers)
+    X = matrix(rng)
+    X[:9], X[100:160], X[-5:] = 0, rng.uniform(1, 2, size=(60, 40)), 0  # without numbers at both ends, many amid
     rows, weights, labels = check_rows(sparse.csr_array(X)), rng.uniform(size=600), rng.integers(9, size=600)
     labels = labels.astype(np.int32)
     frame = steps.moments(X, weights, 9, 10_000)
@@ -197,6 +201,85 @@ def test_no_dense_copy(rng):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 20 * 3 * d * 8  # some arrays of the size of the centers
+
+
+def peak_of(job):
+    """Bytes that a job takes beyond what there was before."""
+    tracemalloc.start()
+    try:
+        job()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_temporaries_stay_within_working_memory(rng, monkeypatch, dtype, metric):
+    """Some 30 MiB of rows, of which the first have many more numbers than the others."""
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    n, d, k, mebibytes = 18_000, 1500, 6, 2**20
+    sizes = np.where(np.arange(n) < 600, 1200, 120 if dtype == "float64" else 200)
+    indices = np.concatenate([np.arange(size) * (d // size) for size in sizes]).astype(np.int32)
+    data = rng.uniform(1, 2, size=len(indices)).astype(dtype)
+    X = sparse.csr_array((data, indices, np.concatenate(([0], np.cumsum(sizes, dtype=np.int32)))), shape=(n, d))
+    assert 28 * mebibytes < data.nbytes + indices.nbytes < 40 * mebibytes
+
+    allowed = 4 * mebibytes + 100 * n + 12 * 8 * k * d  # a few numbers per row, centers and sums
+    allowed += data.nbytes if metric == "cosine" else 0  # the numbers divided by the norms of their rows
+    init = X[:: n // k][:k].toarray()
+    with config_context(working_memory=4):
+        for given in ({"algorithm": "lloyd"}, {"algorithm": "elkan"}, {"init": "k-means++", "random_state": 0}):
+            model = KMeans(k, **{"init": init, "max_iter": 2, "tol": 1e9, "metric": metric, **given})
+            assert peak_of(lambda: model.fit(X)) < allowed, given  # noqa: B023
+        assert peak_of(lambda: model.predict(X)) < allowed
+        assert peak_of(lambda: model.transform(X)) < allowed + data.itemsize * n * k
+        assert peak_of(lambda: model.score(X)) < allowed
+
+
+def test_elkan_copies_the_rows_that_changed_tile_by_tile(rng, monkeypatch):
+    """Most rows, but not all, must be looked at, and change."""
+    monkeypatch.setattr("kmeans_xp.sparse.NUMBERS", 1000)
+    X = sparse.csr_array(matrix(rng, n=20_000, density=0.9))
+    rows, weights = check_rows(X), np.ones(20_000)
+    frame = steps.moments(rows, weights, 5, 2**18)
+    labels, slack = unbounded(rows, weights)
+    slack[7], labels[7] = np.inf, 0
+    centers = frame.enter(X[100:105].toarray())
+    peak = peak_of(lambda: bounded_step(rows, weights, centers, labels, slack, np.zeros(5), 0, 0, frame))
+    assert peak < 2**19 + 100 * 20_000 < X.data.nbytes
+
+
+def test_rows_in_canonical_format_are_not_copied_and_others_once(rng):
+    X = sparse.csr_array((1.0 + np.arange(10**6) % 7, rng.permuted(np.tile(np.arange(50), (2 * 10**4, 1)), axis=1).ravel(),
+                          np.arange(2 * 10**4 + 1) * 50), shape=(2 * 10**4, 50))  # fmt: skip
+    size = X.data.nbytes + X.indices.nbytes
+    for given in (X, X.astype(np.int64)):
+        before = given.indices.copy()
+        assert size < peak_of(lambda: check_rows(given)) < 1.3 * size  # noqa: B023
+        assert_array_equal(given.indices, before)
+    X.sort_indices()
+    X = sparse.csr_array((X.data, X.indices, X.indptr), shape=X.shape)
+    assert peak_of(lambda: check_rows(X)) < 0.02 * size
+    assert check_rows(X).matrix is X
+    longer = sparse.csr_array((np.append(X.data, [7.0]), np.append(X.indices, [0]), X.indptr), shape=X.shape)
+    assert KMeans(2, init=X[:2].toarray()).fit(longer).cluster_sizes_.sum() == 2 * 10**4  # room that is not in use
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_rows_are_scaled_piece_by_piece(rng, monkeypatch, dtype):
+    monkeypatch.setattr("kmeans_xp.sparse.NUMBERS", 100)
+    X = matrix(rng, dtype=dtype)
+    rows = check_rows(sparse.csr_array(X))
+    largest = rows.largest()
+    assert largest.dtype == dtype
+    assert_array_equal(largest, X.max(axis=1))
+    unit = rows.unit_rows(largest)
+    norms = np.linalg.norm(X, axis=1, keepdims=True)
+    assert unit.dtype == dtype
+    assert_allclose(unit.dense(), X / np.where(norms > 0, norms, 1), rtol=1e-6 if dtype == "float32" else 1e-14)
+    X[5, 7] = np.nan
+    assert np.flatnonzero(np.isnan(ScipyRows(sparse.csr_array(X)).largest())).tolist() == [5]
 
 
 TEXTS = [
