@@ -251,8 +251,9 @@ def test_elkan_copies_the_rows_that_changed_tile_by_tile(rng, monkeypatch):
 
 
 def test_rows_in_canonical_format_are_not_copied_and_others_once(rng):
-    X = sparse.csr_array((1.0 + np.arange(10**6) % 7, rng.permuted(np.tile(np.arange(50), (2 * 10**4, 1)), axis=1).ravel(),
-                          np.arange(2 * 10**4 + 1) * 50), shape=(2 * 10**4, 50))  # fmt: skip
+    columns = rng.permuted(np.tile(np.arange(50), (2 * 10**4, 1)), axis=1).ravel()
+    places = np.arange(2 * 10**4 + 1) * 50
+    X = sparse.csr_array((1.0 + np.arange(10**6) % 7, columns, places), shape=(2 * 10**4, 50))
     size = X.data.nbytes + X.indices.nbytes
     for given in (X, X.astype(np.int64)):
         before = given.indices.copy()
@@ -309,7 +310,7 @@ def test_cosine(rng):
     assert ours.inertia_ == pytest.approx(dense.inertia_, rel=1e-9)
     assert_allclose(ours.transform(sparse.csr_array(X)), dense.transform(X), atol=1e-9)
     with pytest.raises(ValueError, match=r"rows of zeros have none: row 3\."):
-        KMeans(5, metric="cosine").fit(sparse.csr_array(matrix(rng)))
+        KMeans(5, metric="cosine", zero_rows="raise").fit(sparse.csr_array(matrix(rng)))
 
 
 def test_criteria_and_sweep(rng):
