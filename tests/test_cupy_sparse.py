@@ -86,7 +86,7 @@ def test_cosine_with_rows_of_any_length(csr, rng):
     same(ours.labels_, theirs.labels_)
     assert ours.inertia_ == pytest.approx(theirs.inertia_, rel=1e-9)
     with pytest.raises(ValueError, match=r"rows of zeros have none: row 3\."):
-        KMeans(5, metric="cosine").fit(csr(matrix(rng)))
+        KMeans(5, metric="cosine", zero_rows="raise").fit(csr(matrix(rng)))
 
 
 def test_mini_batches_and_seeding(csr, rng):
