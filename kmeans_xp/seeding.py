@@ -111,6 +111,17 @@ def sq_distances_to_mean(X, sample_weight, frame):
     return nearer(X, frame.origin[None, :], namespace(X).full_like(sample_weight, math.inf), frame)
 
 
+def rounding_of_distances(X, sample_weight, frame):
+    """What the squared distance of a row from an equal one may come to by rounding, (n_samples,)."""
+    rounding = 2 * replace(frame, distance_dtype=frame.origin.dtype).doubt
+    return rounding * sq_distances_to_mean(X, sample_weight, frame)
+
+
+def without_rounding(closest, least):
+    """0 for rows that are centers: by what rounding left them, they would be chosen again instead of others."""
+    return namespace(closest).where(closest > least, closest, namespace(closest).zeros_like(closest))
+
+
 def stratified(n, rng):
     """Uniform random numbers, ascending, one in each of n equal parts of [0, 1)."""
     return (np.arange(n) + rng.uniform(size=n)) / n
@@ -132,12 +143,10 @@ def greedy(X, sample_weight, n_clusters, frame, rng, order):
     most = max(1, MAX_DISTANCES // (X.shape[0] * n_trials))  # centers whose candidates are measured together
     rows = [draw(sample_weight, order, rng.uniform(size=1))]
     n_chosen = 1
-    # A row that is a center keeps no mass by rounding, else it would be chosen again instead of another
-    rounding = 2 * replace(frame, distance_dtype=frame.origin.dtype).doubt
-    least = rounding * sq_distances_to_mean(X, sample_weight, frame)
+    least = rounding_of_distances(X, sample_weight, frame)
     closest = sq_distances_to(X, rows[0], frame)[0, :]
     while n_chosen < n_clusters:
-        closest = xp.where(closest > least, closest, xp.zeros_like(closest))
+        closest = without_rounding(closest, least)
         n_draws = n_trials * min(n_clusters - n_chosen, 1 + int(n_chosen / STALENESS), most)
         candidates = draw(_mass(sample_weight, closest), order, rng.uniform(size=n_draws))
         squares = sq_distances_to(X, candidates, frame)  # (n_draws, n_samples)
@@ -187,8 +196,9 @@ def k_means_parallel(X, sample_weight, n_clusters, frame, rng):
     order = canonical_order(X, frame)
     rows = [draw(sample_weight, order, rng.uniform(size=1))]
     closest = xp.full_like(sample_weight, xp.inf)
+    least = rounding_of_distances(X, sample_weight, frame)
     for _ in range(N_ROUNDS):
-        closest = nearer(X, take_rows(X, rows[-1]), closest, frame)
+        closest = without_rounding(nearer(X, take_rows(X, rows[-1]), closest, frame), least)
         rows.append(draw(_mass(sample_weight, closest), order, rng.uniform(size=OVERSAMPLING * n_clusters)))
     candidates = xp.concat(rows)
     points = take_rows(X, candidates)
