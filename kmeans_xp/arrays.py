@@ -161,8 +161,11 @@ def is_writeable(x):
 
 
 def write_rows(out, rows, values):
-    """Write an array of any library to some rows of `out`: of any library too, or anything that takes NumPy arrays."""
-    out[rows] = asarray_like(values, out, out.dtype) if is_foreign(out) else to_numpy(values)
+    """Write an array of any library to a slice of the rows of `out`, of any library too, or what takes NumPy arrays."""
+    if is_foreign(out):
+        out[rows, ...] = asarray_like(values, out, out.dtype)
+    else:
+        out[rows] = to_numpy(values)
 
 
 def collect(blocks, n_rows, axis=0):

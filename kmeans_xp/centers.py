@@ -328,7 +328,7 @@ class NearestCenters(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, C
             result = arrays.asarray_like(function(X, *self._seen_from(X, X.shape[0])), X_in)
         if out is None:
             return result
-        arrays.write_rows(out, ..., result)
+        arrays.write_rows(out, slice(None), result)
         return out
 
     def _check_out(self, out, shape):

@@ -164,6 +164,15 @@ class TestTorch:
                 assert not getattr(value, "requires_grad", False), job
                 assert not (torch.is_tensor(value) and value.is_inference()), job
 
+    def test_many_rows_under_autocast(self, rng):
+        torch = load("torch").xp
+        X = torch.asarray(rng.normal(size=(4000, 8)), dtype=torch.float32)
+        model = KMeans(20, random_state=0, max_iter=50, tol=0.01).fit(X)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert torch.equal(model.predict(X), model.labels_)
+            again = KMeans(20, random_state=0, max_iter=50, tol=0.01).fit(X)
+        assert torch.equal(again.labels_, model.labels_)
+
     def test_rows_of_inference_mode(self, problem):
         torch = load("torch").xp
         expected = results(*(torch.asarray(array) for array in problem))

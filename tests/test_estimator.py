@@ -3,6 +3,7 @@
 import copy
 import importlib.util
 import pickle
+import re
 import subprocess
 import sys
 
@@ -15,12 +16,15 @@ from sklearn import cluster, config_context
 from sklearn.base import clone
 from sklearn.compose import ColumnTransformer
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import adjusted_rand_score
+from sklearn.metrics.pairwise import rbf_kernel
+from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import KBinsDiscretizer, StandardScaler
 
 import kmeans_xp
-from kmeans_xp import KMeans
+from kmeans_xp import KMeans, MiniBatchKMeans
 from kmeans_xp.arrays import to_numpy
 
 
@@ -153,6 +157,183 @@ def test_predict_in_another_precision(lib, rng):
     labels = double.predict(lib.asarray(X, dtype="float32"))
     np.testing.assert_array_equal(to_numpy(labels), to_numpy(double.labels_))
     lib.assert_owns(double.transform(lib.asarray(X, dtype="float32")), "float32")
+
+
+@pytest.mark.parametrize("rows", ["array", "foreign", "source", "dask"])
+class TestOut:
+    """Results that are to be written somewhere, from wherever the rows come."""
+
+    class Source:
+        """Rows that can be sliced."""
+
+        def __init__(self, X):
+            self._X, self.shape, self.dtype = X, X.shape, X.dtype
+
+        def __getitem__(self, rows):
+            return self._X[rows]
+
+    def given(self, rows, X):
+        if rows == "dask":
+            return pytest.importorskip("dask.array").from_array(X, chunks=(150, 2))
+        return {"array": np.asarray, "foreign": load("strict").asarray, "source": self.Source}[rows](X)
+
+    @pytest.fixture(params=[KMeans, MiniBatchKMeans])
+    def model(self, request, rng):
+        X = np.arange(600.0).reshape(300, 2)
+        init = X[:300]
+        return request.param(300, init=init, n_init=1, max_iter=1).fit(X), X
+
+    @pytest.mark.parametrize("dtype", ["uint8", "int8", "bool", "complex128", "object", "S3", "datetime64[s]"])
+    def test_labels_that_a_dtype_cannot_hold_are_refused(self, rows, dtype, model):
+        model, X = model
+        out = np.zeros(300, dtype)
+        before = out.copy()
+        name = re.escape(str(out.dtype))
+        with pytest.raises(TypeError, match=rf"out.dtype == {name} cannot hold labels from 0 to 299: use int32"):
+            model.predict(self.given(rows, X), out=out)
+        np.testing.assert_array_equal(out, before)
+
+    @pytest.mark.parametrize("dtype", ["int64", "uint8", "bool", "complex128", "object"])
+    def test_distances_that_a_dtype_cannot_hold_are_refused(self, rows, dtype, model):
+        model, X = model
+        with pytest.raises(TypeError, match=f"out.dtype == {dtype} cannot hold distances: use a floating-point dtype"):
+            model.transform(self.given(rows, X), out=np.zeros((300, 300), dtype))
+
+    @pytest.mark.parametrize("dtype", ["int16", "uint16", "int32", "uint64", "float16", "float64"])
+    def test_labels_that_fit(self, rows, dtype, model):
+        model, X = model
+        out = np.zeros(300, dtype)
+        assert model.predict(self.given(rows, X), out=out) is out
+        np.testing.assert_array_equal(out, model.predict(X))
+        assert out.max() > 255
+
+    @pytest.mark.parametrize("dtype", ["float32", "float64"])
+    def test_distances_that_fit(self, rows, dtype, model):
+        model, X = model
+        out = np.zeros((300, 300), dtype)
+        assert model.transform(self.given(rows, X), out=out) is out
+        np.testing.assert_allclose(out, model.transform(X), rtol=1e-6)
+
+    def test_in_an_array_of_any_library(self, rows, model, foreign):
+        model, X = model
+        labels, distances = foreign.xp.zeros(300, dtype=foreign.xp.int16), foreign.xp.zeros((300, 300))
+        if foreign.name == "jax":
+            with pytest.raises(TypeError, match="out must be an array to write into, got a read-only ArrayImpl"):
+                model.predict(self.given(rows, X), out=labels)
+            return
+        model.predict(self.given(rows, X), out=labels)
+        np.testing.assert_array_equal(to_numpy(labels), model.predict(X))
+        model.transform(self.given(rows, X), out=distances)
+        np.testing.assert_allclose(to_numpy(distances), model.transform(X), rtol=1e-6)
+        with pytest.raises(TypeError, match=r"out.dtype == \S*uint8 cannot hold labels from 0 to 299"):
+            model.predict(self.given(rows, X), out=foreign.xp.zeros(300, dtype=foreign.xp.uint8))
+        with pytest.raises(TypeError, match=r"out.dtype == \S*int16 cannot hold distances"):
+            model.transform(self.given(rows, X), out=foreign.xp.zeros((300, 300), dtype=foreign.xp.int16))
+
+    def test_that_cannot_be_written_to_is_refused_before_anything_is_computed(self, rows, model, monkeypatch):
+        model, X = model
+        out = np.zeros(300, np.int32)
+        out.flags.writeable = False
+        monkeypatch.setattr("kmeans_xp.centers.assign", None)
+        with pytest.raises(TypeError, match="out must be an array to write into, got a read-only ndarray"):
+            model.predict(self.given(rows, X), out=out)
+        with pytest.raises(TypeError, match="out must be an array to write into, got list"):
+            model.predict(self.given(rows, X), out=[0] * 300)
+        with pytest.raises(ValueError, match=r"out.shape == \(299,\), expected \(300,\)"):
+            model.predict(self.given(rows, X), out=np.zeros(299, np.int32))
+
+
+@pytest.mark.parametrize(("n_clusters", "fits"), [(256, True), (257, False)])
+def test_the_largest_label_that_a_dtype_holds(n_clusters, fits):
+    X = np.arange(float(n_clusters))[:, None]
+    model = KMeans.from_centers(X)
+    out = np.zeros(n_clusters, np.uint8)
+    if fits:
+        np.testing.assert_array_equal(model.predict(X, out=out), np.arange(n_clusters))
+    else:
+        with pytest.raises(TypeError, match="cannot hold labels from 0 to 256"):
+            model.predict(X, out=out)
+
+
+class TestInPlaceOfScikitLearns:
+    """scikit-learn's own callers of its class run on ours."""
+
+    @pytest.fixture
+    def clusters(self, monkeypatch, rng):
+        """Rows, and which clusters they are of, while scikit-learn's modules take our classes for its own."""
+        calls = []
+
+        def ours(cls):
+            class Ours(cls):
+                def fit(self, *args, **kwargs):
+                    calls.append(cls.__name__)
+                    return super().fit(*args, **kwargs)
+
+                def __init__(self, *args, **kwargs):
+                    super().__init__(*args, **kwargs)
+
+            Ours.__init__ = cls.__init__
+            return Ours
+
+        for module in ("sklearn.cluster", "sklearn.cluster._kmeans", "sklearn.cluster._bicluster"):
+            monkeypatch.setattr(f"{module}.KMeans", ours(KMeans))
+            monkeypatch.setattr(f"{module}.MiniBatchKMeans", ours(MiniBatchKMeans))
+        truth = np.repeat([0, 1, 2], 40)
+        yield np.asarray([[0, 0], [9, 0], [0, 9]])[truth] + rng.normal(size=(120, 2)), truth
+        assert calls
+
+    @pytest.mark.parametrize("copy_x", [True, False])
+    def test_k_means(self, clusters, copy_x):
+        X, truth = clusters
+        before = X.copy()
+        centers, labels, cost, n_iter = cluster.k_means(
+            X, 3, sample_weight=np.ones(120), random_state=0, copy_x=copy_x, return_n_iter=True
+        )
+        assert adjusted_rand_score(labels, truth) == 1
+        assert (centers.shape, type(cost), type(n_iter)) == ((3, 2), float, int)
+        np.testing.assert_array_equal(X, before, "whatever copy_x")
+
+    def test_spectral_clustering(self, clusters):
+        X, truth = clusters
+        affinity = rbf_kernel(X, gamma=0.1)
+        assert adjusted_rand_score(cluster.spectral_clustering(affinity, n_clusters=3, random_state=0), truth) == 1
+        model = cluster.SpectralClustering(3, gamma=0.1, random_state=0).fit(X)
+        assert adjusted_rand_score(model.labels_, truth) == 1
+
+    @pytest.mark.parametrize("mini_batch", [False, True])
+    def test_spectral_coclustering(self, clusters, mini_batch):
+        blocks = np.kron(np.eye(3), np.ones((10, 10))) + 0.01
+        model = cluster.SpectralCoclustering(3, mini_batch=mini_batch, random_state=0).fit(blocks)
+        assert adjusted_rand_score(model.row_labels_, np.repeat([0, 1, 2], 10)) == 1
+
+    def test_gaussian_mixture(self, clusters):
+        X, truth = clusters
+        assert adjusted_rand_score(GaussianMixture(3, random_state=0).fit_predict(X), truth) == 1
+
+    def test_bins(self, clusters):
+        X, _ = clusters
+        KBinsDiscretizer(3, strategy="kmeans", quantile_method="averaged_inverted_cdf").fit(X)
+
+
+def test_squared_norms_of_other_callers_change_nothing(lib, rng):
+    X = lib.asarray(blobs(rng, 60, 3))
+    expected = kmeans_xp.kmeans_plusplus(X, 3, random_state=0)
+    for norms in (None, lib.asarray(np.ones(60)), np.full(60, np.nan)):
+        found = kmeans_xp.kmeans_plusplus(X, 3, x_squared_norms=norms, random_state=0)
+        for value, right in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(to_numpy(value), to_numpy(right))
+
+
+def test_copy_x_is_a_boolean_and_changes_nothing(lib, rng):
+    host = blobs(rng, 60, 3)
+    X = lib.asarray(host)
+    expected = KMeans(3, random_state=0).fit(X)
+    model = KMeans(3, random_state=0, copy_x=False).fit(X)
+    np.testing.assert_array_equal(to_numpy(model.labels_), to_numpy(expected.labels_))
+    np.testing.assert_array_equal(to_numpy(X), host)
+    assert KMeans.from_sklearn(model.to_sklearn()).copy_x is model.to_sklearn().copy_x is False
+    with pytest.raises(ValueError, match="The 'copy_x' parameter of KMeans must be"):
+        KMeans(3, copy_x="no").fit(X)
 
 
 def test_history_and_convergence(lib, rng, capsys):
