@@ -23,7 +23,7 @@ from kmeans_xp.metric import Cosine, Euclidean, settle_zeros, unit_rows
 from kmeans_xp.neighbors import nearer_rows, nearest_centers, nearest_rows
 from kmeans_xp.partitions import join
 from kmeans_xp.saving import Saved
-from kmeans_xp.steps import assign, distances, frame_at, own_threads, sq_distances_to_own
+from kmeans_xp.steps import assign, distances, frame_at, in_unit, own_threads, sq_distances_to_own
 from kmeans_xp.streaming import Stream
 from kmeans_xp.validation import (
     check_count,
@@ -346,7 +346,7 @@ class NearestCenters(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, C
             stream, seen = self._seen_by_stream(X, sample_weight)
 
             def of_block(block):
-                return function(block.X, block.given_weight, block.start, *seen)
+                return function(block.X, block.given_weight * stream.weight_unit, block.start, *seen)
 
             return stream.reduce(of_block, combine), np.empty(0)
         check_same_library(X, self, method)
@@ -440,8 +440,9 @@ def labels_by(X, centers, frame):
 
 def inertia(X, sample_weight, centers, frame):
     """Weighted sum of the squared distances, or cosine distances, from the nearest centers, as a float."""
+    sample_weight, unit = in_unit(sample_weight)
     squares = settle_zeros(sq_distances_to_own(X, assign(X, centers, frame), centers, frame), X, frame, 2.0)
-    return arrays.to_floats(frame.cost(arrays.namespace(squares).sum(sample_weight * squares)))[0]
+    return unit * arrays.to_floats(frame.cost(arrays.namespace(squares).sum(sample_weight * squares)))[0]
 
 
 def to_centers(X, centers, frame):

@@ -33,7 +33,7 @@ from kmeans_xp.arrays import (
     write_rows,
 )
 from kmeans_xp.partitions import Block
-from kmeans_xp.steps import own_threads
+from kmeans_xp.steps import own_threads, weight_unit
 from kmeans_xp.validation import check_rows, check_sample_weight
 
 FAN_IN = 8  # results that one task combines
@@ -56,7 +56,15 @@ class Cluster:
         ]
         blocks = dask.persist(*blocks)
         self._name = name
-        sizes = _compute([delayed(_n_rows)(block) for block in blocks])
+        sizes, largest = zip(*_compute([delayed(_size)(block) for block in blocks]), strict=True)
+        self.weight_unit = weight_unit(max(largest))
+        if self.weight_unit != 1:
+            blocks = dask.persist(
+                *(
+                    delayed(_in_unit)(block, self.weight_unit, dask_key_name=f"{name}-in_unit-{index}")
+                    for index, block in enumerate(blocks)
+                )
+            )
         self._blocks = {i: block for i, (block, size) in enumerate(zip(blocks, sizes, strict=True)) if size > 0}
         self.shape = sum(sizes), X.shape[1]
         # Centers and sums are NumPy's on the client, whatever library the workers use
@@ -230,8 +238,21 @@ def _block(X, sample_weight, index, shape, metric):
             return Block(X, sample_weight, index, index << 40, lost)
 
 
-def _n_rows(block):
-    return block.X.shape[0]
+def _size(block):
+    """How many rows a block has, and their largest weight."""
+    if block.X.shape[0] == 0:
+        return 0, 0.0
+    with computing(block.X):
+        return block.X.shape[0], *to_floats(namespace(block.sample_weight).max(block.sample_weight))
+
+
+def _in_unit(block, unit):
+    """The block with its weights in a unit."""
+    if block.X.shape[0] == 0:
+        return block
+    with computing(block.X):
+        n_lost, lost = block.lost
+        return Block(block.X, block.sample_weight / unit, block.index, block.start, (n_lost, lost / unit))
 
 
 def _run(function, block, args, n_clusters):

@@ -22,7 +22,7 @@ from kmeans_xp.metric import unit_rows
 from kmeans_xp.partitions import Partitioned
 from kmeans_xp.saving import on_host
 from kmeans_xp.sparse import as_given
-from kmeans_xp.steps import dense, moments, own_threads, take_rows
+from kmeans_xp.steps import dense, in_unit, moments, own_threads, take_rows
 from kmeans_xp.validation import (
     check_centers,
     check_n_samples,
@@ -285,14 +285,16 @@ default='k-means++'
                 result = self._best_run(X, data, frame)
 
             self._keep(result.centers, frame, home)
-            self.cluster_sizes_ = arrays.asarray_like(result.weights, home)
-            self.inertia_ = result.inertia
+            self.cluster_sizes_ = arrays.asarray_like(result.weights * data.weight_unit, home)
+            self.inertia_ = result.inertia * data.weight_unit
             self.n_iter_ = result.n_iter
             self.converged_ = result.converged
             self.history_ = result.history
-            if data.lost[0]:
-                self._count_in(*data.lost)
-            lazy = arrays.is_dask(X) or data.lost[0]
+            self.history_["inertia"] = [inertia * data.weight_unit for inertia in result.history["inertia"]]
+            n_lost, weight = data.lost
+            if n_lost:
+                self._count_in(n_lost, weight * data.weight_unit)
+            lazy = arrays.is_dask(X) or n_lost
             self.labels_ = self.predict(X) if lazy else arrays.asarray_like(result.labels, home)
         except BaseException:
             self.__dict__ = before
@@ -347,6 +349,7 @@ default='k-means++'
             "verbose": self.verbose,
             "on_iteration": self.on_iteration,
             "keep_interrupted": self.keep_interrupted,
+            "weight_unit": data.weight_unit,
         }
         best, interrupted = None, False
         for _ in range(self._n_runs()):
@@ -569,7 +572,7 @@ def kmeans_plusplus(
     X = check_rows(X)
     check_n_samples(X, n_clusters)
     with arrays.computing(X), own_threads(X, n_clusters):
-        sample_weight = check_sample_weight(sample_weight, X)
+        sample_weight, _ = in_unit(check_sample_weight(sample_weight, X))
         frame = moments(X, sample_weight, n_clusters, arrays.tile_bytes(X, working_memory()))
         check_spread(frame.spread)
         random_state = check_random_state(random_state)

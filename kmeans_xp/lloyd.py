@@ -111,11 +111,12 @@ class Rows:
         return count_distinct(self.labels)
 
 
-def lloyd(rows, centers, frame, *, max_iter, tol, verbose=0, on_iteration=None, keep_interrupted=False):
+def lloyd(rows, centers, frame, *, max_iter, tol, verbose=0, on_iteration=None, keep_interrupted=False, weight_unit=1):
     """Iterate from `centers` until no label changes, the centers move by no more than `tol` (squared), or `max_iter`.
 
     centers (n_clusters, n_features) relative to `frame.origin` -> Result. Ends early when `on_iteration(Iteration)`
-    returns True and, if an interruption is to be kept, at a KeyboardInterrupt once the first iteration is done.
+    returns True and, if an interruption is to be kept, at a KeyboardInterrupt once the first iteration is done. Weights
+    and inertia are in units, but for those who watch.
     """
     xp = namespace(centers)
     history = {"inertia": [], "center_shift": [], "n_changed": [], "seconds": []}
@@ -145,10 +146,11 @@ def lloyd(rows, centers, frame, *, max_iter, tol, verbose=0, on_iteration=None, 
             for name, value in zip(history, (inertia, shift, int(n_changed), time.perf_counter() - began), strict=True):
                 history[name].append(value)
             if verbose:
-                _print_progress(history, unchanged, converged, tol)
+                _print_progress(history, unchanged, converged, tol, weight_unit)
             if on_iteration is not None:
-                latest = (values[-1] for values in history.values())
-                stopped = on_iteration(Iteration(len(history["inertia"]), frame.leave(centers), *latest)) is True
+                _, *latest = (values[-1] for values in history.values())
+                found = frame.leave(centers), inertia * weight_unit, *latest
+                stopped = on_iteration(Iteration(len(history["inertia"]), *found)) is True
         except KeyboardInterrupt:
             if not (keep_interrupted and history["inertia"]):
                 raise
@@ -286,10 +288,10 @@ def _require_finite(rows, *values):
         raise ValueError(TOO_LARGE)
 
 
-def _print_progress(history, unchanged, converged, tol):
+def _print_progress(history, unchanged, converged, tol, weight_unit):
     """One line an iteration, in scikit-learn's words."""
     iteration = len(history["inertia"]) - 1
-    print(f"Iteration {iteration}, inertia {history['inertia'][-1]}.")
+    print(f"Iteration {iteration}, inertia {history['inertia'][-1] * weight_unit}.")
     if unchanged:
         print(f"Converged at iteration {iteration}: strict convergence.")
     elif converged:

@@ -2,16 +2,17 @@
 
 from kmeans_xp import seeding
 from kmeans_xp.lloyd import Rows
-from kmeans_xp.steps import moments, take_rows
+from kmeans_xp.steps import in_unit, moments, take_rows
 
 
 class InMemory:
-    """Rows and their weights, arrays of one library on one device."""
+    """Rows and their weights, arrays of one library on one device. What is computed is in the unit of the weights."""
 
     in_blocks = False
 
     def __init__(self, X, sample_weight, metric):
         self._X = metric.prepare(X)
+        sample_weight, self.weight_unit = in_unit(sample_weight)
         self._sample_weight, self.lost = metric.weigh(self._X, sample_weight)
         self.shape, self.like = X.shape, self._X
 

@@ -17,7 +17,7 @@ from kmeans_xp._sklearn_private import Interval, StrOptions
 from kmeans_xp.centers import NearestCenters, attributes, checking_parameters, inertia, working_memory
 from kmeans_xp.lloyd import means
 from kmeans_xp.sparse import as_given
-from kmeans_xp.steps import lloyd_step, moments, own_threads, sq_distances_to_own, take_rows
+from kmeans_xp.steps import in_unit, lloyd_step, moments, own_threads, sq_distances_to_own, take_rows
 from kmeans_xp.streaming import Reader
 from kmeans_xp.validation import (
     check_centers,
@@ -446,7 +446,7 @@ class RowsInMemory:
         """Rows to choose centers from and their weights: all, if that is not more."""
         if n_rows < self.n_samples:
             return self.draw(n_rows, rng)
-        return self.like, check_sample_weight(self._sample_weight, self.like)
+        return self.like, in_unit(check_sample_weight(self._sample_weight, self.like))[0]
 
 
 class RowsOfSource:
@@ -470,7 +470,7 @@ class RowsOfSource:
         if n_rows < self.n_samples:
             return self.draw(n_rows, rng)
         X = self._place(self._reader.read(slice(0, self.n_samples)))
-        return X, check_sample_weight(self._sample_weight, X)
+        return X, in_unit(check_sample_weight(self._sample_weight, X))[0]
 
 
 class Draw:

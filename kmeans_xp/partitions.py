@@ -3,7 +3,7 @@
 Where the blocks come from is a `source`: a file that is read block by block (`streaming.Stream`), or the workers of a
 cluster (`dask.Cluster`). Its `reduce(function, combine, *args)` is `combine` of `function(block, *args)` for all
 blocks, in their order, where `combine` is associative. It also has `shape`, and `like`, an empty array in the library
-and dtype of the rows.
+and dtype of the rows, and `weight_unit`, which the weights in its blocks are divided by.
 """
 
 import math
@@ -97,7 +97,7 @@ class Partitioned:
 
     def __init__(self, source):
         self._source = source
-        self.shape, self.like = source.shape, source.like
+        self.shape, self.like, self.weight_unit = source.shape, source.like, source.weight_unit
 
     def moments(self, n_clusters, tile_bytes):
         """The frame of the fit."""

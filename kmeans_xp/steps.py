@@ -3,11 +3,12 @@
 All of them look at the rows through a `Frame`, and take and return centers relative to its origin.
 """
 
+import math
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
-from kmeans_xp.arrays import accumulator, collect, data_decide_shapes, device, namespace, result_dtype
+from kmeans_xp.arrays import accumulator, collect, data_decide_shapes, device, namespace, result_dtype, to_floats
 from kmeans_xp.backends import replaceable
 
 TOO_LARGE = "X spans values whose squared distances are too large for float64. Divide it by a constant."
@@ -173,6 +174,17 @@ def one_cluster(X):
     """Labels that say that all rows belong together, (n_samples,) int32."""
     xp = namespace(X)
     return xp.zeros(X.shape[0], dtype=xp.int32, device=device(X))
+
+
+def in_unit(sample_weight):
+    """Weights in their unit, so that products with squares stay in the range of floats, and the unit; synchronises."""
+    unit = weight_unit(*to_floats(namespace(sample_weight).max(sample_weight)))
+    return sample_weight if unit == 1 else sample_weight / unit, unit
+
+
+def weight_unit(largest):
+    """The power of two that is nearest below the largest weight: to divide by it and to multiply again is exact."""
+    return math.ldexp(1.0, math.frexp(largest)[1] - 1) if largest > 0 else 1.0
 
 
 def moments(X, sample_weight, n_clusters, tile_bytes):

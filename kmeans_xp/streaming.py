@@ -15,7 +15,7 @@ import numpy as np
 from kmeans_xp import partitions
 from kmeans_xp.arrays import OtherRows, asarray_like, computing, float_dtype, slots, takes_numbers, to_numpy, write_rows
 from kmeans_xp.metric import Euclidean
-from kmeans_xp.steps import own_threads
+from kmeans_xp.steps import in_unit, own_threads
 
 BLOCK_BYTES = 2**26  # of a block, where working memory allows
 PAGE = 4096  # bytes that reading a row costs at least
@@ -113,7 +113,8 @@ class Stream:
 
     def __init__(self, X, sample_weight, n_clusters, working_memory, device=None, metric=None):
         self._metric = metric or Euclidean()
-        self._X, self._sample_weight, self._n_clusters = X, sample_weight, n_clusters
+        self._X, self._n_clusters = X, n_clusters
+        self._sample_weight, self.weight_unit = (None, 1.0) if sample_weight is None else in_unit(sample_weight)
         self._reader = Reader(X)
         self.shape, self._dtype = self._reader.shape, self._reader.dtype
         row_bytes = self.shape[1] * self._dtype.itemsize

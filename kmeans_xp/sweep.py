@@ -22,6 +22,7 @@ from kmeans_xp.saving import Saved
 from kmeans_xp.sparse import SparseRows
 from kmeans_xp.steps import own_threads, take_rows
 
+LARGEST_UNIT = 2.0**100  # of weights as counts
 SMALLEST = np.finfo(float).tiny  # of inertias whose logarithm is taken
 
 
@@ -255,9 +256,9 @@ class KMeansSweep(Saved, MetaEstimatorMixin, TransformerMixin, ClusterMixin, Bas
         if not arrays.to_floats(xp.min(sample_weight))[0] > 0:  # else Clusters would find clusters without weight
             (rows,) = xp.nonzero(present)
             X, labels, sample_weight = take_rows(X, rows), xp.take(labels, rows), xp.take(sample_weight, rows)
-        # As counts: weights of any scale that mean as much as there are rows at least
+        # As counts: weights of any scale that mean as much as there are rows at least, and can be multiplied
         total = arrays.to_floats(xp.sum(sample_weight))[0]
-        clusters = Clusters(X, labels, sample_weight * max(1.0, X.shape[0] / total))
+        clusters = Clusters(X, labels, sample_weight * min(max(data.weight_unit, X.shape[0] / total), LARGEST_UNIT))
         values = {}
         for name in names:
             try:
@@ -343,7 +344,7 @@ def gaps(fits, inertias, n_references):
         scale = sample_weight.sum() / len(sample_weight)
         logs.append([math.log(max(fitted.inertia_ * scale, SMALLEST)) for fitted, _ in references])
     logs = np.asarray(logs)
-    found = logs.mean(axis=0) - np.log(np.maximum(inertias, SMALLEST))
+    found = logs.mean(axis=0) - np.log(np.maximum(np.asarray(inertias) / fits.data.weight_unit, SMALLEST))
     return found.tolist(), (logs.std(axis=0) * math.sqrt(1 + 1 / n_references)).tolist()
 
 
