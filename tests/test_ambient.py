@@ -166,7 +166,7 @@ class TestTorch:
 
     def test_many_rows_under_autocast(self, rng):
         torch = load("torch").xp
-        X = torch.asarray(rng.normal(size=(4000, 8)), dtype=torch.float32)
+        X = torch.asarray(rng.normal(size=(1500, 8)), dtype=torch.float32)
         model = KMeans(20, random_state=0, max_iter=50, tol=0.01).fit(X)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             assert torch.equal(model.predict(X), model.labels_)
