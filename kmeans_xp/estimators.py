@@ -170,8 +170,9 @@ default='k-means++'
     Lloyd's algorithm [3]_. Rows are compared with the centers relative to the mean of the data, so that data far from
     zero clusters as well as centered data. A cluster that loses all its rows moves to the row farthest from its
     center, and so do all rows equal to that; of equally far rows the last. Where none is left, it gets the place of the
-    first cluster that has rows. X is never written to nor copied; the temporaries of a pass stay within
-    `working_memory` of scikit-learn's configuration, beside a few numbers per row.
+    first cluster that has rows. X is never written to nor copied, but to make a sparse matrix
+    CSR with sorted columns and without zeros; the temporaries of a pass stay within `working_memory` of scikit-learn's
+    configuration, beside a few numbers per row and some arrays of the size of the centers.
 
     References
     ----------
