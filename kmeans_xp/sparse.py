@@ -367,9 +367,6 @@ class CupyRows(SparseRows):
         """Sums after rows have changed cluster: of all rows, whose numbers are sorted."""
         return self.update(sample_weight, labels, n_clusters, frame)
 
-    def equal(self, point):
-        return _cupy().equal(self._stored, self._zero_or_origin(), point[0, :])
-
     def largest(self):
         """Largest absolute value in each row."""
         return _cupy().largest(self._stored)

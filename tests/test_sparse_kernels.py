@@ -18,7 +18,7 @@ def module(seed):
     test_kernels.module(seed)  # skips where kernels cannot be tested
     from kernelsim import Module
 
-    both = "sq_distances_to_own", "equal", "scatter", "gather", "merge"
+    both = "sq_distances_to_own", "scatter", "gather", "merge"
     names = [f"{name}<{number}>" for name in ("largest", "divide", "sum_columns") for number in NUMBERS.values()]
     for number in NUMBERS.values():
         for index in INDICES.values():
@@ -97,19 +97,6 @@ def test_sq_distances_to_own(launch, rng, n, d, dtype, index, first):
     job = *rows.stored, origin, labels, centers, sq_norms, 1e-14, n, d, squares
     launch(f"sq_distances_to_own<{rows.types}>", *by_rows(n), *job)
     assert_allclose(squares, ((rows.dense - origin - centers[labels]) ** 2).sum(axis=1), rtol=1e-10, atol=1e-12)
-
-
-@shapes
-@dtypes
-@indices
-def test_equal(launch, rng, n, d, dtype, index, first):
-    rows = Rows(rng, n, d, dtype, index, first)
-    origin = rng.integers(-1, 2, size=d) / 4
-    for which in {0, n // 2, n - 1}:
-        point, equals = rows.dense[which] - origin, np.full(n, 7, dtype=np.int8)
-        needed = np.array(np.count_nonzero(point != -origin))
-        launch(f"equal<{rows.types}>", *by_rows(n), *rows.stored, origin, point, needed, n, equals)
-        assert_array_equal(equals, (rows.dense == rows.dense[which]).all(axis=1))
 
 
 @shapes

@@ -77,28 +77,6 @@ __global__ void sq_distances_to_own(const T* __restrict__ data, const I* __restr
     if (threadIdx.x == 0) sq_distances[row] = sum + (last - first < n_features && left > rounding * all ? left : 0.0);
 }
 
-// Whether each row equals a point, both relative to the origin. `needed` is how many numbers such a row has.
-template <typename T, typename I>
-__global__ void equal(const T* __restrict__ data, const I* __restrict__ indices,                      // IN
-                      const long long* __restrict__ begin, const long long* __restrict__ end,         // IN  (n_rows,)
-                      const double* __restrict__ origin, const double* __restrict__ point,            // IN  (n_features,)
-                      const long long* __restrict__ needed, long long n_rows,                         // IN
-                      bool* __restrict__ equals)                                                      // OUT (n_rows,)
-{
-    const long long row = (long long)blockIdx.x * blockDim.y + threadIdx.y;
-    if (row >= n_rows) return;  // all lanes of a warp
-    int same = 1;
-    long long found = 0;
-    for (long long j = begin[row] + threadIdx.x; j < end[row]; j += 32) {
-        const I f = indices[j];
-        if ((double)data[j] - origin[f] != point[f]) same = 0;
-        found += point[f] != -origin[f];
-    }
-    found = warp_sum(found);
-    same = __all_sync(0xffffffffu, same);
-    if (threadIdx.x == 0) equals[row] = same && found == *needed;
-}
-
 // Largest absolute value in each row.
 template <typename T>
 __global__ void largest(const T* __restrict__ data,                                              // IN

@@ -22,7 +22,7 @@ def instances(number, index):
     """The kernels for numbers and indices of a dtype: name, instance in _cupy_sparse.cu."""
     number, index = TYPES[number], TYPES[index]
     of_numbers = "largest", "divide", "sum_columns"
-    of_both = "sq_distances_to_own", "equal", "scatter", "gather", "merge"
+    of_both = "sq_distances_to_own", "scatter", "gather", "merge"
     names = {name: f"{name}<{number}>" for name in of_numbers}
     names |= {name: f"{name}<{number}, {index}>" for name in of_both}
     return names | {f"multiply_{columns}": f"multiply<{number}, {index}, {columns}>" for columns in (1, 4)}
@@ -69,14 +69,6 @@ def sq_distances_to_own(stored, origin, labels, centers, rounding):
     job = *stored, origin, labels, centers, sq_norms, rounding, n_rows, n_features, squares
     _launch_rows("sq_distances_to_own", stored, *job)
     return squares
-
-
-def equal(stored, origin, point):
-    """Whether rows equal a point, (n_features,), relative to the origin: (n_rows,) bool."""
-    equals = cupy.empty(len(stored[2]), dtype=bool)
-    point, needed = cupy.ascontiguousarray(point), cupy.count_nonzero(point != -origin)
-    _launch_rows("equal", stored, *stored, origin, point, needed, len(equals), equals)
-    return equals
 
 
 def largest(stored):
