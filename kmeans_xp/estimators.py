@@ -284,17 +284,23 @@ default='k-means++'
             with arrays.computing(like), own_threads(like, self.n_clusters):
                 frame = self._frame(data)
                 result = self._best_run(X, data, frame)
+                sizes = self._sizes(result, data)
 
             self._keep(result.centers, frame, home)
-            self.cluster_sizes_ = arrays.asarray_like(result.weights * data.weight_unit, home)
-            self.inertia_ = result.inertia * data.weight_unit
+            n_lost, weight = data.lost
+            self.cluster_sizes_ = arrays.asarray_like(sizes, home)
+            self.inertia_ = (result.inertia + weight) * data.weight_unit
             self.n_iter_ = result.n_iter
             self.converged_ = result.converged
             self.history_ = result.history
             self.history_["inertia"] = [inertia * data.weight_unit for inertia in result.history["inertia"]]
-            n_lost, weight = data.lost
             if n_lost:
-                self._count_in(n_lost, weight * data.weight_unit)
+                warnings.warn(
+                    f"Rows of zeros have no direction, and X has {n_lost}: they are left out of the means, and get the "
+                    "first label and the distance 1. zero_rows='raise' refuses them.",
+                    UserWarning,
+                    stacklevel=3,
+                )
             lazy = arrays.is_dask(X) or n_lost
             self.labels_ = self.predict(X) if lazy else arrays.asarray_like(result.labels, home)
         except BaseException:
@@ -302,18 +308,12 @@ default='k-means++'
             raise
         return self
 
-    def _count_in(self, n_rows, weight):
-        """Rows of zeros, which the iterations left out: the first label, and a distance of 1."""
-        warnings.warn(
-            f"Rows of zeros have no direction, and X has {n_rows}: they are left out of the means, and get the first "
-            "label and the distance 1. zero_rows='raise' refuses them.",
-            UserWarning,
-            stacklevel=4,
-        )
-        self.inertia_ += weight
-        xp = arrays.namespace(self.cluster_sizes_)
-        first = xp.astype(xp.arange(self.n_clusters, device=arrays.device(self.cluster_sizes_)) == 0, xp.float64)
-        self.cluster_sizes_ = self.cluster_sizes_ + weight * first
+    def _sizes(self, result, data):
+        """Weights of the clusters. Rows that the metric left out have the first label."""
+        sizes, (_, lost) = result.weights, data.lost
+        xp = arrays.namespace(sizes)
+        first = xp.astype(xp.arange(sizes.shape[0], device=arrays.device(sizes)) == 0, sizes.dtype)
+        return (sizes + lost * first) * data.weight_unit
 
     def _open(self, X, sample_weight):
         """The data of a fit where they are to be computed with, and an array of the library for the results."""
