@@ -1,4 +1,4 @@
-"""Choosing the first centers. The only file that draws random numbers, and it draws them on the host.
+"""Choosing the first centers. Random numbers are drawn on the host.
 
 Every method picks rows, and distances are float64, so a seed picks the same rows on every library. Random choices run
 through the rows in an order that depends on their values alone (`canonical_order`). So k-means|| and, up to

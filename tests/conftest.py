@@ -13,6 +13,7 @@ import pytest
 import sklearn
 
 from kmeans_xp.arrays import device, namespace, to_numpy
+from kmeans_xp.backends import backend_for
 
 SKLEARN_VERSION = tuple(int(part) for part in sklearn.__version__.split(".")[:2])
 REQUIRED = {name for name in os.environ.get("KMEANS_XP_REQUIRE", "").split(",") if name}
@@ -90,6 +91,22 @@ def cupy():
     xp = load("cupy").xp
     yield xp
     xp.cuda.runtime.deviceSynchronize()
+
+
+@pytest.fixture(params=["plain", "compiled", "candidates"])
+def numpy_passes(request, monkeypatch):
+    """In NumPy, or compiled for any size, comparing rows with all centers or with those that may be near."""
+    backend = backend_for("numpy")
+    if backend is None:
+        if request.param != "plain":
+            pytest.skip("without backends there is one way")
+        return
+    if request.param == "plain":
+        monkeypatch.setattr(backend, "_has_numba", lambda: False)
+        return
+    pytest.importorskip("numba")
+    monkeypatch.setattr(backend, "COMPILED_WORK", 0)
+    monkeypatch.setattr(backend, "SAVED_PRODUCTS", -1 if request.param == "candidates" else np.inf)
 
 
 @pytest.fixture

@@ -42,17 +42,6 @@ def backend():
     return pytest.importorskip("kmeans_xp.backends.numpy")
 
 
-@pytest.fixture(params=["plain", "compiled", "candidates"])
-def numpy_passes(request, monkeypatch, backend):
-    """In NumPy, or compiled for any size, comparing rows with all centers or with those that may be near."""
-    if request.param == "plain":
-        monkeypatch.setattr(backend, "_has_numba", lambda: False)
-        return
-    pytest.importorskip("numba")
-    monkeypatch.setattr(backend, "COMPILED_WORK", 0)
-    monkeypatch.setattr(backend, "SAVED_PRODUCTS", -1 if request.param == "candidates" else np.inf)
-
-
 @pytest.fixture(params=["plain", "compiled"])
 def numpy_steps(request, monkeypatch):
     """NumPy without Numba, and with it as it is for large jobs."""

@@ -10,25 +10,8 @@ from sklearn.exceptions import ConvergenceWarning
 
 from kmeans_xp import KMeans, MiniBatchKMeans, bounds, steps
 from kmeans_xp.arrays import to_numpy
-from kmeans_xp.backends import backend_for
 
 HOSTS = ["numpy", "strict", "torch", "jax"]
-
-
-@pytest.fixture(params=["plain", "compiled", "candidates"])
-def numpy_passes(request, monkeypatch):
-    """In NumPy, or compiled for any size, comparing rows with all centers or with those that may be near."""
-    backend = backend_for("numpy")
-    if backend is None:
-        if request.param != "plain":
-            pytest.skip("without backends there is one way")
-        return
-    if request.param == "plain":
-        monkeypatch.setattr(backend, "_has_numba", lambda: False)
-        return
-    pytest.importorskip("numba")
-    monkeypatch.setattr(backend, "COMPILED_WORK", 0)
-    monkeypatch.setattr(backend, "SAVED_PRODUCTS", -1 if request.param == "candidates" else np.inf)
 
 
 def nearest(X, centers):
