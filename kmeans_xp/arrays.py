@@ -275,6 +275,16 @@ def takes_numbers(x):
     return isinstance(x, np.ndarray) or hasattr(x, "oindex") or type(x).__module__.startswith("h5py.")
 
 
+def check_file(X):
+    """A mapped file that has become shorter would end the process with a bus error."""
+    if isinstance(X, np.memmap) and X.filename is not None and os.path.exists(X.filename):
+        while isinstance(X.base, np.memmap):  # the map that X is a part of
+            X = X.base
+        size = os.path.getsize(X.filename)
+        if size < X.offset + X.nbytes:
+            raise OSError(f"{X.filename} has {size} bytes and should have {X.offset + X.nbytes}")
+
+
 class OtherRows:
     """Abstract: rows that are no array. Steps that must look into them are methods of the same name.
 

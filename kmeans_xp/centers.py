@@ -27,6 +27,7 @@ from kmeans_xp.steps import assign, distances, frame_at, in_unit, own_threads, s
 from kmeans_xp.streaming import Stream
 from kmeans_xp.validation import (
     check_count,
+    check_device_of_dask,
     check_given_centers,
     check_not_lazy,
     check_out,
@@ -62,6 +63,10 @@ def attributes(estimator):
     return before
 
 
+# What a fit says of its rows, which is not true of other centers
+OF_ROWS = "labels_", "inertia_", "cluster_sizes_", "n_iter_", "n_steps_", "converged_", "history_"
+
+
 class NearestCenters(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):
     """Abstract: an estimator that has `cluster_centers_` and, if they are of a fit, knows how that saw the rows.
 
@@ -90,7 +95,7 @@ class NearestCenters(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, C
         with arrays.computing(given):
             rows = unit_rows(given) if self._metric.spherical else given
             centers = arrays.namespace(given).astype(rows, given.dtype, copy=True)
-        for name in self._known_of_fit:
+        for name in (*self._known_of_fit, *OF_ROWS):
             vars(self).pop(name, None)
         if getattr(self, "n_features_in_", None) != centers.shape[1]:
             vars(self).pop("feature_names_in_", None)
@@ -294,6 +299,7 @@ class NearestCenters(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, C
         from kmeans_xp import dask
 
         check_is_fitted(self)
+        check_device_of_dask(self.device)
         X = check_source(X, self, reset=False)
         result = dask.map_rows(method, X, arrays.float_dtype(X) if dtype is None else dtype, n_columns)
         if out is None:

@@ -25,6 +25,7 @@ from kmeans_xp.sparse import as_given
 from kmeans_xp.steps import dense, in_unit, moments, own_threads, take_rows
 from kmeans_xp.validation import (
     check_centers,
+    check_device_of_dask,
     check_n_samples,
     check_rows,
     check_sample_weight,
@@ -320,6 +321,7 @@ default='k-means++'
         if arrays.is_dask(X):
             from kmeans_xp.dask import Cluster
 
+            check_device_of_dask(self.device)
             X = check_source(X, self)
             cluster = Cluster(X, sample_weight, self.n_clusters, self._metric)
             check_n_samples(cluster, self.n_clusters)
@@ -471,6 +473,8 @@ default='k-means++'
         model : KMeans
             Predicts for arrays of any library.
         """
+        if not isinstance(model, (cluster.KMeans, cluster.MiniBatchKMeans, cluster.BisectingKMeans)):
+            raise TypeError(f"A KMeans or MiniBatchKMeans of scikit-learn is needed, got {type(model).__name__}.")
         check_is_fitted(model, "cluster_centers_")
         ours = cls()
         known = ours.get_params()

@@ -36,7 +36,7 @@ class Cosine:
     spherical = True
 
     def prepare(self, X, first=0):
-        return unit_rows(X, first, self.refuses_zeros)
+        return unit_rows(X, first, self.refuses_zeros, "X")
 
     def weigh(self, X, sample_weight):
         xp = namespace(X)
@@ -46,7 +46,7 @@ class Cosine:
         return (sample_weight - lost, (int(n_lost), weight)) if n_lost else (sample_weight, (0, 0.0))
 
 
-def unit_rows(X, first=0, refuses_zeros=True):
+def unit_rows(X, first=0, refuses_zeros=True, name="the centers"):
     """Rows scaled to norm 1, a new array of float32 or float64; those of zeros stay as they are, or are refused."""
     xp, dtype = namespace(X), result_dtype(X)
     n_rows = max(1, ROWS_BYTES // (8 * X.shape[1]))
@@ -63,7 +63,8 @@ def unit_rows(X, first=0, refuses_zeros=True):
         zeros = np.flatnonzero(to_numpy(most) == 0) + first
         named = ", ".join(map(str, zeros[:5])) + (", …" if len(zeros) > 5 else "")
         raise ValueError(
-            f"metric='cosine' compares directions, and rows of zeros have none: row {named}. Leave them out."
+            f"metric='cosine' compares directions, and rows of zeros have none: row {named} of {name}. Leave them out"
+            + (", or set zero_rows='warn'." if name == "X" else ".")
         )
 
     def or_1(values):

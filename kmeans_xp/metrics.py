@@ -7,6 +7,7 @@ rows should stay where they are, there is the silhouette of a sample.
 """
 
 import math
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -353,6 +354,8 @@ def silhouette_score(
         -1 to 1.
     """
     if sample_size is not None:
+        if not isinstance(sample_size, Integral) or sample_size < 1:
+            raise ValueError(f"sample_size={sample_size!r} must be an integer from 1 on, or None for all rows.")
         rows, X, n_samples = random_rows(X, sample_size, random_state)
         on_host = np.empty((n_samples, 0))
         labels = check_labels(labels, on_host)[1][rows]

@@ -93,7 +93,7 @@ class ElbowDisplay(_Display):
         Marked is what the column recommends, if it is a criterion, or else what the criterion of the sweep does. The
         legend says which.
         """
-        check_is_fitted(sweep, "results_")
+        _require(sweep, "results_", "KMeansSweep")
         results = sweep.results_
         if column not in results:
             raise ValueError(f"column={column!r} is not in results_: use one of {list(results)}.")
@@ -317,7 +317,7 @@ class ConvergenceDisplay(_Display):
     @classmethod
     def from_estimator(cls, model: Any, *, ax: Any = None) -> Self:
         """Draw the history of a fitted :class:`KMeans`."""
-        check_is_fitted(model, "history_")
+        _require(model, "history_", "KMeans")
         return cls(model.history_).plot(ax=ax)
 
     def plot(self, *, ax: Any = None) -> Self:
@@ -434,3 +434,10 @@ def _labels(labels, n_samples=None):
 def _words(name):
     """A name as it is read aloud."""
     return name.replace("_", " ")
+
+
+def _require(model, attribute, name):
+    """A fitted model of a class that has the attribute."""
+    if not hasattr(model, attribute) and type(model).__name__ != name:
+        raise TypeError(f"This display draws a fitted {name}, got a {type(model).__name__}.")
+    check_is_fitted(model, attribute)

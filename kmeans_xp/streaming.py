@@ -6,14 +6,23 @@ nothing is read, and of one with few rows left only those, where the data can be
 
 import contextlib
 import math
-import os
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
 
 from kmeans_xp import partitions
-from kmeans_xp.arrays import OtherRows, asarray_like, computing, float_dtype, slots, takes_numbers, to_numpy, write_rows
+from kmeans_xp.arrays import (
+    OtherRows,
+    asarray_like,
+    check_file,
+    computing,
+    float_dtype,
+    slots,
+    takes_numbers,
+    to_numpy,
+    write_rows,
+)
 from kmeans_xp.metric import Euclidean
 from kmeans_xp.steps import in_unit, own_threads
 
@@ -59,7 +68,7 @@ class Reader:
         if tuple(self._X.shape) != self.shape:
             raise ValueError(f"X changed its shape from {self.shape} to {tuple(self._X.shape)} while it was read.")
         try:
-            _check_file(self._X)
+            check_file(self._X)
             found = self._X[rows] if isinstance(rows, slice) else getattr(self._X, "oindex", self._X)[rows, :]
             if np.ma.isMaskedArray(found):  # what is masked is missing
                 found = np.ma.filled(found.astype(self.dtype), np.nan)
@@ -225,13 +234,3 @@ class SlicedRows(OtherRows):
     def take_rows(self, rows):
         """Some rows, in memory."""
         return self._reader.take(rows)
-
-
-def _check_file(X):
-    """A mapped file that has become shorter would end the process with a bus error."""
-    if isinstance(X, np.memmap) and X.filename is not None and os.path.exists(X.filename):
-        while isinstance(X.base, np.memmap):  # the map that X is a part of
-            X = X.base
-        size = os.path.getsize(X.filename)
-        if size < X.offset + X.nbytes:
-            raise OSError(f"{X.filename} has {size} bytes and should have {X.offset + X.nbytes}")

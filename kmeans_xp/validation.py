@@ -16,6 +16,7 @@ from kmeans_xp.arrays import (
     accumulator,
     as_dask_array,
     asarray_like,
+    check_file,
     computing,
     device,
     is_cupy_sparse,
@@ -50,6 +51,7 @@ def check_rows(X, estimator=None, *, reset=True):
             f"Sparse data of {type(X).__module__.partition('.')[0]} was passed for X, but only the sparse matrices of "
             f"SciPy and CuPy are supported. Use '{how}' to convert to a dense array."
         )
+    check_file(X)
     if not (is_foreign(X) or is_cupy_sparse(X)):
         given, options = X, {"dtype": [np.float64, np.float32], "accept_sparse": "csr"}
         if estimator is None:
@@ -255,6 +257,15 @@ def check_centers(centers, X, n_clusters):
             f"the number of features of the data {X.shape[1]}."
         )
     return asarray_like(centers, X)
+
+
+def check_device_of_dask(device):
+    """Partitions of Dask are computed with where they lie."""
+    if device not in (None, "auto", "cpu"):
+        raise ValueError(
+            f"device={device!r} is not possible for Dask, whose partitions are computed with where they lie: use "
+            "device=None, and '.map_blocks(cupy.asarray)' for partitions on GPUs."
+        )
 
 
 def check_count(name, count, most, what):

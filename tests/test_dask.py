@@ -594,3 +594,14 @@ def test_partitions_on_a_gpu(rng):
     assert isinstance(labels, cupy.ndarray)
     assert isinstance(model.cluster_centers_, cupy.ndarray)
     assert_array_equal(cupy.asnumpy(labels), KMeans(5, init=X[:5]).fit(X).labels_)
+
+
+def test_a_device_is_refused(rng):
+    """Partitions stay where they lie; a fit that is paid for must not fail at its labels."""
+    X = rng.normal(size=(100, 3))
+    for device in ("cuda", "cuda:1", "gpu"):
+        with pytest.raises(ValueError, match=rf"device='{device}' is not possible for Dask"):
+            KMeans(3, device=device).fit(da.from_array(X, chunks=(50, 3)))
+        model = KMeans(3, random_state=0).fit(X).set_params(device=device)
+        with pytest.raises(ValueError, match=rf"device='{device}' is not possible for Dask"):
+            model.predict(da.from_array(X, chunks=(50, 3)))

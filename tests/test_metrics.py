@@ -229,3 +229,9 @@ def test_numbers_too_large_are_not_called_nan():
     for given in (np.eye(4) * 1e200, Source(np.eye(4) * 1e200)):
         with np.errstate(over="ignore", invalid="ignore"), pytest.raises(ValueError, match="too large for float64"):
             metrics.bic_score(given, [0, 0, 1, 1])
+
+
+@pytest.mark.parametrize("sample_size", [0, -1, 0.5, "a"])
+def test_samples_of_no_size_are_refused(rng, sample_size):
+    with pytest.raises(ValueError, match=r"sample_size=.* must be an integer from 1 on"):
+        metrics.silhouette_score(rng.normal(size=(30, 2)), np.arange(30) % 3, sample_size=sample_size)

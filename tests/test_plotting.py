@@ -343,3 +343,12 @@ def test_bad_labels():
             Display.from_predictions(np.ones((3, 2)), [0, 1, np.nan])
     with pytest.raises(ValueError, match="Input labels contains NaN"):
         ClusterSizesDisplay.from_predictions([0, 1, None])
+
+
+def test_displays_say_what_they_draw(rng):
+    X = rng.normal(size=(50, 2))
+    model, sweep = KMeans(2, random_state=0).fit(X), KMeansSweep(range(2, 4), random_state=0).fit(X)
+    with pytest.raises(TypeError, match="This display draws a fitted KMeansSweep, got a KMeans"):
+        plotting.ElbowDisplay.from_estimator(model)
+    with pytest.raises(TypeError, match="This display draws a fitted KMeans, got a KMeansSweep"):
+        plotting.ConvergenceDisplay.from_estimator(sweep)

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from conftest import blobs, load
 from scipy import sparse
+from sklearn import cluster
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_validate
@@ -368,9 +369,9 @@ class TestGivenCenters:
     def test_in_another_order_keep_the_names_of_the_features(self, rng):
         frame = pd.DataFrame(blobs(rng, 60, 2), columns=["a", "b"])
         model = KMeans(3, random_state=0).fit(frame)
-        order = np.argsort(model.cluster_centers_[:, 0])
+        labels, order = model.labels_, np.argsort(model.cluster_centers_[:, 0])
         model.cluster_centers_ = model.cluster_centers_[order]
-        np.testing.assert_array_equal(order[model.predict(frame)], model.labels_)
+        np.testing.assert_array_equal(order[model.predict(frame)], labels)
         assert list(KMeans.from_centers(frame[:3]).feature_names_in_) == ["a", "b"]
         with pytest.raises(ValueError, match="The feature names should match"):
             KMeans.from_centers(frame[:3]).predict(frame.rename(columns={"b": "c"}))
@@ -419,3 +420,18 @@ class TestGivenCenters:
                     use([[0.0]])
             with pytest.raises(NotFittedError):
                 model.get_feature_names_out()
+
+
+def test_what_the_fit_said_of_its_rows_goes_with_its_centers(rng):
+    X = rng.normal(size=(100, 3))
+    for model in (KMeans(3, random_state=0).fit(X), MiniBatchKMeans(3, random_state=0).fit(X)):
+        model.cluster_centers_ = X[:4]
+        for name in ("labels_", "inertia_", "cluster_sizes_", "n_iter_", "converged_", "history_"):
+            assert not hasattr(model, name)
+        assert model.transform(X).shape == (100, 4)
+
+
+def test_models_of_other_kinds_are_refused(rng):
+    model = cluster.DBSCAN().fit(rng.normal(size=(20, 2)))
+    with pytest.raises(TypeError, match="A KMeans or MiniBatchKMeans of scikit-learn is needed, got DBSCAN"):
+        KMeans.from_sklearn(model)

@@ -309,7 +309,7 @@ def test_cosine(rng):
     assert_array_equal(ours.labels_, dense.labels_)
     assert ours.inertia_ == pytest.approx(dense.inertia_, rel=1e-9)
     assert_allclose(ours.transform(sparse.csr_array(X)), dense.transform(X), atol=1e-9)
-    with pytest.raises(ValueError, match=r"rows of zeros have none: row 3\."):
+    with pytest.raises(ValueError, match=r"rows of zeros have none: row 3 of X\."):
         KMeans(5, metric="cosine", zero_rows="raise").fit(sparse.csr_array(matrix(rng)))
 
 

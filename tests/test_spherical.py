@@ -94,7 +94,7 @@ def test_rows_of_zeros_are_named(lib, rng):
     X[[7, 31]] = 0
     model = KMeans(3, metric="cosine", zero_rows="raise")
     for call in (model.fit, clone(model).fit(directions(rng)).predict):
-        with pytest.raises(ValueError, match=r"rows of zeros have none: row 7, 31\. Leave them out"):
+        with pytest.raises(ValueError, match=r"row 7, 31 of X\. Leave them out, or set zero_rows='warn'"):
             call(lib.asarray(X))
     with pytest.raises(ValueError, match="NaN"):
         KMeans(3, metric="cosine").fit(lib.asarray(np.full((5, 2), np.nan)))

@@ -1,5 +1,6 @@
 """Data that are read block by block: the same answers as in memory."""
 
+import os
 import re
 
 import numpy as np
@@ -538,3 +539,14 @@ def test_into_a_gpu_that_is_too_small(rng, monkeypatch, device, algorithm):
     assert_allclose(ours.transform(X[:9000]), KMeans(**job).fit(X).transform(X[:9000]), rtol=1e-5, atol=1e-5)
     seeded = KMeans(5, random_state=0, device=device).fit(X)
     assert_array_equal(seeded.labels_, KMeans(5, random_state=0).fit(X).labels_)
+
+
+def test_a_map_in_memory_that_has_become_shorter_is_refused(tmp_path, rng):
+    """Reading it would end the process."""
+    np.save(tmp_path / "X.npy", rng.normal(size=(10_000, 8)))
+    X = np.load(tmp_path / "X.npy", mmap_mode="r")
+    model = KMeans(3, random_state=0).fit(X)
+    os.truncate(tmp_path / "X.npy", 100_000)
+    for call in (KMeans(3).fit, model.predict):
+        with pytest.raises(OSError, match="has 100000 bytes and should have 640128"):
+            call(X)
