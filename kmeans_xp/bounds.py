@@ -54,6 +54,12 @@ class PrunedStep:
         self._centers = centers
         return self._sums, self._weights, *counts
 
+    def renew(self, sums, weights):
+        """Go on from these sums and weights of the clusters, which are those of the labels."""
+        if self.prunes:
+            self._sums, self._weights = sums, weights
+        return sums, weights
+
     def looked_at(self, n_active):
         """Take note of how many rows the last step looked at."""
         if self._measured and n_active > self._largest_share * self.labels.shape[0]:
@@ -167,6 +173,7 @@ def relabel(X, sample_weight, labels, slack, path, minus_2_centers, sq_centers, 
 
     old = xp.take(labels, active)
     changed = new != old
+    tile = frame.shift(X, frame.origin.dtype)
     weight = xp.where(changed, xp.take(sample_weight, active), xp.zeros_like(gap))
     sums, weights = cluster_sums(tile, new, weight, n_clusters)
     lost = xp.where(old < 0, xp.zeros_like(weight), weight)

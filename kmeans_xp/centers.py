@@ -1,6 +1,7 @@
 """What estimators with centers share: prediction on the data's library, placing, pickling."""
 
 import copy
+import math
 import operator
 from collections.abc import Callable
 from dataclasses import replace
@@ -392,10 +393,10 @@ class NearestCenters(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, C
 
     def _origin_and_spread(self):
         """Those of the frame that `fit` had or, of centers that were given, those of the centers."""
-        if hasattr(self, "_origin"):
+        if hasattr(self, "_origin") and hasattr(self, "_spread"):
             return self._origin, self._spread
         centers = arrays.to_numpy(self.cluster_centers_).astype(np.float64)
-        origin = centers.mean(axis=0)
+        origin = np.median(centers, axis=0)  # amid them, also if one is far away
         return origin, float(((centers - origin) ** 2).sum(axis=1).mean())
 
     @property
@@ -448,7 +449,14 @@ def inertia(X, sample_weight, centers, frame):
     """Weighted sum of the squared distances, or cosine distances, from the nearest centers, as a float."""
     sample_weight, unit = in_unit(sample_weight)
     squares = settle_zeros(sq_distances_to_own(X, assign(X, centers, frame), centers, frame), X, frame, 2.0)
-    return unit * arrays.to_floats(frame.cost(arrays.namespace(squares).sum(sample_weight * squares)))[0]
+    return finite(unit * arrays.to_floats(frame.cost(arrays.namespace(squares).sum(sample_weight * squares)))[0])
+
+
+def finite(inertia):
+    """The inertia, which must be a number."""
+    if not math.isfinite(inertia):
+        raise ValueError("The inertia is too large for float64. Divide X, or sample_weight, by a constant.")
+    return inertia
 
 
 def to_centers(X, centers, frame):

@@ -16,6 +16,8 @@ from kmeans_xp.backends import replaceable
 from kmeans_xp.bounds import PrunedStep
 from kmeans_xp.steps import TOO_LARGE, count_distinct, largest, row_sums, sq_distances_to_own, take_rows, update
 
+FAINT = 1e-9  # share of the weight up to which a cluster may be empty but for rounding
+
 
 @dataclass(frozen=True)
 class Iteration:
@@ -86,8 +88,8 @@ class Rows:
         self._step.looked_at(n_active)
 
     def update(self):
-        """Sums and weights of the clusters, anew."""
-        return update(*self._job, self.labels, self._step.n_clusters, self._frame)
+        """Sums and weights of the clusters, anew, from which the next step goes on."""
+        return self._step.renew(*update(*self._job, self.labels, self._step.n_clusters, self._frame))
 
     def farthest(self, centers, n_rows):
         """Distances of at most `n_rows` different rows farthest from their centers, and not on them, by key."""
@@ -121,7 +123,7 @@ def lloyd(rows, centers, frame, *, max_iter, tol, verbose=0, on_iteration=None, 
     xp = namespace(centers)
     history = {"inertia": [], "center_shift": [], "n_changed": [], "seconds": []}
     unchanged = converged = stopped = interrupted = False
-    n_empty, completed, were_empty = 0, centers, False
+    n_empty, completed, were_empty, renewed = 0, centers, False, False
     while not (converged or stopped) and len(history["inertia"]) < max_iter:
         began = time.perf_counter()
         centers_old = centers
@@ -131,12 +133,20 @@ def lloyd(rows, centers, frame, *, max_iter, tol, verbose=0, on_iteration=None, 
             n_changed, n_active, shift, inertia, n_empty = numbers
             _require_finite(rows, inertia, shift)
             rows.looked_at(n_active)
-            same_clusters = n_changed == 0 and not (n_empty or were_empty)
-            were_empty = n_empty > 0
             if n_empty:
-                sums, weights = relocate_empty(rows, centers_old, sums, weights)
+                sums, weights = rows.update() if rows.prunes else (sums, weights)
+                (n_empty,) = to_floats(xp.count_nonzero(weights == 0))
+                if n_empty:
+                    sums, weights = relocate_empty(rows, centers_old, sums, weights)
                 centers = on_rows(means(sums, weights, centers_old, frame), weights)
                 (shift,) = to_floats(xp.sum((centers - centers_old) ** 2))
+            same_clusters = n_changed == 0 and not (n_empty or were_empty)
+            were_empty = n_empty > 0
+            if same_clusters and rows.prunes and not renewed:
+                # Sums kept up to date carry the rounding of their history: another look, with fresh means
+                centers, renewed = means(*rows.update(), centers_old, frame), True
+                continue
+            renewed = False
 
             if same_clusters:  # whose means can have moved by rounding only
                 centers = centers_old
@@ -158,9 +168,9 @@ def lloyd(rows, centers, frame, *, max_iter, tol, verbose=0, on_iteration=None, 
             rows.forget()  # the step may have stopped anywhere
             break
 
-    if rows.prunes and not (n_empty or interrupted):  # sums kept up to date carry the rounding of their history
+    if rows.prunes and not (n_empty or interrupted or unchanged):
         centers = means(*rows.update(), centers_old, frame)
-    if rows.prunes or interrupted or not unchanged:  # else the labels are those of `centers` already
+    if interrupted or not unchanged:  # else the labels are those of `centers` already
         _, weights, *_ = rows.step(centers)
     (inertia,) = to_floats(rows.inertia(centers))
     _require_finite(rows, inertia)
@@ -173,12 +183,12 @@ def move(sums, weights, centers_old, n_changed, n_active, frame):
     """New centers, and what the loop must know as floats: the only synchronisation of an iteration.
 
     That is how many labels changed and rows were looked at, how far the centers moved (squared), the inertia of the old
-    ones, and how many clusters are empty.
+    ones, and how many clusters may be empty: weights that are kept up to date may differ from 0 by rounding.
     """
     xp = namespace(sums)
     centers = means(sums, weights, centers_old, frame)
     shift, inertia = xp.sum((centers - centers_old) ** 2), inertia_of(centers_old, sums, weights, frame)
-    return centers, to_floats(n_changed, n_active, shift, inertia, xp.count_nonzero(weights == 0))
+    return centers, to_floats(n_changed, n_active, shift, inertia, xp.count_nonzero(weights <= FAINT * xp.sum(weights)))
 
 
 def means(sums, weights, centers_old, frame):

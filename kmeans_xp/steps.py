@@ -319,7 +319,7 @@ def _sum_clusters(X, sample_weight, labels_of, n_clusters, frame):
     """Label some rows after the other by `labels_of(slice, rows)` and sum their clusters: labels, sums, weights."""
 
     def sum_tile(rows, X):
-        labels, tile = labels_of(rows, X), frame.shift(X, frame.distance_dtype)
+        labels, tile = labels_of(rows, X), frame.shift(X, frame.origin.dtype)  # float32 would round far from zero
         return labels, *cluster_sums(tile, labels, sample_weight[rows], n_clusters)
 
     labels, sums, weights = [], 0, 0

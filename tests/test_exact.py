@@ -40,7 +40,7 @@ def test_a_far_row_leaves_the_others_with_their_nearest_center(far, d, k, rng):
     for algorithm in ("lloyd", "elkan"):
         other = fit(X, k, algorithm=algorithm)
         np.testing.assert_array_equal(other.labels_, model.labels_)
-        np.testing.assert_array_equal(other.cluster_centers_, model.cluster_centers_)
+        np.testing.assert_allclose(other.cluster_centers_, model.cluster_centers_, rtol=1e-5, atol=1e-6)
     wide = np.zeros((400, 2 * d), dtype="float32")
     wide[:, ::2] = X
     for layout in (np.asfortranarray(X), wide[:, ::2], X[::-1].copy()[::-1], X.astype(">f4")):
@@ -176,3 +176,63 @@ def test_sums_along_rows_have_the_same_bits_everywhere(lib, rng):
         np.testing.assert_array_equal(to_numpy(steps.row_sums(lib.asarray(values))), expected)
         np.testing.assert_array_equal(steps.row_sums(np.asfortranarray(values)), expected)
         np.testing.assert_array_equal(steps.row_sums(values[:1]), expected[:1])
+
+
+@pytest.mark.usefixtures("numpy_passes")
+@pytest.mark.parametrize("name", HOSTS)
+@pytest.mark.parametrize("algorithm", ["lloyd", "elkan"])
+def test_centers_are_the_means_of_their_rows_beside_a_far_row(name, algorithm):
+    """float32 rows relative to an origin far away keep their digits in sums too."""
+    lib = load(name)
+    X = np.array([[0.0], [1], [10], [11], [1e9], [1e9]], dtype="float32")
+    model = KMeans(3, init=X[[0, 2, 4]], tol=0, algorithm=algorithm).fit(lib.asarray(X))
+    np.testing.assert_array_equal(to_numpy(model.cluster_centers_), np.float32([[0.5], [10.5], [1e9]]))
+    np.testing.assert_array_equal(to_numpy(model.labels_), [0, 0, 1, 1, 2, 2])
+    assert model.inertia_ == 1
+
+
+@pytest.mark.usefixtures("numpy_passes")
+@pytest.mark.parametrize("name", HOSTS)
+def test_a_cluster_is_empty_whatever_rounding_left_of_its_weight(name):
+    lib = load(name)
+    X, init = np.array([[1.0], [10.0], [9.0], [5.0]]), np.array([[2.0], [6.0], [14.0], [6.0]])
+    weights = np.array([0.9, 0.8, 0.4, 0.8])
+    for algorithm in ("lloyd", "elkan"):
+        model = KMeans(4, init=init, tol=0, algorithm=algorithm).fit(lib.asarray(X), sample_weight=weights)
+        assert model.inertia_ == pytest.approx(0, abs=1e-25)
+        np.testing.assert_allclose(sorted(to_numpy(model.cluster_sizes_)), sorted(weights), rtol=1e-15)
+
+
+@pytest.mark.usefixtures("numpy_passes")
+@pytest.mark.parametrize("grid", [1.0, 0.1])
+def test_bounds_end_at_a_fixed_point(grid, rng):
+    """On data full of ties, duplicates and empty clusters: centers are the means of their rows, labels the nearest."""
+    for _ in range(60):
+        n, d, k = rng.integers(4, 40), rng.integers(1, 4), rng.integers(2, 8)
+        X = grid * rng.integers(-2, 3, size=(max(n, k), d))
+        init = rng.normal(scale=rng.choice([1, 10]), size=(k, d))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            model = KMeans(k, init=init, tol=0, algorithm="elkan").fit(X)
+        assert model.n_iter_ < 100
+        np.testing.assert_array_equal(model.labels_, nearest(X, model.cluster_centers_))
+        np.testing.assert_array_equal(model.cluster_sizes_, np.bincount(model.labels_, minlength=k))
+        for label in np.unique(model.labels_):
+            mean = X[model.labels_ == label].mean(axis=0)
+            np.testing.assert_allclose(model.cluster_centers_[label], mean, atol=1e-14)
+
+
+def test_one_far_center_leaves_the_others_their_digits(lib):
+    model = KMeans.from_centers(lib.asarray(np.array([[1e17], [1.0], [2.0]])))
+    X = np.array([[1.4], [1.6], [0.0]])
+    np.testing.assert_array_equal(to_numpy(model.predict(lib.asarray(X))), [1, 2, 1])
+    assert model.score(lib.asarray(X)) == pytest.approx(-1.32)
+    np.testing.assert_allclose(to_numpy(model.transform(lib.asarray(X)))[0], [1e17, 0.4, 0.6])
+
+
+def test_an_inertia_too_large_for_float64_is_an_error(lib):
+    X = lib.asarray(np.array([[1e150], [-1e150]]))
+    with pytest.raises(ValueError, match="The inertia is too large for float64"):
+        KMeans(1).fit(X, sample_weight=[1e100] * 2)
+    with pytest.raises(ValueError, match="The inertia is too large for float64"):
+        KMeans.from_centers([[0.0]]).score(lib.asarray(np.array([[1e200]])))

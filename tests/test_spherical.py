@@ -161,6 +161,7 @@ def test_rows_of_zeros_get_the_first_label_and_the_distance_1(lib, rng, stored):
     np.testing.assert_allclose(to_numpy(model.cluster_centers_), without.cluster_centers_, atol=1e-12)
     assert model.inertia_ == pytest.approx(without.inertia_ + weights[zeros].sum())
     assert model.score(given, sample_weight=weights) == pytest.approx(-model.inertia_)
+    assert model.history_["inertia"][-1] == pytest.approx(model.inertia_)
     np.testing.assert_allclose(to_numpy(model.cluster_sizes_), np.bincount(labels, weights, 4))
     distances = to_numpy(model.transform(lib.asarray(X)))
     np.testing.assert_array_equal(distances[zeros], 1)

@@ -53,7 +53,7 @@ def lloyd_step(part, n_parts, X, sample_weight, origin, centers, sq_norms, doubt
     for rows, tile in _blocks(X, origin, 1, part, n_parts):
         labels[rows], in_doubt = nearest(tile)
         doubtful.append(in_doubt + rows.start)
-        _add(tile, labels[rows], sample_weight[rows], sums, weights)
+        _add(_exact(X[rows], origin, tile), labels[rows], sample_weight[rows], sums, weights)
     return (doubtful,)
 
 
@@ -74,7 +74,8 @@ def relabel(part, n_parts, X, sample_weight, origin, centers, sq_norms, rounding
         doubtful.append(rows[in_doubt])
         changed = np.flatnonzero(new != old)
         if len(changed):
-            move(tile[changed], old[changed], new[changed], sample_weight[rows[changed]], sums, weights)
+            moved = _exact(X[rows[changed]], origin, tile[changed])
+            move(moved, old[changed], new[changed], sample_weight[rows[changed]], sums, weights)
         n_changed, n_active = n_changed + len(changed), n_active + len(new)
     return n_changed, n_active, doubtful
 
@@ -265,6 +266,11 @@ class _Nearest:
             labels = np.where(low < lowest, first + closest, labels)
             lowest = np.minimum(low, lowest)
         return labels, lowest, second
+
+
+def _exact(X, origin, tile):
+    """Rows relative to the origin in float64: those of a float32 tile are rounded, too much for sums far from zero."""
+    return tile if tile.dtype == np.float64 else X - origin.astype(np.float64)
 
 
 def _add(tile, clusters, shares, sums, weights):

@@ -211,7 +211,7 @@ def add_row(X, origin, row, weight, cluster, sums, weights):
     """Add a row, relative to the origin, to a cluster."""
     weights[cluster] += weight
     for f in range(X.shape[1]):
-        sums[cluster, f] += weight * (X[row, f] - origin[f])
+        sums[cluster, f] += weight * (np.float64(X[row, f]) - origin[f])
 
 
 @compiled

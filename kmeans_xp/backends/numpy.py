@@ -184,7 +184,7 @@ def _settle(rows, X, sample_weight, centers, labels, sums, weights, frame):
     (wrong,) = np.nonzero(labels[rows] != right)
     if len(wrong):
         rows, right = rows[wrong], right[wrong]
-        tile = frame.shift(X[rows], frame.distance_dtype)
+        tile = frame.shift(X[rows], np.float64)
         _blocks.move(tile, labels[rows], right, sample_weight[rows], sums, weights)
         labels[rows] = right
     return len(wrong)
@@ -193,7 +193,7 @@ def _settle(rows, X, sample_weight, centers, labels, sums, weights, frame):
 @or_plain
 def update(X, sample_weight, labels, n_clusters, frame):
     """`steps.update`."""
-    job = (_read_only(X), _origin(frame, frame.distance_dtype), labels, sample_weight)
+    job = (_read_only(X), _origin(frame, np.float64), labels, sample_weight)
     return _sums(_passes(X, frame).cluster_sums, 8 * X.size, (n_clusters, X.shape[1]), *job)
 
 
