@@ -24,7 +24,7 @@ from kmeans_xp.metric import Cosine, Euclidean, settle_zeros, unit_rows
 from kmeans_xp.neighbors import nearer_rows, nearest_centers, nearest_rows
 from kmeans_xp.partitions import join
 from kmeans_xp.saving import Saved
-from kmeans_xp.steps import assign, distances, frame_at, in_unit, own_threads, sq_distances_to_own
+from kmeans_xp.steps import TOO_LARGE, assign, distances, frame_at, in_unit, own_threads, sq_distances_to_own
 from kmeans_xp.streaming import Stream
 from kmeans_xp.validation import (
     check_count,
@@ -449,14 +449,10 @@ def inertia(X, sample_weight, centers, frame):
     """Weighted sum of the squared distances, or cosine distances, from the nearest centers, as a float."""
     sample_weight, unit = in_unit(sample_weight)
     squares = settle_zeros(sq_distances_to_own(X, assign(X, centers, frame), centers, frame), X, frame, 2.0)
-    return finite(unit * arrays.to_floats(frame.cost(arrays.namespace(squares).sum(sample_weight * squares)))[0])
-
-
-def finite(inertia):
-    """The inertia, which must be a number."""
-    if not math.isfinite(inertia):
-        raise ValueError("The inertia is too large for float64. Divide X, or sample_weight, by a constant.")
-    return inertia
+    (total,) = arrays.to_floats(frame.cost(arrays.namespace(squares).sum(sample_weight * squares)))
+    if not math.isfinite(total):
+        raise ValueError(TOO_LARGE)
+    return unit * total
 
 
 def to_centers(X, centers, frame):

@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from kmeans_xp import arrays, seeding
 from kmeans_xp._sklearn_private import Interval, StrOptions, validate_params
-from kmeans_xp.centers import NearestCenters, attributes, checking_parameters, finite, working_memory
+from kmeans_xp.centers import NearestCenters, attributes, checking_parameters, working_memory
 from kmeans_xp.lloyd import Iteration, lloyd
 from kmeans_xp.memory import InMemory
 from kmeans_xp.metric import unit_rows
@@ -290,7 +290,7 @@ default='k-means++'
             self._keep(result.centers, frame, home)
             n_lost, weight = data.lost
             self.cluster_sizes_ = arrays.asarray_like(sizes, home)
-            self.inertia_ = finite((result.inertia + weight) * data.weight_unit)
+            self.inertia_ = (result.inertia + weight) * data.weight_unit
             self.n_iter_ = result.n_iter
             self.converged_ = result.converged
             self.history_ = result.history
