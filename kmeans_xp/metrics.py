@@ -16,6 +16,7 @@ from sklearn.utils import check_random_state
 from kmeans_xp import arrays
 from kmeans_xp._sklearn_private import rows_at
 from kmeans_xp.centers import lies_in_a_file, working_memory
+from kmeans_xp.sparse import as_given
 from kmeans_xp.steps import frame_at, moments, own_threads, sq_distances, sq_distances_to_own, take_rows, update
 from kmeans_xp.streaming import SlicedRows
 from kmeans_xp.validation import check_labels, check_rows, check_sample_weight, check_source, check_spread
@@ -129,6 +130,10 @@ def some_rows(X, numbers):
         return X[numbers].compute()
     if lies_in_a_file(X):
         return SlicedRows(check_source(X)).take_rows(numbers)
+    if arrays.is_cupy_sparse(X):
+        rows = check_rows(X)
+        with arrays.computing(rows):
+            return as_given(take_rows(rows, arrays.asarray_like(numbers, rows, np.int64)))
     if hasattr(X, "tocsr"):
         return X.tocsr()[numbers]
     if arrays.is_foreign(X):

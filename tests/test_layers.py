@@ -43,7 +43,7 @@ ALLOWED = {
         {"kneed", "numpy", "sklearn"},
     ),
     "plotting": ({"arrays", "metrics", "sparse", "validation"}, {"matplotlib", "numpy", "sklearn"}),
-    "metrics": ({"arrays", "centers", "steps", "streaming", "validation"}, {"numpy", "sklearn"}),
+    "metrics": ({"arrays", "centers", "sparse", "steps", "streaming", "validation"}, {"numpy", "sklearn"}),
     "minibatch": (
         {"arrays", "centers", "lloyd", "seeding", "sparse", "steps", "streaming", "validation"},
         {"numpy", "sklearn"},
