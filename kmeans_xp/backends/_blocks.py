@@ -53,7 +53,8 @@ def lloyd_step(part, n_parts, X, sample_weight, origin, centers, sq_norms, doubt
     for rows, tile in _blocks(X, origin, 1, part, n_parts):
         labels[rows], in_doubt = nearest(tile)
         doubtful.append(in_doubt + rows.start)
-        _add(_exact(X[rows], origin, tile), labels[rows], sample_weight[rows], sums, weights)
+        _add(_unrounded(X[rows], tile), labels[rows], sample_weight[rows], sums, weights)
+    _shift(sums, weights, origin)
     return (doubtful,)
 
 
@@ -74,9 +75,10 @@ def relabel(part, n_parts, X, sample_weight, origin, centers, sq_norms, rounding
         doubtful.append(rows[in_doubt])
         changed = np.flatnonzero(new != old)
         if len(changed):
-            moved = _exact(X[rows[changed]], origin, tile[changed])
+            moved = _unrounded(X[rows[changed]], tile[changed])
             move(moved, old[changed], new[changed], sample_weight[rows[changed]], sums, weights)
         n_changed, n_active = n_changed + len(changed), n_active + len(new)
+    _shift(sums, weights, origin)
     return n_changed, n_active, doubtful
 
 
@@ -268,9 +270,15 @@ class _Nearest:
         return labels, lowest, second
 
 
-def _exact(X, origin, tile):
-    """Rows relative to the origin in float64: those of a float32 tile are rounded, too much for sums far from zero."""
-    return tile if tile.dtype == np.float64 else X - origin.astype(np.float64)
+def _unrounded(rows, tile):
+    """What is added up of rows: relative to the origin float32 is rounded, which is too much far from zero."""
+    return tile if tile.dtype == np.float64 else rows
+
+
+def _shift(sums, weights, origin):
+    """Have sums of rows that were added as they are relative to the origin."""
+    if origin.dtype != np.float64:
+        sums -= weights[:, None] * origin.astype(np.float64)
 
 
 def _add(tile, clusters, shares, sums, weights):
