@@ -23,6 +23,7 @@ SINGLE_WORK = 2**16  # multiplications of a product up to which a BLAS uses one 
 FEW_PARTS = 16  # of a pass that sums few rows of many clusters
 NOTHING = np.empty((0, 0)), np.empty(0)  # distances between centers that nobody asks for
 
+_loaded = set()  # passes, with the types of their arguments, that have been run
 _trouble = None  # why this process has given Numba up
 
 
@@ -62,7 +63,8 @@ def compiled_passes():
 
 def _load(function, *job):
     """Have Numba load or compile a pass, by a part of it that has no rows."""
-    if function.__module__ == _blocks.__name__:
+    types = function, *map(_type, job)
+    if function.__module__ == _blocks.__name__ or types in _loaded:
         return
     n_samples = len(job[0])
     try:
@@ -71,6 +73,14 @@ def _load(function, *job):
         raise
     except Exception as error:  # of whatever type, as a corrupt cache raises any; compiled code itself raises none
         raise _NumbaError(f"{type(error).__name__}: {error}") from error
+    _loaded.add(types)
+
+
+def _type(value):
+    """What Numba distinguishes in an argument."""
+    if not isinstance(value, np.ndarray):
+        return type(value)
+    return value.dtype, value.ndim, value.flags.c_contiguous, value.flags.f_contiguous, value.flags.writeable
 
 
 def _give_up(error):
