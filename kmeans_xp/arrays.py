@@ -263,6 +263,11 @@ class _TorchProducts:
 _torch_products = _TorchProducts()
 
 
+def first_few(numbers):
+    """Row numbers, as errors name them."""
+    return ", ".join(map(str, numbers[:5])) + (", …" if len(numbers) > 5 else "")
+
+
 def is_source(x):
     """Whether `x` has rows that can be sliced and is not an array: a data set of h5py or zarr, say."""
     if isinstance(x, np.ndarray) or compat.is_array_api_obj(x) or is_dask(x) or is_sparse(x) or hasattr(x, "iloc"):

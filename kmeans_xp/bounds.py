@@ -173,7 +173,8 @@ def relabel(X, sample_weight, labels, slack, path, minus_2_centers, sq_centers, 
 
     old = xp.take(labels, active)
     changed = new != old
-    tile = frame.shift(X, frame.origin.dtype)
+    if tile.dtype != path.dtype:  # float32 would round far from zero
+        tile = frame.shift(X, path.dtype)
     weight = xp.where(changed, xp.take(sample_weight, active), xp.zeros_like(gap))
     sums, weights = cluster_sums(tile, new, weight, n_clusters)
     lost = xp.where(old < 0, xp.zeros_like(weight), weight)

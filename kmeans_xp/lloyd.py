@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from kmeans_xp.arrays import asarray_like, collect, namespace, to_floats, to_numpy
+from kmeans_xp.arrays import asarray_like, collect, first_few, namespace, to_floats, to_numpy
 from kmeans_xp.backends import replaceable
 from kmeans_xp.bounds import PrunedStep
 from kmeans_xp.steps import TOO_LARGE, count_distinct, largest, row_sums, sq_distances_to_own, take_rows, update
@@ -287,8 +287,7 @@ def check_finite(X, first=0):
     """Raise an error that names the rows with a number that is not finite; `first` is the number of the first row."""
     rows = np.flatnonzero(~np.isfinite(to_numpy(largest(X)))) + first
     if len(rows) > 0:
-        named = ", ".join(map(str, rows[:5])) + (", …" if len(rows) > 5 else "")
-        raise ValueError(f"X contains NaN or infinity in row {named}: it was changed while it was clustered.")
+        raise ValueError(f"X contains NaN or infinity in row {first_few(rows)}: it was changed while it was clustered.")
 
 
 def _require_finite(rows, *values):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kmeans_xp.arrays import collect, device, namespace, result_dtype, to_floats, to_numpy
+from kmeans_xp.arrays import collect, device, first_few, namespace, result_dtype, to_floats, to_numpy
 from kmeans_xp.sparse import SparseRows
 from kmeans_xp.steps import largest, map_slices
 
@@ -61,10 +61,9 @@ def unit_rows(X, first=0, refuses_zeros=True, name="the centers"):
         raise ValueError("Input X contains NaN or infinity.")
     if low == 0 and refuses_zeros:
         zeros = np.flatnonzero(to_numpy(most) == 0) + first
-        named = ", ".join(map(str, zeros[:5])) + (", …" if len(zeros) > 5 else "")
         raise ValueError(
-            f"metric='cosine' compares directions, and rows of zeros have none: row {named} of {name}. Leave them out"
-            + (", or set zero_rows='warn'." if name == "X" else ".")
+            f"metric='cosine' compares directions, and rows of zeros have none: row {first_few(zeros)} of {name}. "
+            + ("Leave them out, or set zero_rows='warn'." if name == "X" else "Leave them out.")
         )
 
     def or_1(values):
