@@ -3,9 +3,7 @@
 from importlib.metadata import version
 
 from kmeans_xp import metrics
-from kmeans_xp.estimators import KMeans, kmeans_plusplus
-from kmeans_xp.minibatch import MiniBatchKMeans
-from kmeans_xp.sweep import KMeansSweep
+from kmeans_xp.estimators import KMeans, KMeansSweep, MiniBatchKMeans, kmeans_plusplus
 from kmeans_xp.versions import show_versions
 
 __version__ = version("kmeans_xp")

@@ -194,7 +194,7 @@ def on_device(x):
 
 
 @contextlib.contextmanager
-def computing(x, *, gradients=False):
+def undisturbed(x, *, gradients=False):
     """Context of a job on the array or other rows `x`: on its device, apart from what callers have set for its library.
 
     No flag of floating-point numbers is raised: in products they mean nothing, and results that must be finite are

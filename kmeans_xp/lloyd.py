@@ -6,17 +6,16 @@ scikit-learn's.
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from kmeans_xp.arrays import asarray_like, collect, first_few, namespace, to_floats, to_numpy
-from kmeans_xp.backends import replaceable
-from kmeans_xp.bounds import PrunedStep
-from kmeans_xp.steps import TOO_LARGE, count_distinct, largest, row_sums, sq_distances_to_own, take_rows, update
-
-FAINT = 1e-9  # share of the weight up to which a cluster may be empty but for rounding
+from kmeans_xp import passes
+from kmeans_xp.algorithms import Limits
+from kmeans_xp.arrays import namespace, to_floats, to_numpy
+from kmeans_xp.data.source import Job
+from kmeans_xp.steps import TOO_LARGE, means
 
 
 @dataclass(frozen=True)
@@ -46,105 +45,103 @@ class Result:
     history: dict  # lists with one entry an iteration
 
 
-class Rows:
-    """Rows in memory, and what the iterations of a run remember of them."""
+class Run:
+    """A run of iterations over the rows of a source, which remember their part of it."""
 
-    def __init__(self, X, sample_weight, n_clusters, frame, algorithm):
-        self._frame, self._run = frame, (n_clusters, frame, algorithm)
-        self.place(X, sample_weight)
+    def __init__(self, data, n_clusters, frame, metric, algorithm):
+        self._data = data
+        self.job = Job(0, 0, n_clusters, frame, metric, data.suited(algorithm, n_clusters, frame))
+        self.prunes = self.job.algorithm.prunes
         self.forget()
-
-    def place(self, X, sample_weight):
-        """Have the rows in memory; None to let them go."""
-        self._job = self._step_job = X, sample_weight
-        if X is not None:
-            shifted, self._step_frame = self._frame.shift_once(X, self._frame.distance_dtype)
-            self._step_job = shifted, sample_weight
 
     def forget(self):
         """Start anew, as if there had been no iteration."""
-        self._step = PrunedStep(*self._job, *self._run)
-        self.prunes = self._step.prunes
+        self.job = replace(self.job, run=self._data.new_run())
 
-    @property
-    def labels(self):
-        """Clusters of the rows, (n_samples,) int32."""
-        return self._step.labels
+    def iterate(self, centers, limits):
+        """At least one iteration from the centers: `algorithms.Iterated`."""
+        self._goes_on_from(centers)
+        found = self._data.iterate(self.job, centers, limits)
+        self._centers = found.centers_old
+        return found
 
     def step(self, centers):
-        """Assign the rows to centers: sums, weights, and the 0-d counts of labels changed and rows looked at."""
-        return self._step(*self._step_job, centers, self._step_frame)
+        """Assign the rows to the centers: sums and weights of the clusters."""
+        self._goes_on_from(centers)
+        return self._data.reduce(passes.step, passes.add, self.job, centers)[:2]
 
-    def stale(self, centers):
-        """Numbers of the rows that the next step must look at, or None for all of them."""
-        return self._step.stale(centers)
-
-    def step_on(self, active, X, sample_weight, centers):
-        """The step when only the stale rows are in memory."""
-        return self._step.step_on(active, X, sample_weight, centers, self._frame)
-
-    def looked_at(self, n_active):
-        """Take note of the last count, once it has been read."""
-        self._step.looked_at(n_active)
+    def _goes_on_from(self, centers):
+        self._centers = centers
+        self.job = replace(self.job, step=self.job.step + 1)
 
     def update(self):
         """Sums and weights of the clusters, anew, from which the next step goes on."""
-        return self._step.renew(*update(*self._job, self.labels, self._step.n_clusters, self._frame))
+        return self._data.reduce(passes.update, passes.add, self.job, self._centers)
 
-    def farthest(self, centers, n_rows):
-        """Distances of at most `n_rows` different rows farthest from their centers, and not on them, by key."""
-        return farthest(*self._job, self.labels, centers, n_rows, self._frame)
+    def farthest(self, n_rows):
+        """Keys of at most `n_rows` different rows farthest from their centers, and not on them."""
+        return list(self._data.reduce(passes.farthest, passes.farther, self.job, self._centers, n_rows)[1])
 
     def relocate(self, keys, clusters):
         """Sums and weights when the rows with each of the keys belong to one of the clusters."""
-        return relocate(*self._job, self.labels, keys, clusters, self._step.n_clusters, self._frame)
+        order = np.argsort(keys)
+        given = np.asarray(keys)[order], np.asarray(clusters)[order]
+        return self._data.reduce(passes.relocate, passes.add, self.job, self._centers, *given)
 
     def check_finite(self):
         """Raise an error that names the rows with a number that is not finite."""
-        check_finite(self._job[0])
+        self._data.reduce(passes.check_finite, lambda *_: None)
 
-    def inertia(self, centers):
+    def inertia(self):
         """Sum of the squared distances from the centers that the rows were last assigned to, 0-d."""
-        squares = sq_distances_to_own(self._job[0], self.labels, centers, self._frame)
-        return self._frame.cost(namespace(squares).sum(self._job[1] * squares))
+        return self._data.reduce(passes.inertia, passes.add, self.job, self._centers)[0]
 
     def count_distinct(self):
         """How many clusters have rows."""
-        return count_distinct(self.labels)
+        return len(self._data.reduce(passes.distinct, set.union, self.job, self._centers))
+
+    def labels(self):
+        """Clusters of the rows, (n_samples,) int32; None where they are lazy."""
+        return self._data.labels(self.job, self._centers)
 
 
-def lloyd(rows, centers, frame, *, max_iter, tol, verbose=0, on_iteration=None, keep_interrupted=False, weight_unit=1):
+def lloyd(run, centers, *, max_iter, tol, verbose=0, on_iteration=None, keep_interrupted=False, weight_unit=1):
     """Iterate from `centers` until no label changes, the centers move by no more than `tol` (squared), or `max_iter`.
 
-    centers (n_clusters, n_features) relative to `frame.origin` -> Result. Ends early when `on_iteration(Iteration)`
-    returns True and, if an interruption is to be kept, at a KeyboardInterrupt once the first iteration is done. Weights
-    and inertia are in units, but for those who watch.
+    centers (n_clusters, n_features) relative to the origin of the run's frame -> Result. Ends early when
+    `on_iteration(Iteration)` returns True and, if an interruption is to be kept, at a KeyboardInterrupt once the first
+    iteration is done. Weights and inertia are in units, but for those who watch.
+
+    The run gives one iteration or several at a time; whatever is to be decided is decided after the last of them.
     """
-    xp = namespace(centers)
+    xp, frame, metric = namespace(centers), run.job.frame, run.job.metric
     history = {"inertia": [], "center_shift": [], "n_changed": [], "seconds": []}
     unchanged = converged = stopped = interrupted = False
     n_empty, completed, were_empty, renewed = 0, centers, False, False
+    is_watched = verbose or on_iteration is not None
     while not (converged or stopped) and len(history["inertia"]) < max_iter:
         began = time.perf_counter()
-        centers_old = centers
         try:
-            sums, weights, *counts = rows.step(centers_old)
-            centers, numbers = move(sums, weights, centers_old, *counts, frame)
-            n_changed, n_active, shift, inertia, n_empty = numbers
-            _require_finite(rows, inertia, shift)
-            rows.looked_at(n_active)
+            most = 1 if is_watched else max_iter - len(history["inertia"])
+            centers_old, centers, sums, weights, numbers = run.iterate(centers, Limits(most, tol))
+            seconds = (time.perf_counter() - began) / len(numbers)
+            for n_changed, _, shift, inertia, _ in numbers[:-1]:
+                _note(history, inertia, shift, n_changed, seconds)
+                completed, were_empty, renewed = centers_old, False, False
+            n_changed, _, shift, inertia, n_empty = numbers[-1]
+            _require_finite(run, inertia, shift)
             if n_empty:
-                sums, weights = rows.update() if rows.prunes else (sums, weights)
+                sums, weights = run.update() if run.prunes else (sums, weights)
                 (n_empty,) = to_floats(xp.count_nonzero(weights == 0))
                 if n_empty:
-                    sums, weights = relocate_empty(rows, centers_old, sums, weights)
-                centers = on_rows(means(sums, weights, centers_old, frame), weights)
+                    sums, weights = relocate_empty(run, sums, weights)
+                centers = on_rows(means(sums, weights, centers_old, frame, metric), weights)
                 (shift,) = to_floats(xp.sum((centers - centers_old) ** 2))
             same_clusters = n_changed == 0 and not (n_empty or were_empty)
             were_empty = n_empty > 0
-            if same_clusters and rows.prunes and not renewed:
+            if same_clusters and run.prunes and not renewed:
                 # Sums kept up to date carry the rounding of their history: another look, with fresh means
-                centers, renewed = means(*rows.update(), centers_old, frame), True
+                centers, renewed = means(*run.update(), centers_old, frame, metric), True
                 continue
             renewed = False
 
@@ -153,8 +150,7 @@ def lloyd(rows, centers, frame, *, max_iter, tol, verbose=0, on_iteration=None, 
             unchanged = same_clusters or (n_changed == 0 and shift == 0)
             converged = unchanged or shift <= tol
             completed = centers
-            for name, value in zip(history, (inertia, shift, int(n_changed), time.perf_counter() - began), strict=True):
-                history[name].append(value)
+            _note(history, inertia, shift, n_changed, time.perf_counter() - began - seconds * (len(numbers) - 1))
             if verbose:
                 _print_progress(history, unchanged, converged, tol, weight_unit)
             if on_iteration is not None:
@@ -165,59 +161,33 @@ def lloyd(rows, centers, frame, *, max_iter, tol, verbose=0, on_iteration=None, 
             if not (keep_interrupted and history["inertia"]):
                 raise
             centers, interrupted, converged = completed, True, False
-            rows.forget()  # the step may have stopped anywhere
+            run.forget()  # the step may have stopped anywhere
             break
 
-    if rows.prunes and not (n_empty or interrupted or unchanged):
-        centers = means(*rows.update(), centers_old, frame)
+    if run.prunes and not (n_empty or interrupted or unchanged):
+        centers = means(*run.update(), centers_old, frame, metric)
     if interrupted or not unchanged:  # else the labels are those of `centers` already
-        _, weights, *_ = rows.step(centers)
-    (inertia,) = to_floats(rows.inertia(centers))
-    _require_finite(rows, inertia)
-    found = frame.leave(centers), rows.labels, inertia, weights, rows.count_distinct()
+        _, weights = run.step(centers)
+    (inertia,) = to_floats(run.inertia())
+    _require_finite(run, inertia)
+    found = frame.leave(centers), run.labels(), inertia, weights, run.count_distinct()
     return Result(*found, len(history["inertia"]), converged, interrupted, history)
 
 
-@replaceable
-def move(sums, weights, centers_old, n_changed, n_active, frame):
-    """New centers, and what the loop must know as floats: the only synchronisation of an iteration.
-
-    That is how many labels changed and rows were looked at, how far the centers moved (squared), the inertia of the old
-    ones, and how many clusters may be empty: weights that are kept up to date may differ from 0 by rounding.
-    """
-    xp = namespace(sums)
-    centers = means(sums, weights, centers_old, frame)
-    shift, inertia = xp.sum((centers - centers_old) ** 2), inertia_of(centers_old, sums, weights, frame)
-    return centers, to_floats(n_changed, n_active, shift, inertia, xp.count_nonzero(weights <= FAINT * xp.sum(weights)))
+def _note(history, inertia, center_shift, n_changed, seconds):
+    """Append what an iteration found."""
+    for values, value in zip(history.values(), (inertia, center_shift, int(n_changed), seconds), strict=True):
+        values.append(value)
 
 
-def means(sums, weights, centers_old, frame):
-    """Centers of the clusters; an empty cluster keeps its old one."""
-    xp = namespace(sums)
-    empty = weights == 0
-    centers = sums / xp.where(empty, xp.ones_like(weights), weights)[:, None]
-    return frame.settle(xp.where(empty[:, None], centers_old, centers), centers_old)
-
-
-def inertia_of(centers, sums, weights, frame):
-    """Sum of squared distances by Σ||x - c||² = Σ||x||² - 2 Σ c·sum + Σ weight ||c||², which needs no pass.
-
-    Loses digits where clusters are tiny beside the spread of the data: good for watching, not for the result.
-    """
-    xp = namespace(centers)
-    explained = 2 * xp.sum(centers * sums) - xp.sum(weights * xp.vecdot(centers, centers))
-    inertia = xp.sum(weights) * frame.spread - explained
-    return frame.cost(xp.maximum(inertia, xp.zeros_like(inertia)))
-
-
-def relocate_empty(rows, centers, sums, weights):
+def relocate_empty(run, sums, weights):
     """Give each empty cluster the row farthest from its center, and all rows equal to that: new sums and weights.
 
     Fewer clusters than are empty, when all other rows sit on their centers. Rare, so it may synchronise.
     """
     empty = [cluster for cluster, weight in enumerate(to_numpy(weights).tolist()) if weight == 0]
-    keys = list(rows.farthest(centers, len(empty)))
-    return rows.relocate(keys, empty[: len(keys)]) if keys else (sums, weights)
+    keys = run.farthest(len(empty))
+    return run.relocate(keys, empty[: len(keys)]) if keys else (sums, weights)
 
 
 def on_rows(centers, weights):
@@ -230,70 +200,10 @@ def on_rows(centers, weights):
     return xp.where((weights == 0)[:, None], xp.take(centers, first, axis=0), centers)
 
 
-def row_keys(X, frame):
-    """Numbers that are equal for equal rows, (n_samples,) float64, whatever the library, the layout and the block.
-
-    They are projections on a fixed direction: rows whose keys are equal by chance differ by less than rounding.
-    """
-    direction = asarray_like(np.random.RandomState(0).standard_normal(X.shape[1]), frame.origin, frame.origin.dtype)
-    keys = frame.map_tiles(lambda rows, tile: projections(tile, direction), X, 1, direction.dtype)
-    return collect(keys, X.shape[0])
-
-
-@replaceable
-def projections(tile, direction):
-    """Of rows on a direction: equal rows get equal numbers."""
-    return row_sums(tile * direction)
-
-
-def farthest(X, sample_weight, labels, centers, n_rows, frame):
-    """Distances (squared) of at most `n_rows` different rows that are farthest from their centers, and not on them.
-
-    -> a dict by the key of the row, the farthest first; of equally far rows the last first. Rows without weight don't
-    count.
-    """
-    xp = namespace(X)
-    distances = sq_distances_to_own(X, labels, centers, frame)
-    apart = distances > xp.take(frame.sq_rounding(centers), labels)
-    distances = xp.where(apart & (sample_weight > 0), distances, xp.zeros_like(distances))
-    order = xp.flip(xp.argsort(distances, stable=True))
-    found, begin, end = {}, 0, 2 * n_rows
-    while len(found) < n_rows and begin < X.shape[0]:
-        some = order[begin : min(end, X.shape[0])]
-        keys, values = row_keys(take_rows(X, some), frame), xp.take(distances, some)
-        for key, distance in zip(to_numpy(keys).tolist(), to_numpy(values).tolist(), strict=True):
-            if distance > 0:
-                found.setdefault(key, distance)
-        begin, end = end, 2 * end  # there may be many equal rows
-        if distance == 0:
-            break
-    return dict(list(found.items())[:n_rows])
-
-
-def relocate(X, sample_weight, labels, keys, clusters, n_clusters, frame):
-    """Sums and weights when the rows with each of the keys belong to one of the clusters."""
-    xp = namespace(X)
-    order = np.argsort(keys)
-    keys = asarray_like(np.asarray(keys)[order], frame.origin, frame.origin.dtype)
-    clusters = asarray_like(np.asarray(clusters)[order], labels, labels.dtype)
-    mine = row_keys(X, frame)
-    places = xp.searchsorted(keys, mine)
-    places = xp.minimum(places, xp.full_like(places, keys.shape[0] - 1))
-    labels = xp.where(xp.take(keys, places) == mine, xp.take(clusters, places), labels)
-    return update(X, sample_weight, labels, n_clusters, frame)
-
-
-def check_finite(X, first=0):
-    """Raise an error that names the rows with a number that is not finite; `first` is the number of the first row."""
-    rows = np.flatnonzero(~np.isfinite(to_numpy(largest(X)))) + first
-    if len(rows) > 0:
-        raise ValueError(f"X contains NaN or infinity in row {first_few(rows)}: it was changed while it was clustered.")
-
-
-def _require_finite(rows, *values):
+def _require_finite(run, *values):
     """X may have gone bad since it was checked, and then an error is better than centers that are no numbers."""
     if not all(map(math.isfinite, values)):
-        rows.check_finite()
+        run.check_finite()
         raise ValueError(TOO_LARGE)
 
 

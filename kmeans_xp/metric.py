@@ -1,4 +1,7 @@
-"""What the estimators minimise: squared Euclidean distances, or cosine distances of rows that are scaled to norm 1."""
+"""What the estimators minimise: squared Euclidean distances, or cosine distances of rows that are scaled to norm 1.
+
+A metric is a value: `EUCLIDEAN`, or `Cosine(...)`, whose rows and centers have norm 1.
+"""
 
 import math
 from dataclasses import dataclass
@@ -26,6 +29,25 @@ class Euclidean:
         """Weights for prepared rows. And how many rows have none although they had, and how much that was."""
         return sample_weight, (0, 0.0)
 
+    def settle(self, centers, centers_old, frame):
+        """Means of rows, relative to the origin, as centers."""
+        return frame.rounded(centers)
+
+    def cost(self, sq_distances):
+        """What is minimised, by squared distances."""
+        return sq_distances
+
+    def distance(self, sq_distances):
+        """Distances in the metric."""
+        return namespace(sq_distances).sqrt(sq_distances)
+
+    def of_zeros(self, values, X, value):
+        """What a pass found for each of the rows (or for each, and something more), but `value` for those of zeros."""
+        return values
+
+
+EUCLIDEAN = Euclidean()
+
 
 @dataclass(frozen=True)
 class Cosine:
@@ -44,6 +66,26 @@ class Cosine:
         lost = xp.where(zero, sample_weight, xp.zeros_like(sample_weight))
         n_lost, weight = to_floats(xp.count_nonzero(zero), xp.sum(lost))
         return (sample_weight - lost, (int(n_lost), weight)) if n_lost else (sample_weight, (0, 0.0))
+
+    def settle(self, centers, centers_old, frame):
+        """Scaled to norm 1; one in the middle of the sphere has no direction and stays."""
+        xp = namespace(centers)
+        centers = centers + frame.origin
+        norms = xp.linalg.vector_norm(centers, axis=1)[:, None]
+        scaled = centers / xp.where(norms > 0, norms, xp.ones_like(norms)) - frame.origin
+        return frame.rounded(xp.where(norms > 0, scaled, centers_old))
+
+    def cost(self, sq_distances):
+        """1 - cos, which is half the squared distance."""
+        return sq_distances / 2
+
+    distance = cost
+
+    def of_zeros(self, values, X, value):
+        """They are as far from any center: 1, half of the squared distance 2, and the first label."""
+        xp = namespace(values)
+        zero = xp.reshape(largest(X) == 0, (-1,) + (1,) * (values.ndim - 1))
+        return xp.where(zero, xp.astype(xp.asarray(value, device=device(values)), values.dtype), values)
 
 
 def unit_rows(X, first=0, refuses_zeros=True, name="the centers"):
@@ -77,15 +119,3 @@ def unit_rows(X, first=0, refuses_zeros=True, name="the centers"):
     if isinstance(X, SparseRows):
         return X.unit_rows(most)
     return collect(map_slices(X, scaled, slices), X.shape[0])
-
-
-def settle_zeros(values, X, frame, value):
-    """What a pass found for each of the rows (or for each, and something more), but `value` for those of zeros.
-
-    In a spherical frame these are as far from any center: 1, half of the squared distance 2, and the first label.
-    """
-    if not frame.spherical:
-        return values
-    xp = namespace(values)
-    zero = xp.reshape(largest(X) == 0, (-1,) + (1,) * (values.ndim - 1))
-    return xp.where(zero, xp.astype(xp.asarray(value, device=device(values)), values.dtype), values)

@@ -14,6 +14,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from kmeans_xp import metrics
 from kmeans_xp.arrays import is_cupy_sparse, is_foreign, is_sparse, to_numpy
+from kmeans_xp.criteria import CRITERIA
+from kmeans_xp.data import random_rows
 from kmeans_xp.sparse import SparseRows
 from kmeans_xp.validation import check_present, check_rows
 
@@ -97,7 +99,7 @@ class ElbowDisplay(_Display):
         results = sweep.results_
         if column not in results:
             raise ValueError(f"column={column!r} is not in results_: use one of {list(results)}.")
-        criterion = column if column in {"gap", *metrics.CRITERIA} else sweep.criterion
+        criterion = column if column in {"gap", *CRITERIA} else sweep.criterion
         best, _ = sweep.recommend(criterion)
         return cls(results["n_clusters"], results[column], column, best, criterion).plot(ax=ax)
 
@@ -155,7 +157,7 @@ class SilhouetteDisplay(_Display):
         ax: Any = None,
     ) -> Self:
         """Draw the rows of X by the labels that the fitted model gives them; see :meth:`from_predictions`."""
-        _, X, n_samples = metrics.random_rows(X, sample_size, random_state)
+        _, X, n_samples = random_rows(X, sample_size, random_state)
         return cls._of(X, model.predict(X), metric, n_samples).plot(ax=ax)
 
     @classmethod
@@ -175,7 +177,7 @@ class SilhouetteDisplay(_Display):
         rows, that many at random: their mean is :func:`metrics.silhouette_score` with the same `sample_size` and
         `random_state`. None takes all, whose pairs 'euclidean' compares.
         """
-        rows, X, n_samples = metrics.random_rows(X, sample_size, random_state)
+        rows, X, n_samples = random_rows(X, sample_size, random_state)
         return cls._of(X, _labels(labels, n_samples)[rows], metric, n_samples).plot(ax=ax)
 
     @classmethod
@@ -252,7 +254,7 @@ class ClustersDisplay(_Display):
         cls, model: Any, X: Any, *, random_state: int | np.random.RandomState | None = 0, ax: Any = None
     ) -> Self:
         """Draw X by the labels and centers of a fitted model. Of more than 20,000 rows, that many at random."""
-        _, X, n_samples = metrics.random_rows(X, MOST_POINTS, random_state)
+        _, X, n_samples = random_rows(X, MOST_POINTS, random_state)
         return cls._of(X, model.predict(X), model.cluster_centers_, n_samples).plot(ax=ax)
 
     @classmethod
@@ -266,7 +268,7 @@ class ClustersDisplay(_Display):
         ax: Any = None,
     ) -> Self:
         """Draw X by labels. Of more than 20,000 rows, that many at random."""
-        rows, X, n_samples = metrics.random_rows(X, MOST_POINTS, random_state)
+        rows, X, n_samples = random_rows(X, MOST_POINTS, random_state)
         return cls._of(X, _labels(labels, n_samples)[rows], centers, n_samples).plot(ax=ax)
 
     @classmethod

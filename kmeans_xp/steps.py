@@ -4,19 +4,36 @@ All of them look at the rows through a `Frame`, and take and return centers rela
 """
 
 import math
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
-from kmeans_xp.arrays import accumulator, collect, data_decide_shapes, device, namespace, result_dtype, to_floats
+from kmeans_xp.arrays import (
+    accumulator,
+    collect,
+    data_decide_shapes,
+    device,
+    namespace,
+    result_dtype,
+    to_floats,
+    undisturbed,
+)
 from kmeans_xp.backends import replaceable
 
+FAINT = 1e-9  # share of the weight up to which a cluster may be empty but for rounding
 TOO_LARGE = "X spans values whose squared distances are too large for float64. Divide it by a constant."
+
+
+@contextmanager
+def computing(X, n_clusters=1, *, gradients=False):
+    """Context of a whole job on X: on its device, undisturbed by the caller's settings, with threads to itself."""
+    with undisturbed(X, gradients=gradients), own_threads(X, n_clusters):
+        yield
 
 
 @replaceable
 def own_threads(X, n_clusters):
-    """Context of a whole job on X, in which the passes have the threads of the processor to themselves."""
+    """Context in which the passes over X have the threads of the processor to themselves."""
     return nullcontext()
 
 
@@ -61,7 +78,6 @@ class Frame:
     tile_bytes: int
     work: int  # n_samples * n_features * n_clusters of the whole job: passes over a sample of it use the same methods
     shifted: bool = False  # the rows that it is used for are relative to the origin already
-    spherical: bool = False  # rows and centers have norm 1, and half a squared distance is 1 - cos
 
     def map_tiles(self, function, X, n_clusters, dtype=None):
         """A pass: yield slices of rows and `function(rows, tile)` for them, in the order of the rows.
@@ -128,27 +144,6 @@ class Frame:
         """Centers relative to the origin, (n_clusters, n_features) float64."""
         return relative(dense(centers), self.origin, self.origin.dtype)
 
-    def settle(self, centers, centers_old):
-        """Centers as `leave` returns them: rounded, so that labels and distances are exactly those of what is returned.
-
-        In a spherical frame they are scaled to norm 1; one in the middle of the sphere has no direction and stays.
-        """
-        if self.spherical:
-            xp = namespace(centers)
-            centers = centers + self.origin
-            norms = xp.linalg.vector_norm(centers, axis=1)[:, None]
-            scaled = centers / xp.where(norms > 0, norms, xp.ones_like(norms)) - self.origin
-            centers = xp.where(norms > 0, scaled, centers_old)
-        return self.enter(self.leave(centers))
-
-    def cost(self, sq_distances):
-        """What is minimised: squared distances, or the cosine distances 1 - cos that belong to them."""
-        return sq_distances / 2 if self.spherical else sq_distances
-
-    def distance(self, sq_distances):
-        """Distances in the metric: Euclidean or cosine ones."""
-        return self.cost(sq_distances) if self.spherical else namespace(sq_distances).sqrt(sq_distances)
-
     def sq_rounding(self, centers):
         """Squared distance up to which a row may lie on each of the centers, which are rounded: (n_clusters,)."""
         xp, absolute = namespace(centers), centers + self.origin
@@ -159,6 +154,10 @@ class Frame:
         """Centers relative to zero, in `dtype`."""
         xp = namespace(centers)
         return xp.astype(centers + self.origin, self.dtype)
+
+    def rounded(self, centers):
+        """Centers as `leave` returns them, so that labels and distances are exactly those of what is returned."""
+        return self.enter(self.leave(centers))
 
 
 def frame_at(origin, spread, like, work, tile_bytes):
@@ -185,18 +184,6 @@ def in_unit(sample_weight):
 def weight_unit(largest):
     """The power of two that is nearest below the largest weight: to divide by it and to multiply again is exact."""
     return math.ldexp(1.0, math.frexp(largest)[1] - 1) if largest > 0 else 1.0
-
-
-def moments(X, sample_weight, n_clusters, tile_bytes):
-    """The frame around the weighted mean of the rows, its spread the total variance of the columns."""
-    xp = namespace(X)
-    labels = one_cluster(X)
-    zero = xp.zeros((1, X.shape[1]), dtype=sample_weight.dtype, device=device(X))
-    job = X, X.shape[0] * X.shape[1] * n_clusters, tile_bytes
-    sums, weights = update(X, sample_weight, labels, 1, frame_at(zero[0, :], 0.0, *job))
-    mean = sums[0, :] / weights[0]
-    squares = sq_distances_to_own(X, labels, zero, frame_at(mean, 0.0, *job))
-    return frame_at(mean, float(xp.sum(sample_weight * squares) / weights[0]), *job)
 
 
 def coefficients(centers, frame):
@@ -403,8 +390,38 @@ def distances(X, centers, frame):
 
 
 @replaceable
-def count_distinct(labels):
-    """How many different labels there are."""
-    xp = namespace(labels)
-    labels = xp.sort(labels)
-    return 1 + int(xp.count_nonzero(labels[1:] != labels[:-1]))
+def distinct(labels):
+    """The different labels."""
+    return namespace(labels).unique_values(labels)
+
+
+@replaceable
+def move(sums, weights, centers_old, n_changed, n_active, frame, metric):
+    """New centers, and what the loop must know as floats: the only synchronisation of an iteration.
+
+    That is how many labels changed and rows were looked at, how far the centers moved (squared), the inertia of the old
+    ones, and how many clusters may be empty: weights that are kept up to date may differ from 0 by rounding.
+    """
+    xp = namespace(sums)
+    centers = means(sums, weights, centers_old, frame, metric)
+    shift, inertia = xp.sum((centers - centers_old) ** 2), inertia_of(centers_old, sums, weights, frame, metric)
+    return centers, to_floats(n_changed, n_active, shift, inertia, xp.count_nonzero(weights <= FAINT * xp.sum(weights)))
+
+
+def means(sums, weights, centers_old, frame, metric):
+    """Centers of the clusters; an empty cluster keeps its old one."""
+    xp = namespace(sums)
+    empty = weights == 0
+    centers = sums / xp.where(empty, xp.ones_like(weights), weights)[:, None]
+    return metric.settle(xp.where(empty[:, None], centers_old, centers), centers_old, frame)
+
+
+def inertia_of(centers, sums, weights, frame, metric):
+    """Sum of squared distances by Σ||x - c||² = Σ||x||² - 2 Σ c·sum + Σ weight ||c||², which needs no pass.
+
+    Loses digits where clusters are tiny beside the spread of the data: good for watching, not for the result.
+    """
+    xp = namespace(centers)
+    explained = 2 * xp.sum(centers * sums) - xp.sum(weights * xp.vecdot(centers, centers))
+    inertia = xp.sum(weights) * frame.spread - explained
+    return metric.cost(xp.maximum(inertia, xp.zeros_like(inertia)))

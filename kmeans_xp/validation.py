@@ -17,7 +17,6 @@ from kmeans_xp.arrays import (
     as_dask_array,
     asarray_like,
     check_file,
-    computing,
     device,
     is_cupy_sparse,
     is_dask,
@@ -30,6 +29,7 @@ from kmeans_xp.arrays import (
     refuse_masked,
     result_dtype,
     to_floats,
+    undisturbed,
 )
 from kmeans_xp.sparse import CupyRows, ScipyRows, SparseRows
 from kmeans_xp.steps import TOO_LARGE
@@ -213,17 +213,20 @@ def check_present(labels):
     return found
 
 
-def check_labels(labels, X):
-    """How many different labels there are, and the place of that of each row among them, (n_samples,) int32."""
-    xp = namespace(X)
+def check_labels(labels, like, n_samples):
+    """How many different labels there are, and the place of that of each row among them, (n_samples,) int32.
+
+    The places are next to `like`.
+    """
+    xp = namespace(like)
     labels = check_present(labels)
     if not is_foreign(labels):
         labels = np.unique(labels, return_inverse=True)[1].reshape(labels.shape)  # names too
-    labels = asarray_like(labels, X)
-    if labels.shape == (X.shape[0], 1):
+    labels = asarray_like(labels, like)
+    if labels.shape == (n_samples, 1):
         labels = xp.reshape(labels, (-1,))
-    if labels.shape != (X.shape[0],):
-        raise ValueError(f"labels.shape == {tuple(labels.shape)}, expected {(X.shape[0],)}.")
+    if labels.ndim != 1 or labels.shape[0] != n_samples:
+        raise ValueError(f"labels.shape == {tuple(labels.shape)}, expected {(n_samples,)}.")
     values, places = xp.unique_inverse(labels)
     return values.shape[0], xp.astype(xp.reshape(places, (-1,)), xp.int32)
 
@@ -270,6 +273,8 @@ def check_device_of_dask(device):
 
 def check_count(name, count, most, what):
     """`count`, which must be an integer from 1 to `most`."""
+    if math.isnan(most):
+        raise ValueError(f"{what} is not known. Use 'X.compute_chunk_sizes()' first.")
     if not isinstance(count, numbers.Integral) or not 1 <= count <= most:
         raise ValueError(f"{name}={count!r} must be an integer from 1 to {what}, which is {most}.")
     return int(count)
@@ -316,7 +321,7 @@ def _check_foreign(x, name, keep_half=False):
     is_half = "float16" in str(x.dtype)  # bfloat16 too, which CuPy's `isdtype` does not know
     if not is_half and xp.isdtype(x.dtype, "complex floating"):
         raise ValueError(f"Complex data not supported\n{x}\n")
-    with computing(x, gradients=True):
+    with undisturbed(x, gradients=True):
         if not (is_float(x) or (is_half and keep_half)):
             x = xp.astype(x, xp.float32 if is_half else accumulator(x))
         # A sum without an extreme is finite: one reduction and no temporary, unless something is wrong.

@@ -12,8 +12,13 @@ import numpy as np
 import pytest
 import sklearn
 
+from kmeans_xp import passes
+from kmeans_xp.algorithms import ALGORITHMS
 from kmeans_xp.arrays import device, namespace, to_numpy
 from kmeans_xp.backends import backend_for
+from kmeans_xp.data.memory import InMemory
+from kmeans_xp.lloyd import Run
+from kmeans_xp.metric import EUCLIDEAN
 
 SKLEARN_VERSION = tuple(int(part) for part in sklearn.__version__.split(".")[:2])
 REQUIRED = {name for name in os.environ.get("KMEANS_XP_REQUIRE", "").split(",") if name}
@@ -112,6 +117,21 @@ def numpy_passes(request, monkeypatch):
 @pytest.fixture
 def rng():
     return np.random.default_rng(20231)
+
+
+def in_memory(X, sample_weight):
+    """Rows and weights as a source."""
+    return InMemory(X, sample_weight, EUCLIDEAN, fitting=False)
+
+
+def moments(X, sample_weight, n_clusters, tile_bytes):
+    """The frame of a fit."""
+    return passes.moments(in_memory(X, sample_weight), n_clusters, tile_bytes)
+
+
+def run_of(X, sample_weight, n_clusters, frame, algorithm):
+    """What `lloyd` iterates over."""
+    return Run(in_memory(X, sample_weight), n_clusters, frame, EUCLIDEAN, ALGORITHMS[algorithm])
 
 
 def blobs(rng, n_samples=500, n_features=4, n_clusters=5, spread=6.0, dtype="float64"):

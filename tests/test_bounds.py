@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from conftest import blobs, brute_force, load
+from conftest import blobs, brute_force, load, moments
 
-from kmeans_xp import KMeans, bounds, lloyd, steps
+from kmeans_xp import KMeans, algorithms, bounds, steps
+from kmeans_xp.algorithms import ALGORITHMS
 from kmeans_xp.arrays import to_numpy
 from kmeans_xp.backends import backend_for
 
@@ -88,12 +89,12 @@ def test_a_row_that_is_not_looked_at_has_the_right_label(name, dtype, rng):
     """Step by step, in float32 too: where another center is nearer by more than rounding, the row was looked at."""
     X = hard_data(name, rng).astype(dtype)
     weights = np.ones(len(X))
-    frame = steps.moments(X, weights, 19, 2**16)
+    frame = moments(X, weights, 19, 2**16)
     centers = frame.enter(X[:19])
-    rows = lloyd.Rows(X, weights, 19, frame, "elkan")
+    state = ALGORITHMS["elkan"].start(X, weights, 19, frame)
     for _ in range(12):
-        sums, mass, *_ = rows.step(centers)
-        labels = rows.labels
+        sums, mass, *_ = state.step(X, weights, centers, frame)
+        labels = state.labels
         expected = steps.assign(X, centers, frame)
         differ = np.flatnonzero(labels != expected)
         squares = ((X[differ].astype(float) - frame.origin)[:, None, :] - centers) ** 2
@@ -111,7 +112,7 @@ SHAPES = [(1, 1), (2, 3), (3, 16), (4, 5), (7, 70), (17, 40), (130, 9)]
 def job(rng, d, k, dtype, n=1211):
     X = blobs(rng, n, d, n_clusters=6, dtype=dtype)
     weights = rng.uniform(size=n)
-    frame = steps.moments(X, weights, k, 2**20)
+    frame = moments(X, weights, k, 2**20)
     return X, weights, frame, frame.enter(X[:k])
 
 
@@ -146,7 +147,7 @@ def check_bounded_step(rng, dtype, d, k, name="numpy"):
     path = rng.uniform(size=k)
     before = labels.copy(), slack.copy(), path, *steps.update.portable(X, weights, labels, k, frame)
     expected = bounds.bounded_step.portable(X, weights, centers, *before, frame)
-    theirs = steps.moments(lib.asarray(X), lib.asarray(weights), k, 2**20)
+    theirs = moments(lib.asarray(X), lib.asarray(weights), k, 2**20)
     before = labels, slack.copy(), path, *before[3:]
     found = bounds.bounded_step(*map(lib.asarray, (X, weights, centers, *before)), theirs)
     found = [to_numpy(x) for x in found[:4]] + [int(x) for x in found[4:]]
@@ -182,7 +183,7 @@ def test_few_rows_are_looked_at_in_the_end(rng, monkeypatch):
         looked_at.append(int(result[-1]))
         return result
 
-    monkeypatch.setattr(bounds, "bounded_step", counting)
+    monkeypatch.setattr(algorithms, "bounded_step", counting)
     fit(X, 60, "elkan").fit(X, sample_weight=weights)
     assert looked_at[0] == len(X)
     assert looked_at[-1] < len(X) / 4
@@ -190,20 +191,20 @@ def test_few_rows_are_looked_at_in_the_end(rng, monkeypatch):
 
 def test_auto_gives_up_bounds_that_do_not_pay(rng, monkeypatch):
     """Iterations that compare all rows: 1, then 2, then 4 between trials."""
-    monkeypatch.setattr(bounds, "share_that_pays", lambda *_: 1e-9)
+    monkeypatch.setattr(algorithms, "share_that_pays", lambda *_: 1e-9)
     X = rng.normal(size=(500, 3))
     weights = np.ones(500)
-    frame = steps.moments(X, weights, 5, 2**20)
-    rows = lloyd.Rows(X, weights, 5, frame, "auto")
+    frame = moments(X, weights, 5, 2**20)
+    state = ALGORITHMS["auto"].start(X, weights, 5, frame)
     trials = []
-    monkeypatch.setattr(bounds, "lloyd_step", lambda *args: trials.append("dense") or steps.lloyd_step(*args))
+    monkeypatch.setattr(algorithms, "lloyd_step", lambda *args: trials.append("dense") or steps.lloyd_step(*args))
     bounded = bounds.bounded_step
-    monkeypatch.setattr(bounds, "bounded_step", lambda *args: trials.append("bounds") or bounded(*args))
+    monkeypatch.setattr(algorithms, "bounded_step", lambda *args: trials.append("bounds") or bounded(*args))
     for iteration in range(11):
         centers = frame.enter(X[5 * iteration : 5 * iteration + 5])
-        sums, mass, _, n_active = rows.step(centers)
-        labels = rows.labels
-        rows.looked_at(n_active)
+        sums, mass, _, n_active = state.step(X, weights, centers, frame)
+        labels = state.labels
+        state.looked_at(n_active)
         expected = steps.lloyd_step(X, weights, centers, frame)
         for ours, theirs in zip((labels, sums, mass), expected, strict=True):
             np.testing.assert_allclose(ours, theirs, atol=1e-9)
@@ -215,10 +216,10 @@ def test_a_center_that_was_first_takes_its_row_back():
     X = np.array([[0.0], [1.0], [10.0]])
     weights = np.ones(3)
     frame = steps.frame_at(np.zeros(1), 30.0, X, 2 * X.size, 2**20)
-    rows = lloyd.Rows(X, weights, 2, frame, "elkan")
+    state = ALGORITHMS["elkan"].start(X, weights, 2, frame)
     for a, b, expected in ((0.9, 2.0, 0), (3.5, 2.0, 1), (0.9, 2.0, 0), (0.9, 1.0, 1), (1.0, 1.0, 0)):
-        rows.step(np.array([[a], [b]]))
-        assert rows.labels[1] == expected
+        state.step(X, weights, np.array([[a], [b]]), frame)
+        assert state.labels[1] == expected
 
 
 def test_small_jobs_do_without_numba(backend, rng):

@@ -12,11 +12,14 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import blobs, load
+from conftest import blobs, load, moments
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.exceptions import ConvergenceWarning
 
-from kmeans_xp import KMeans, KMeansSweep, MiniBatchKMeans, kmeans_plusplus, metrics, partitions, seeding, steps
+from kmeans_xp import KMeans, KMeansSweep, MiniBatchKMeans, kmeans_plusplus, metrics, passes, seeding, steps
+from kmeans_xp.algorithms import ALGORITHMS
+from kmeans_xp.data.source import Block, Job
+from kmeans_xp.metric import EUCLIDEAN
 
 dask = pytest.importorskip("dask")
 da = pytest.importorskip("dask.array")
@@ -165,18 +168,18 @@ def test_a_copy_with_an_earlier_state_is_noticed(rng):
     """Dask may send a block to another worker, and use that copy again some iterations later."""
     X = blobs(rng, 1000, 3, n_clusters=5)
     weights = np.ones(1000)
-    frame = steps.moments(X, weights, 5, 2**20)
-    block = partitions.Block(X, weights, 0, 0)
-    job = partitions.Job(1, 0, 5, frame, "elkan")
+    frame = moments(X, weights, 5, 2**20)
+    block = Block(X, weights)
+    job = Job(1, 0, 5, frame, EUCLIDEAN, ALGORITHMS["elkan"])
     centers = frame.enter(X[:5])
     for number in range(4):
         job = replace(job, step=number)
-        sums, mass, *_ = partitions.step(block, job, centers)
+        sums, mass, *_ = passes.step(block, job, centers)
         if number == 1:
             earlier = pickle.loads(pickle.dumps(block))
         last, centers = centers, sums / mass[:, None]
-    assert_allclose(partitions.update(earlier, job, last)[0], sums, rtol=1e-12, atol=1e-9)
-    assert_array_equal(partitions.labels(earlier, job, last), steps.assign(X, last, frame))
+    assert_allclose(passes.update(earlier, job, last)[0], sums, rtol=1e-12, atol=1e-9)
+    assert_array_equal(passes.labels(earlier, job, last), steps.assign(X, last, frame))
 
 
 def test_processes(rng):
@@ -217,7 +220,7 @@ def test_results_are_written_on_the_client(cluster, rng, tmp_path, monkeypatch):
     """Not into copies that workers in other processes have; some partitions at a time."""
     X = blobs(rng, 5000, 3, n_clusters=4)
     model = KMeans(4, random_state=0).fit(X)
-    monkeypatch.setattr("kmeans_xp.dask.WRITTEN_BYTES", 4 * 2500)
+    monkeypatch.setattr("kmeans_xp.data.dask.WRITTEN_BYTES", 4 * 2500)
     for chunks in ((1000, -1), ((0, 2000, 2000, 0, 1000), 2)):
         lazy = da.from_array(X, chunks=chunks)
         labels = np.full(5000, -1, dtype=np.int32)
@@ -356,13 +359,13 @@ def test_rows_that_go_bad_during_the_fit_name_the_partition(rng, algorithm, extr
 
 @pytest.mark.usefixtures("scheduler")
 @pytest.mark.parametrize("n_samples", [4000, 25_000], ids=["few rows", "more than a sample"])
-def test_a_new_seeding_is_refused(rng, monkeypatch, n_samples):
-    monkeypatch.setitem(
-        seeding.METHODS, "first", lambda X, sample_weight, n_clusters, frame, rng: np.arange(n_clusters)
-    )
-    lazy = da.from_array(rng.normal(size=(n_samples, 3)), chunks=(1000, -1))
-    with pytest.raises(ValueError, match=r"init='first' needs data in memory. Use 'k-means\+\+', 'random' or an array"):
-        KMeans(2, init="first").fit(lazy)
+def test_a_new_seeding_is_used(rng, monkeypatch, n_samples):
+    def first_rows(data, n_clusters, frame, rng, refine=None):
+        return frame.enter(data.take(np.arange(n_clusters)))
+
+    monkeypatch.setitem(seeding.METHODS, "first", seeding.Seeding(first_rows, "the first rows"))
+    X = rng.normal(size=(n_samples, 3))
+    assert_same_fit(KMeans(2, init="first").fit(da.from_array(X, chunks=(1000, -1))), KMeans(2, init=X[:2]).fit(X))
 
 
 @pytest.fixture
@@ -555,8 +558,8 @@ def test_a_worker_without_memory_names_the_partition(rng, monkeypatch):
             raise MemoryError("Unable to allocate 9 GiB")
         return step(block, *args)
 
-    step = partitions.step
-    monkeypatch.setattr(partitions, "step", no_memory)
+    step = passes.step
+    monkeypatch.setattr(passes, "step", no_memory)
     X = da.from_array(rng.normal(size=(4000, 3)), chunks=(1000, -1))
     with pytest.raises(MemoryError, match=r"Partition 2 of X, 1000 rows: Unable to allocate 9 GiB"):
         KMeans(2, random_state=0).fit(X)

@@ -234,7 +234,7 @@ class TestOut:
         model, X = model
         out = np.zeros(300, np.int32)
         out.flags.writeable = False
-        monkeypatch.setattr("kmeans_xp.centers.assign", None)
+        monkeypatch.setattr("kmeans_xp.prediction.assign", None)
         with pytest.raises(TypeError, match="out must be an array to write into, got a read-only ndarray"):
             model.predict(self.given(rows, X), out=out)
         with pytest.raises(TypeError, match="out must be an array to write into, got list"):
@@ -528,14 +528,14 @@ class TestDevice:
         model = KMeans(2, random_state=0, device="auto")
         assert isinstance(model.fit(X).labels_, np.ndarray)
         assert not asked, "asking costs an import of CuPy"
-        monkeypatch.setattr("kmeans_xp.centers.AUTO_GPU_WORK", 0)
+        monkeypatch.setattr("kmeans_xp.data.AUTO_GPU_WORK", 0)
         assert isinstance(model.fit(X).labels_, np.ndarray)
         assert asked
 
     @pytest.mark.gpu
     def test_host_data_on_the_gpu(self, monkeypatch, rng):
         cupy = load("cupy").xp
-        monkeypatch.setattr("kmeans_xp.centers.AUTO_GPU_WORK", 0)
+        monkeypatch.setattr("kmeans_xp.data.AUTO_GPU_WORK", 0)
         X = blobs(rng, 200, 3)
         expected = KMeans(4, random_state=0).fit(X)
         for device in ("cuda", "cuda:0", "auto"):

@@ -5,13 +5,13 @@ import warnings
 
 import numpy as np
 import pytest
-from conftest import blobs, inertia
+from conftest import blobs, inertia, moments, run_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import cluster, config_context
 from sklearn.exceptions import ConvergenceWarning
 
-from kmeans_xp import KMeans, lloyd, steps
+from kmeans_xp import KMeans, lloyd, passes, steps
 from kmeans_xp.arrays import to_numpy
 
 SHAPES = [(100, 2, 3), (1000, 10, 8), (333, 1, 5), (2000, 3, 40), (50, 30, 50), (500, 64, 1)]
@@ -90,8 +90,8 @@ def test_invariants(n, d, k, seed, grid):
     X = rng.integers(-2, 3, size=(n, d)).astype("float64") if grid else rng.normal(size=(n, d))
     weights = rng.integers(0, 4, size=n).astype("float64")
     weights[0] += 1
-    frame = steps.moments(X, weights, k, 1_000)
-    result = lloyd.lloyd(lloyd.Rows(X, weights, k, frame, "auto"), frame.enter(X[:k]), frame, max_iter=50, tol=0)
+    frame = moments(X, weights, k, 1_000)
+    result = lloyd.lloyd(run_of(X, weights, k, frame, "auto"), frame.enter(X[:k]), max_iter=50, tol=0)
 
     history = result.history["inertia"]
     scale = weights.sum() * (frame.spread + 1)
@@ -191,9 +191,10 @@ def test_results_do_not_depend_on_working_memory(rng):
 def test_one_synchronisation_per_iteration(monkeypatch, rng):
     X = blobs(rng, 500, 3)
     transfers = []
-    monkeypatch.setattr(lloyd, "to_floats", lambda *s: transfers.append(s) or [float(x) for x in s])
-    frame = steps.moments(X, np.ones(500), 4, 2**20)
-    result = lloyd.lloyd(lloyd.Rows(X, np.ones(500), 4, frame, "auto"), frame.enter(X[:4]), frame, max_iter=100, tol=0)
+    frame = moments(X, np.ones(500), 4, 2**20)
+    for module in (lloyd, steps):
+        monkeypatch.setattr(module, "to_floats", lambda *s: transfers.append(s) or [float(x) for x in s])
+    result = lloyd.lloyd(run_of(X, np.ones(500), 4, frame, "auto"), frame.enter(X[:4]), max_iter=100, tol=0)
     assert len(transfers) == result.n_iter + 1, "one an iteration, and the inertia at the end"
 
 
@@ -222,13 +223,13 @@ def test_many_empty_clusters_take_few_passes(monkeypatch, rng):
     """Each takes a different row, and all together as many passes as one."""
     X = rng.normal(size=(3000, 3))
     X[1000:2000] = X[:1000]
-    passes = []
-    monkeypatch.setattr(lloyd, "row_keys", lambda *job, keys=lloyd.row_keys: passes.append(1) or keys(*job))
+    calls = []
+    monkeypatch.setattr(passes, "row_keys", lambda *job, keys=passes.row_keys: calls.append(1) or keys(*job))
     init = np.concatenate([X[:5], 1e3 + rng.normal(size=(200, 3))])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         model = KMeans(205, init=init, tol=0, max_iter=1).fit(X)
-    assert len(passes) <= 4
+    assert len(calls) <= 4
     assert len(np.unique(model.labels_)) >= 200
 
 

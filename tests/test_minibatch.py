@@ -10,9 +10,9 @@ from conftest import blobs, inertia
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 
-from kmeans_xp import MiniBatchKMeans, minibatch
+from kmeans_xp import MiniBatchKMeans
 from kmeans_xp.arrays import to_numpy
-from kmeans_xp.minibatch import Draw, Monitor
+from kmeans_xp.estimators.batches import Draw, Monitor, State
 
 
 def test_a_batch_moves_centers_as_in_scikit_learn(lib, rng):
@@ -175,7 +175,7 @@ def test_a_partial_fit_that_fails_leaves_no_trace(rng, monkeypatch):
     state = np.random.RandomState(5)
     shared = MiniBatchKMeans(4, random_state=state, reassignment_ratio=0.9)
     expected_of_shared = MiniBatchKMeans(4, random_state=np.random.RandomState(5), reassignment_ratio=0.9)
-    reassign = minibatch.State._reassign
+    reassign = State._reassign
 
     def fail(self, *args):
         reassign(self, *args)
@@ -184,7 +184,7 @@ def test_a_partial_fit_that_fails_leaves_no_trace(rng, monkeypatch):
     for number, batch in enumerate(batches):
         for ours, theirs in ((model, expected), (shared, expected_of_shared)):
             if number:
-                monkeypatch.setattr(minibatch.State, "_reassign", fail)
+                monkeypatch.setattr(State, "_reassign", fail)
                 with pytest.raises(OSError, match="no"):
                     ours.partial_fit(batch[::-1])
                 monkeypatch.undo()

@@ -123,12 +123,12 @@ def test_more_interruptions_leave_the_estimator_as_it_was(rng, monkeypatch, esti
         interrupt()
 
     if isinstance(model, KMeans):
-        monkeypatch.setattr("kmeans_xp.estimators.lloyd", interrupt)
+        monkeypatch.setattr("kmeans_xp.estimators.kmeans.lloyd", interrupt)
     elif isinstance(model, MiniBatchKMeans):
-        monkeypatch.setattr("kmeans_xp.minibatch.State._reassign", draw_and_interrupt)
+        monkeypatch.setattr("kmeans_xp.estimators.batches.State._reassign", draw_and_interrupt)
     else:
         place = type("Place", (), {"__index__": interrupt})()  # looked up when some attributes are set
-        monkeypatch.setattr("kmeans_xp.sweep.recommend", lambda *_: (place, ""))
+        monkeypatch.setattr("kmeans_xp.estimators.sweep.recommend", lambda *_: (place, ""))
     for n_more in range(12):
         assert is_interrupted(lambda: fit(X[::-1]), n_more)
         assert watched[-1]() is None
@@ -145,19 +145,19 @@ def test_an_interruption_is_kept_if_asked(rng, monkeypatch, where, algorithm):
     if where == "callback":
         model.set_params(on_iteration=interrupt_at(4))
     else:
-        from kmeans_xp import lloyd
+        from kmeans_xp.data.source import Block
 
-        step, calls = lloyd.Rows.step, []
+        iterate, calls = Block.iterate, []
 
-        def interrupted(rows, centers):
+        def interrupted(block, job, *args):
             calls.append(1)
-            totals = step(rows, centers)
+            found = iterate(block, job, *args)
             if len(calls) == 5:
-                rows.labels[::2] = 0
+                block.state(job).labels[::2] = 0
                 raise KeyboardInterrupt
-            return totals
+            return found
 
-        monkeypatch.setattr(lloyd.Rows, "step", interrupted)
+        monkeypatch.setattr(Block, "iterate", interrupted)
     with pytest.warns(ConvergenceWarning, match="interrupted after 4 iterations"):
         model.fit(X)
     assert model.n_iter_ == 4
@@ -169,7 +169,7 @@ def test_an_interruption_is_kept_if_asked(rng, monkeypatch, where, algorithm):
 
 
 def test_an_interruption_before_the_first_iteration_leaves_nothing(rng, monkeypatch):
-    monkeypatch.setattr("kmeans_xp.lloyd.means", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("kmeans_xp.steps.means", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
     X = blobs(rng, 100, 2)
     model = KMeans(2, init=X[:2], keep_interrupted=True)
     with pytest.raises(KeyboardInterrupt):

@@ -139,7 +139,7 @@ for model in pickle.load(open({str(tmp_path / "models")!r}, "rb")):
 
     @pytest.mark.parametrize("version", ["99.0", "0.1.1", "0.2.0rc1", "99"])
     def test_of_a_newer_version_warn(self, version, monkeypatch, rng):
-        monkeypatch.setattr("kmeans_xp.saving.own_version", lambda: "0.1.0")
+        monkeypatch.setattr("kmeans_xp.estimators.saving.own_version", lambda: "0.1.0")
         X = blobs(rng, 20, 2)
         model = KMeans(2, random_state=0).fit(X)
         said = rf"The KMeans was saved by kmeans_xp {version}, which is newer than this version, 0\.1\.0"
@@ -151,7 +151,7 @@ for model in pickle.load(open({str(tmp_path / "models")!r}, "rb")):
         "version", ["0.1.0", "0.1", "0.0.9", "0.1.0.dev3+g1234567", "0.1.0rc1", "0.1.0+cuda12", ...]
     )
     def test_of_this_or_an_older_version_do_not(self, version, monkeypatch, rng):
-        monkeypatch.setattr("kmeans_xp.saving.own_version", lambda: "0.1.0")
+        monkeypatch.setattr("kmeans_xp.estimators.saving.own_version", lambda: "0.1.0")
         with_state(KMeans(2).fit(blobs(rng, 20, 2)), **{VERSION: version})
 
     @pytest.mark.parametrize(

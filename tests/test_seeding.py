@@ -2,41 +2,44 @@
 
 import numpy as np
 import pytest
-from conftest import blobs, inertia, load
+from conftest import blobs, brute_force, in_memory, inertia, load, moments
 from sklearn import cluster
 from sklearn.utils import check_random_state
 
-from kmeans_xp import KMeans, kmeans_plusplus, seeding, steps
+from kmeans_xp import KMeans, kmeans_plusplus, passes, seeding
 from kmeans_xp.arrays import to_numpy
+from kmeans_xp.seeding import draws, greedy
 
 METHODS = sorted(seeding.METHODS)
 
 
 def seeds(method, X, k, seed, sample_weight=None, lib=None):
+    """Numbers of the rows, the first of equal ones."""
     lib = lib or load("numpy")
     weights = lib.asarray(np.ones(len(X)) if sample_weight is None else sample_weight, dtype="float64")
-    X = lib.asarray(X)
-    frame = steps.moments(X, weights, k, 2**16)
-    return to_numpy(seeding.METHODS[method](X, weights, k, frame, check_random_state(seed)))
+    data = in_memory(lib.asarray(X), weights)
+    frame = passes.moments(data, k, 2**16)
+    centers = seeding.first_centers(method, data, k, frame, check_random_state(seed))
+    return brute_force(to_numpy(frame.leave(centers)), X).argmin(axis=1)
 
 
 @pytest.fixture(params=["all rows", "sample"])
 def looks_at(request, monkeypatch):
     """k-means++ as it is with few rows and with many."""
     if request.param == "sample":
-        monkeypatch.setattr(seeding, "MIN_SAMPLE", 100)
-        monkeypatch.setattr(seeding, "SAMPLE_PER_CLUSTER", 5)
+        monkeypatch.setattr(greedy, "MIN_SAMPLE", 100)
+        monkeypatch.setattr(greedy, "SAMPLE_PER_CLUSTER", 5)
 
 
 def test_batches_of_candidates_follow_the_law_of_one_at_a_time(rng, monkeypatch):
     """Mean potential of what greedy k-means++ picks, with distances measured anew for each center and less often."""
     X, weights = blobs(rng, 600, 2, n_clusters=12, spread=6), np.ones(600)
-    frame = steps.moments(X, weights, 12, 2**20)
-    order = seeding.canonical_order(X, frame)
+    frame = moments(X, weights, 12, 2**20)
+    order = draws.canonical_order(X, frame)
 
     def potentials(staleness):
-        monkeypatch.setattr(seeding, "STALENESS", staleness)
-        rows = [seeding.greedy(X, weights, 12, frame, np.random.RandomState(seed), order) for seed in range(150)]
+        monkeypatch.setattr(greedy, "STALENESS", staleness)
+        rows = [greedy.greedy(X, weights, 12, frame, np.random.RandomState(seed), order) for seed in range(150)]
         return np.array([inertia(X, X[chosen]) for chosen in rows])
 
     fresh, batches = potentials(10**9), potentials(0.25)
@@ -45,7 +48,7 @@ def test_batches_of_candidates_follow_the_law_of_one_at_a_time(rng, monkeypatch)
 
 
 def test_a_start_refined_on_a_sample_is_weighted_and_near_the_optimum(lib, rng, monkeypatch):
-    monkeypatch.setattr(seeding, "MIN_SAMPLE", 200)
+    monkeypatch.setattr(greedy, "MIN_SAMPLE", 200)
     X = blobs(rng, 4000, 3, n_clusters=5, spread=20)
     far = X[0] + 1000
     X = np.concat([X, np.tile(far, (50, 1))])
@@ -109,22 +112,23 @@ def test_the_first_draws_follow_their_law():
     """First row by weight; a second one, if not greedy, by weight times squared distance."""
     X = np.array([[0.0], [1.0], [3.0], [3.0]])
     weights = np.array([4.0, 2.0, 1.0, 0.0])
-    frame = steps.moments(X, weights, 4, 2**16)
-    order = seeding.canonical_order(X, frame)
+    frame = moments(X, weights, 4, 2**16)
+    order = draws.canonical_order(X, frame)
     uniforms = np.random.default_rng(0).uniform(size=200_000)
 
-    first = np.bincount(seeding.draw(weights, order, uniforms), minlength=4) / 200_000
+    first = np.bincount(draws.places_by(weights, order, uniforms), minlength=4) / 200_000
     np.testing.assert_allclose(first, weights / 7, atol=0.005)
-    closest = seeding.nearer(X, X[:1], np.full(4, np.inf), frame)
+    closest = draws.nearer(X, X[:1], np.full(4, np.inf), frame)
     np.testing.assert_allclose(closest, [0, 1, 9, 9], atol=1e-12)
-    second = np.bincount(seeding.draw(weights * closest, order, uniforms), minlength=4) / 200_000
+    second = np.bincount(draws.places_by(weights * closest, order, uniforms), minlength=4) / 200_000
     np.testing.assert_allclose(second, [0, 2 / 11, 9 / 11, 0], atol=0.005)
 
 
 def test_the_coreset_estimates_any_inertia(rng):
     X, weights = blobs(rng, 5000, 3), rng.uniform(size=5000)
-    frame = steps.moments(X, weights, 4, 2**16)
-    rows, sample_weights = seeding.coreset(X, weights, 500, frame, rng)
+    data = in_memory(X, weights)
+    frame = passes.moments(data, 4, 2**16)
+    _, sample_weights, rows = greedy.coreset(data, 500, frame, rng)
     np.testing.assert_allclose(sample_weights.sum(), weights.sum(), rtol=0.05)
     for centers in (X[:1] + 5, X[:10], rng.normal(scale=10, size=(4, 3))):
         np.testing.assert_allclose(inertia(X[rows], centers, sample_weights), inertia(X, centers, weights), rtol=0.15)

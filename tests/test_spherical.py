@@ -113,9 +113,9 @@ def test_blocks_are_scaled_as_they_are_read(rng, tmp_path, monkeypatch):
     """A source, and an array whose copy would not fit into working memory; a row of zeros by its number."""
     import sklearn
 
-    from kmeans_xp import streaming
+    from kmeans_xp.data import stream
 
-    monkeypatch.setattr(streaming, "BLOCK_BYTES", 2**14)
+    monkeypatch.setattr(stream, "BLOCK_BYTES", 2**14)
     X = directions(rng)
     np.save(tmp_path / "X.npy", X)
     expected = KMeans(5, metric="cosine", random_state=0).fit(X)

@@ -9,7 +9,9 @@ import sklearn
 from conftest import blobs, load
 from numpy.testing import assert_allclose, assert_array_equal
 
-from kmeans_xp import KMeans, MiniBatchKMeans, metrics, partitions, seeding, streaming
+from kmeans_xp import KMeans, MiniBatchKMeans, metrics, seeding
+from kmeans_xp.algorithms import ALGORITHMS, BoundedState
+from kmeans_xp.data import Purpose, open_data, stream
 
 h5py = pytest.importorskip("h5py")
 
@@ -137,11 +139,11 @@ def test_how_often_the_data_are_read(rng, algorithm):
 
 def test_single_rows_are_read_from_a_map(tmp_path, rng, monkeypatch):
     """The few rows that are not settled, where that is less to read than the block."""
-    monkeypatch.setattr(streaming, "PAGE", 1)
+    monkeypatch.setattr(stream, "PAGE", 1)
     X = blobs(rng, 30_000, 8, n_clusters=9, spread=3)
     partly = []
-    step = partitions.Rows.step_on
-    monkeypatch.setattr(partitions.Rows, "step_on", lambda *args: partly.append(len(args[1])) or step(*args))
+    step = BoundedState.step_on
+    monkeypatch.setattr(BoundedState, "step_on", lambda *args: partly.append(len(args[1])) or step(*args))
     job = {"n_clusters": 9, "init": X[:9], "tol": 0, "algorithm": "elkan"}
     ours = KMeans(**job).fit(as_memmap(X, tmp_path))
     assert max(partly) > 0
@@ -150,7 +152,8 @@ def test_single_rows_are_read_from_a_map(tmp_path, rng, monkeypatch):
 
 def test_bounds_that_do_not_fit_are_not_kept(rng, monkeypatch):
     X = blobs(rng, 100_000, 2, n_clusters=4, dtype="float32")
-    assert not streaming.Stream(Slices(X), None, 4, 2**20).keeps_bounds
+    with sklearn.config_context(working_memory=1), open_data(Slices(X), None, Purpose(4)) as data:
+        assert data.suited(ALGORITHMS["elkan"], 4, None) is ALGORITHMS["lloyd"]
     init = X[:4]
     ours = KMeans(4, init=init, algorithm="elkan").fit(Slices(X))
     assert_same_fit(ours, KMeans(4, init=init).fit(X))
@@ -369,14 +372,14 @@ def test_a_source_that_goes_bad_during_the_fit(rng, algorithm, value, message):
 def test_large_numbers_are_finite(rng):
     """Though their sum is not."""
     X = np.full((9000, 8), 3e38, dtype="float32") * rng.choice([-1, 1], size=(9000, 1)).astype("float32")
-    rows = streaming.Reader(Slices(X)).read(slice(10, 9000))
+    rows = stream.Reader(Slices(X)).read(slice(10, 9000))
     assert_array_equal(rows, X[10:])
     assert rows.dtype == "float32"
 
 
 def test_what_was_read_does_not_change_with_the_file(tmp_path, rng):
     X = as_memmap(rng.normal(size=(100, 3)), tmp_path)
-    rows = streaming.Reader(X).read(slice(10, 20))
+    rows = stream.Reader(X).read(slice(10, 20))
     assert not np.shares_memory(rows, X)
 
 
@@ -466,15 +469,15 @@ def test_rows_are_taken_in_the_order_of_the_file(rng, monkeypatch):
     numbers = np.concatenate((rng.permutation(100)[:50], [39_999, 20_000, 20_000]))
     for kind, n_read in ((ByNumbers, 52), (OnlySlices, np.ptp(numbers[:50]) + 3)):
         rows = kind(X)
-        monkeypatch.setattr(streaming, "TOGETHER_BYTES", 100 * 8 * 8)
-        assert_array_equal(streaming.Reader(rows).take(numbers), X[numbers])
+        monkeypatch.setattr(stream, "TOGETHER_BYTES", 100 * 8 * 8)
+        assert_array_equal(stream.Reader(rows).take(numbers), X[numbers])
         assert rows.n_read == n_read
 
 
 @pytest.mark.parametrize("kind", [OnlySlices, ByNumbers])
 def test_mini_batches_of_a_corrupt_file(rng, monkeypatch, kind):
     """Also where all rows of a batch were asked for at once, the error is about few of them."""
-    monkeypatch.setattr(streaming, "TOGETHER_BYTES", 2**14)
+    monkeypatch.setattr(stream, "TOGETHER_BYTES", 2**14)
     rows = kind(blobs(rng, 30_000, 8))
     rows.corrupt = range(12_000, 13_000)
     with pytest.raises(OSError, match=r"Reading rows \d+ to \d+ of X failed: bad checksum") as info:
@@ -498,40 +501,35 @@ def test_a_short_failure_is_made_good(rng):
     assert_array_equal(ours.cluster_centers_, expected.cluster_centers_)
 
 
-def last_rows(X, sample_weight, n_clusters, frame, rng):
+def last_rows(data, n_clusters, frame, rng, refine=None):
     """A seeding."""
-    return np.arange(X.shape[0] - n_clusters, X.shape[0])
+    return frame.enter(data.take(np.arange(data.shape[0] - n_clusters, data.shape[0])))
 
 
 @pytest.mark.parametrize("n_samples", [9000, 25_000], ids=["few rows", "more than a sample"])
-def test_a_new_seeding_is_refused_where_it_cannot_be_used(rng, monkeypatch, n_samples):
-    """Of data in memory and of mini-batches it is used; blocks say which ones they know."""
-    monkeypatch.setitem(seeding.METHODS, "last", last_rows)
+def test_a_new_seeding_is_used_wherever_rows_lie(rng, monkeypatch, n_samples):
+    monkeypatch.setitem(seeding.METHODS, "last", seeding.Seeding(last_rows, "the last rows"))
     X = blobs(rng, n_samples, 8)
     starts = []
     KMeans(3, init="last", n_init=1, tol=0, on_iteration=lambda found: starts.append(found.inertia)).fit(X)
     assert starts[0] == pytest.approx(KMeans(3, init=X[-3:]).fit(X).history_["inertia"][0])
-    with pytest.raises(ValueError, match=r"init='last' needs data in memory. Use 'k-means\+\+', 'random' or an array"):
-        KMeans(3, init="last").fit(Slices(X))
+    assert_same_fit(KMeans(3, init="last").fit(Slices(X)), KMeans(3, init=X[-3:]).fit(X))
     job = {"n_clusters": 3, "init": "last", "random_state": 0, "n_init": 1, "max_iter": 1}
     ours, expected = (MiniBatchKMeans(**job).fit(rows) for rows in (Slices(X), X))
     assert_array_equal(ours.cluster_centers_, expected.cluster_centers_)
-
-
-def test_seedings_for_blocks_are_seedings():
-    assert set(partitions.METHODS) <= set(seeding.METHODS)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize(("device", "algorithm"), [("cuda", "lloyd"), ("cuda", "elkan"), ("auto", "elkan")])
 def test_into_a_gpu_that_is_too_small(rng, monkeypatch, device, algorithm):
     load("cupy")
-    monkeypatch.setattr("kmeans_xp.centers.AUTO_GPU_WORK", 0)
+    monkeypatch.setattr("kmeans_xp.data.AUTO_GPU_WORK", 0)
     monkeypatch.setattr("kmeans_xp.arrays.fits_on_device", lambda X, name: False)
     X = blobs(rng, 20_000, 8, n_clusters=5, dtype="float32")
     job = {"n_clusters": 5, "init": X[:5], "algorithm": algorithm}
     model = KMeans(**job, device=device)
-    assert model._streams(X)
+    with open_data(X, None, Purpose(5, device=device)) as data:
+        assert data.in_blocks
     ours = model.fit(X)
     assert type(ours.cluster_centers_) is np.ndarray
     assert_same_fit(ours, KMeans(**job).fit(X))

@@ -12,8 +12,8 @@ from sklearn.preprocessing import StandardScaler
 
 from kmeans_xp import KMeans, KMeansSweep, metrics
 from kmeans_xp.arrays import to_numpy
+from kmeans_xp.estimators.sweep import recommend, without_clusters
 from kmeans_xp.metrics import CRITERIA
-from kmeans_xp.sweep import recommend, without_clusters
 
 
 def apart(n=1200, seed=4):

@@ -154,10 +154,10 @@ def share_that_pays(X, n_clusters, frame):
     return SHARE_THAT_PAYS if X.shape[1] * n_clusters >= PRUNING_SIZE else 0.0
 
 
-def move(sums, weights, centers_old, n_changed, n_active, frame):
-    """`lloyd.move`."""
+def move(sums, weights, centers_old, n_changed, n_active, frame, metric):
+    """`steps.move`."""
     kernels = _plain_kernels(_device())
-    if kernels is None or frame.spherical:
+    if kernels is None or metric.spherical:
         return NotImplemented
     return _move(kernels, sums, weights, centers_old, n_changed, n_active, frame)
 

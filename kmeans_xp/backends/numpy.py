@@ -239,9 +239,9 @@ def share_that_pays(X, n_clusters, frame):
     return NotImplemented if _passes(X, frame) is _blocks else 1.0
 
 
-def count_distinct(labels):
-    """`steps.count_distinct` without sorting."""
-    return np.count_nonzero(np.bincount(labels))
+def distinct(labels):
+    """`steps.distinct` without sorting."""
+    return np.flatnonzero(np.bincount(labels))
 
 
 def _run(function, work, *job):

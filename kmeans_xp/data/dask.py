@@ -1,12 +1,12 @@
-"""Rows on a Dask cluster: one task a partition and pass, results summed in a tree.
+"""Rows on the workers of a Dask cluster: one task a partition and pass, results summed in a tree.
 
-A partition stays with its worker as a `partitions.Block`, and so does the state of its rows. Only centers, sums of the
+In a fit, a partition stays with its worker as a block, and so does the state of its rows. Only centers, sums of the
 clusters and a sample for the seeding travel. A worker that dies takes no result with it: Dask makes its partitions anew
 elsewhere, and a block without state compares its rows with all centers once.
 """
 
 import contextlib
-import copy
+import functools
 import math
 import numbers
 import sys
@@ -18,11 +18,11 @@ import dask.array as da
 import numpy as np
 from dask import delayed
 
+from kmeans_xp import passes
 from kmeans_xp.arrays import (
     OtherRows,
     as_dask_array,
     asarray_like,
-    computing,
     float_dtype,
     is_dask,
     is_foreign,
@@ -32,63 +32,111 @@ from kmeans_xp.arrays import (
     to_numpy,
     write_rows,
 )
-from kmeans_xp.partitions import Block
-from kmeans_xp.steps import own_threads, weight_unit
-from kmeans_xp.validation import check_rows, check_sample_weight
+from kmeans_xp.data.source import Block, PerRow, iterate_over_blocks
+from kmeans_xp.steps import computing, weight_unit
+from kmeans_xp.validation import check_rows, check_sample_weight, check_weight_of_source
 
 FAN_IN = 8  # results that one task combines
 WRITTEN_BYTES = 2**28  # of results that are on the client at a time
 
 
-class Cluster:
-    """Source of blocks (see `partitions`) that are the partitions of a Dask array along its rows."""
+class Partitions:
+    """Source (see `source`) of the partitions of a Dask array along its rows."""
 
-    keeps_bounds = True
+    in_blocks = True
+    iterate = iterate_over_blocks
 
-    def __init__(self, X, sample_weight, n_clusters, metric):
-        self._n_clusters = n_clusters
-        X = rows_together(X)
-        rows, weights = _parts(X, sample_weight)
-        name = f"kmeans_xp-partition-{uuid.uuid4().hex}"
-        blocks = [
-            delayed(_block)(x, weight, index, shape, metric, dask_key_name=f"{name}-{index}")
-            for index, (x, weight, shape) in enumerate(zip(rows, weights, _shapes(X), strict=True))
-        ]
-        blocks = dask.persist(*blocks)
-        self._name = name
-        sizes, largest = zip(*_compute([delayed(_size)(block) for block in blocks]), strict=True)
-        self.weight_unit = weight_unit(max(largest))
-        if self.weight_unit != 1:
-            blocks = dask.persist(
-                *(
-                    delayed(_in_unit)(block, self.weight_unit, dask_key_name=f"{name}-in_unit-{index}")
-                    for index, block in enumerate(blocks)
-                )
-            )
-        self._blocks = {i: block for i, (block, size) in enumerate(zip(blocks, sizes, strict=True)) if size > 0}
-        self.shape = sum(sizes), X.shape[1]
+    def __init__(self, X, sample_weight, n_clusters, *, metric, fitting):
+        self._X, self._sample_weight = rows_together(X), sample_weight
+        self._metric, self._n_clusters, self.weight_unit = metric, n_clusters, 1.0
+        self._n_runs = self._n_passes = 0
+        self.given, self.home = X, X._meta
         # Centers and sums are NumPy's on the client, whatever library the workers use
         self.like = np.empty((0, X.shape[1]), dtype=float_dtype(X))
-        self._n_runs = self._n_passes = 0
+        rows, weights = _parts(self._X, sample_weight)
+        self._name = f"kmeans_xp-{uuid.uuid4().hex}"
+        self._blocks = {
+            index: delayed(_block)(*part, index, metric, fitting, dask_key_name=f"{self._name}-partition-{index}")
+            for index, part in enumerate(zip(rows, weights, _announced(self._X), strict=True))
+        }
+        self.shape = self._X.shape
+        if fitting:
+            self._keep()
 
-    def new_run(self):
-        self._n_runs += 1
-        return self._n_runs
+    def _keep(self):
+        """Have the blocks stay with the workers, those that have rows, with weights in their unit."""
+        self._blocks = dict(zip(self._blocks, dask.persist(*self._blocks.values()), strict=True))
+        sizes, largest = zip(*_compute([delayed(_size)(block) for block in self._blocks.values()]), strict=True)
+        self._blocks = {i: block for (i, block), size in zip(self._blocks.items(), sizes, strict=True) if size > 0}
+        self.shape = sum(sizes), self._X.shape[1]
+        self.weight_unit = unit = weight_unit(max(largest))
+        if unit != 1:
+            name = f"{self._name}-in_unit"
+            blocks = [delayed(_in_unit)(b, unit, dask_key_name=f"{name}-{i}") for i, b in self._blocks.items()]
+            self._blocks = dict(zip(self._blocks, dask.persist(*blocks), strict=True))
 
     def reduce(self, function, combine, *args):
-        args = delayed(_Together(args), traverse=False)  # one task: each worker fetches the centers once
+        common = delayed(_Together(args), traverse=False)  # one task: each worker fetches the centers once
         self._n_passes += 1
         name = f"{self._name}-pass-{self._n_passes}"
         values = [
-            delayed(_run)(function, block, args, self._n_clusters, dask_key_name=f"{name}-{index}")
+            delayed(_run)(
+                function, block, common, self._entries(args, index), self._n_clusters, dask_key_name=f"{name}-{index}"
+            )
             for index, block in self._blocks.items()
         ]
         while len(values) > 1:
             values = [delayed(_combine)(combine, values[i : i + FAN_IN]) for i in range(0, len(values), FAN_IN)]
         return _compute(values)[0]
 
+    def write(self, out, function, *args, dtype=None, more_shape=()):
+        """Lazy where there is no `out`."""
+        X = self._X
+        meta = asarray_like(np.empty((0, *(more_shape or (1,))), dtype or float_dtype(X)), X._meta)
+        per_row = [da.from_array(arg.values[:, None], (X.chunks[0], 1)) for arg in args if isinstance(arg, PerRow)]
+        job = _Together((function, args, self._metric, self._n_clusters, _announced(X), meta))
+        chunks = X.chunks[0], meta.shape[1:]
+        result = X.map_blocks(_rows_of, *per_row, job=job, dtype=meta.dtype, meta=meta, chunks=chunks)
+        if more_shape == ():  # to drop the axis at once, Dask would look into partitions
+            result = result[:, 0]
+        if out is None:
+            return result
+        _write(out, result)
+        return out
+
     def labels(self, job, centers):
         """None: the estimator's `labels_` are lazy, and don't keep the blocks in memory."""
+
+    def all_rows(self):
+        return tuple(map(passes.join, self.reduce(passes.all_rows, passes.add)))
+
+    def take(self, numbers):
+        check_sizes(self._X, "to choose rows")
+        numbers, places = np.unique(numbers, return_inverse=True)
+        return asarray_like(check_rows(_compute([self._X[numbers]])[0]), self.like)[places]
+
+    def host_weights(self):
+        if self._sample_weight is None or isinstance(self._sample_weight, numbers.Number):
+            return None
+        check_sizes(self._X, "for weights that rows are drawn by")
+        return check_weight_of_source(self._sample_weight, self._X)
+
+    def suited(self, algorithm, n_clusters, frame):
+        """Each worker decides what it comes to."""
+        return algorithm
+
+    def new_run(self):
+        self._n_runs += 1
+        return self._n_runs
+
+    def _entries(self, args, index):
+        """Those of the rows of a partition, for each argument that has an entry for each row."""
+        if not any(isinstance(arg, PerRow) for arg in args):
+            return None
+        check_sizes(self._X, "where each row has a label")
+        ends = np.cumsum(self._X.chunks[0])
+        rows = slice(ends[index] - self._X.chunks[0][index], ends[index])
+        return _Together([arg.values[rows] for arg in args if isinstance(arg, PerRow)])
 
 
 def rows_together(X):
@@ -98,16 +146,7 @@ def rows_together(X):
     return X.rechunk({1: -1}) if X.numblocks[1] > 1 else X
 
 
-def map_rows(method, X, dtype, n_columns=None):
-    """Lazy dask array of `method(rows)`: (n_samples,), or (n_samples, n_columns). `method` is of an estimator."""
-    X, model = rows_together(X), _for_workers(method.__self__)
-    meta = asarray_like(np.empty((0, n_columns or 1), dtype), X._meta)
-    job = model, method.__name__, meta, _shapes(X)
-    result = X.map_blocks(_call, *job, dtype=dtype, meta=meta, chunks=(X.chunks[0], meta.shape[1:]))
-    return result[:, 0] if n_columns is None else result  # to drop the axis at once, Dask would look into partitions
-
-
-def write(out, result):
+def _write(out, result):
     """Write a lazy array into `out`, on the client: other processes would write into copies of it."""
     parts, ends = result.to_delayed().ravel(), np.cumsum(result.chunks[0])
     largest = max(result.chunks[0]) * math.prod(result.shape[1:]) * result.dtype.itemsize
@@ -116,29 +155,6 @@ def write(out, result):
         rows = slice(first, first + at_a_time)
         for end, part in zip(ends[rows], _compute(parts[rows]), strict=True):
             write_rows(out, slice(end - len(part), end), part)
-
-
-def score(model, X, sample_weight):
-    """Sum of the scores of the partitions."""
-    X = rows_together(X)
-    rows, weights = _parts(X, sample_weight)
-    model, name = _for_workers(model), f"kmeans_xp-score-{uuid.uuid4().hex}"
-    scores = [
-        delayed(_score)(model, x, weight, index, shape, dask_key_name=f"{name}-{index}")
-        for index, (x, weight, shape) in enumerate(zip(rows, weights, _shapes(X), strict=True))
-    ]
-    scores, weights = zip(*_compute(scores), strict=True)
-    if sum(weights) == 0:
-        raise ValueError("Sample weights must contain at least one non-zero number.")
-    return sum(scores)
-
-
-def _for_workers(model):
-    """The model without what a prediction does not need and perhaps cannot travel."""
-    model = copy.copy(model)
-    for name in ("labels_", "feature_names_in_"):  # a partition has no names: those of X have been compared
-        vars(model).pop(name, None)
-    return model.set_params(**dict.fromkeys({"init", "on_iteration", "random_state"} & set(model.get_params())))
 
 
 def _compute(values):
@@ -195,9 +211,12 @@ def check_sizes(X, purpose):
         )
 
 
-def _shapes(X):
-    """The shape of each partition, as X announces it: rows of NaN are unknown."""
-    return [(n_rows, X.shape[1]) for n_rows in X.chunks[0]]
+def _announced(X):
+    """What X announces of each partition: the number of its first row, and its shape. NaN rows are unknown."""
+    starts = np.cumsum([0, *X.chunks[0][:-1]])
+    if np.isnan(X.chunks[0]).any():
+        starts = np.arange(len(starts)) << 40  # numbers all the same
+    return [(start, (n_rows, X.shape[1])) for start, n_rows in zip(starts.tolist(), X.chunks[0], strict=True)]
 
 
 # What runs on a worker
@@ -222,20 +241,22 @@ def _check_shape(X, shape):
         raise ValueError(f"Expected an array of shape {shape}, as X says, got one of shape {tuple(X.shape)}.")
 
 
-def _block(X, sample_weight, index, shape, metric):
+def _block(X, sample_weight, announced, index, metric, fitting):
     """A partition as a block of the rows that `metric` makes of it."""
+    start, shape = announced
     with _naming(index):
         _check_shape(X, shape)
         if X.shape[0] == 0:
-            return Block(X, sample_weight, index, 0)
+            return Block(X, sample_weight, index, start)
         X = check_rows(X)
+        if isinstance(X, OtherRows):
+            raise TypeError("Sparse partitions are not supported. Use '.map_blocks(lambda X: X.toarray())'.")
         with computing(X):
-            sample_weight = check_sample_weight(sample_weight, X, may_be_zero=True)
-            if isinstance(X, OtherRows):
-                raise TypeError("Sparse partitions are not supported. Use '.map_blocks(lambda X: X.toarray())'.")
+            sample_weight, lost = check_sample_weight(sample_weight, X, may_be_zero=True), (0, 0.0)
             X = metric.prepare(X)
-            sample_weight, lost = metric.weigh(X, sample_weight)
-            return Block(X, sample_weight, index, index << 40, lost)
+            if fitting:
+                sample_weight, lost = metric.weigh(X, sample_weight)
+            return Block(X, sample_weight, index, start, lost)
 
 
 def _size(block):
@@ -255,18 +276,39 @@ def _in_unit(block, unit):
         return Block(block.X, block.sample_weight / unit, block.index, block.start, (n_lost, lost / unit))
 
 
-def _run(function, block, args, n_clusters):
+def _run(function, block, common, entries, n_clusters):
     """`function(block, *args)`, its arguments moved to the library of the block and its result to the host."""
     X = block.X
+    if X.shape[0] == 0:
+        return None
+    args = common.values if entries is None else _with_entries(common.values, entries.values)
     try:
-        with computing(X), own_threads(X, n_clusters):
-            result = _moved(function(block, *_moved(args.values, lambda value: asarray_like(value, X))), to_numpy)
+        with computing(X, n_clusters):
+            result = _moved(function(block, *_moved(args, lambda value: asarray_like(value, X))), to_numpy)
     except MemoryError as error:
         raise MemoryError(f"Partition {block.index} of X, {X.shape[0]} rows: {error}") from error
     if not _is_finite(result):  # X may be a view of what has changed since the fit began
         with _naming(block.index):
             check_rows(X)
     return result
+
+
+def _rows_of(X, *per_row, job, block_id):
+    """`function(block, *args)` for the rows of a partition, which may have none: (n_rows, n_columns)."""
+    function, args, metric, n_clusters, announced, nothing = job.values
+    block = _block(X, None, announced[block_id[0]], block_id[0], metric, False)
+    if X.shape[0] == 0:
+        return nothing
+    args = _with_entries(args, [values[:, 0] for values in per_row])
+    with _naming(block.index), computing(block.X, n_clusters):
+        result = asarray_like(function(block, *_moved(args, lambda value: asarray_like(value, block.X))), X)
+        return namespace(result).reshape(result, (X.shape[0], -1))
+
+
+def _with_entries(args, entries):
+    """Arguments of which those that have an entry for each row have those of a partition."""
+    entries = iter(entries)
+    return tuple(next(entries) if isinstance(arg, PerRow) else arg for arg in args)
 
 
 def _is_finite(result):
@@ -276,33 +318,9 @@ def _is_finite(result):
 
 
 def _combine(combine, values):
-    total = values[0]
-    for value in values[1:]:
-        total = combine(total, value)
-    return total
-
-
-def _call(X, model, method, nothing, shapes, block_id):
-    """A method of the model for the rows of a partition, which may have none: (n_rows, n_columns)."""
-    with _naming(block_id[0]):
-        _check_shape(X, shapes[block_id[0]])
-        if X.shape[0] == 0:
-            return nothing
-        result = getattr(model, method)(X)
-        return namespace(result).reshape(result, (X.shape[0], -1))
-
-
-def _score(model, X, sample_weight, index, shape):
-    """Score and weight of a partition, which may have no rows or weigh nothing."""
-    with _naming(index):
-        _check_shape(X, shape)
-        if X.shape[0] == 0:
-            return 0.0, 0.0
-        X = check_rows(X)
-        with computing(X):
-            weights = check_sample_weight(sample_weight, X, may_be_zero=True)
-            (total,) = to_floats(namespace(X).sum(weights))
-        return (model.score(X, sample_weight=weights), total) if total else (0.0, 0.0)
+    """Of partitions that have rows."""
+    values = [value for value in values if value is not None]
+    return functools.reduce(combine, values) if values else None
 
 
 class _Together:

@@ -13,14 +13,22 @@ from sklearn.base import BaseEstimator, ClusterMixin, MetaEstimatorMixin, Transf
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from kmeans_xp import arrays, seeding
+from kmeans_xp import arrays
 from kmeans_xp._sklearn_private import Interval, StrOptions
-from kmeans_xp.centers import attributes, checking_parameters
-from kmeans_xp.estimators import KMeans
-from kmeans_xp.metrics import CRITERIA, Clusters, UndefinedCriterionError
-from kmeans_xp.saving import Saved
+from kmeans_xp.algorithms import ALGORITHMS
+from kmeans_xp.criteria import CRITERIA, Clusters, UndefinedCriterionError
+from kmeans_xp.data import working_memory
+from kmeans_xp.data.memory import InMemory
+from kmeans_xp.estimators.centers import attributes, checking_parameters
+from kmeans_xp.estimators.kmeans import KMeans
+from kmeans_xp.estimators.saving import Saved
+from kmeans_xp.lloyd import Run, lloyd
+from kmeans_xp.metric import EUCLIDEAN
+from kmeans_xp.passes import moments
+from kmeans_xp.seeding.greedy import added, greedy, sample_of
 from kmeans_xp.sparse import SparseRows
-from kmeans_xp.steps import own_threads, take_rows
+from kmeans_xp.steps import computing, take_rows
+from kmeans_xp.validation import check_n_samples, check_spread
 
 LARGEST_UNIT = 2.0**100  # of weights as counts
 SMALLEST = np.finfo(float).tiny  # of inertias whose logarithm is taken
@@ -173,7 +181,7 @@ class KMeansSweep(Saved, MetaEstimatorMixin, TransformerMixin, ClusterMixin, Bas
         models = []
         for fitted, seconds in fits:
             row = {"n_clusters": fitted.n_clusters, "inertia": fitted.inertia_, "n_iter": fitted.n_iter_}
-            with arrays.computing(fits.data.like):
+            with computing(fits.data.like):
                 row |= {"seconds": seconds, **self._judge(ordinary, fitted, fits.data, fits.sample)}
             for name, value in row.items():
                 results[name].append(value)
@@ -258,7 +266,8 @@ class KMeansSweep(Saved, MetaEstimatorMixin, TransformerMixin, ClusterMixin, Bas
             X, labels, sample_weight = take_rows(X, rows), xp.take(labels, rows), xp.take(sample_weight, rows)
         # As counts: weights of any scale that mean as much as there are rows at least, and can be multiplied
         total = arrays.to_floats(xp.sum(sample_weight))[0]
-        clusters = Clusters(X, labels, sample_weight * min(max(data.weight_unit, X.shape[0] / total), LARGEST_UNIT))
+        counts = sample_weight * min(max(data.weight_unit, X.shape[0] / total), LARGEST_UNIT)
+        clusters = Clusters(InMemory(X, counts, EUCLIDEAN, fitting=False), labels)
         values = {}
         for name in names:
             try:
@@ -307,28 +316,41 @@ class Fits:
     def __init__(self, model, numbers, X, sample_weight, rng):
         self.model, self.numbers, self.rng = model, numbers, rng
         self._given = X, sample_weight
-        self.data, self._home = model._open(X, sample_weight)
-        like = self.data.like
-        with arrays.computing(like), own_threads(like, numbers[-1]):
-            self._frame = model._frame(self.data)
-            self.sample = self.data.sample(numbers[-1], self._frame, rng)
+        with model._opened_to_fit(X, sample_weight) as self.data:
+            like = self.data.like
+            check_n_samples(self.data, numbers[-1])
+            self._frame = moments(self.data, numbers[-1], arrays.tile_bytes(like, working_memory()))
+            check_spread(self._frame.spread)
+            self.sample = sample_of(self.data, numbers[-1], self._frame, rng)[:2]
 
     def __iter__(self):
         """Yield fitted models and the seconds that each took."""
         X, sample_weight = self._given
-        model, frame, like, centers = self.model, self._frame, self.data.like, None
-        stopping = {"max_iter": model.max_iter, "tol": model.tol * frame.spread / self.data.shape[1]}
+        frame, like, centers = self._frame, self.data.like, None
         for k in self.numbers:
             began = time.perf_counter()
-            with arrays.computing(like), own_threads(like, k):
-                centers = seeding.continued_start(
-                    *self.sample, centers, k, frame, self.rng, algorithm=model.algorithm, **stopping
-                )
-                init = arrays.asarray_like(frame.leave(centers), self._home)
-            fitted = clone(model).set_params(n_clusters=k, init=init, n_init=1).fit(X, sample_weight=sample_weight)
-            with arrays.computing(like):
+            with computing(like, k):
+                centers = self._start(centers, k)
+                init = arrays.asarray_like(frame.leave(centers), self.data.home)
+            fitted = clone(self.model).set_params(n_clusters=k, init=init, n_init=1).fit(X, sample_weight=sample_weight)
+            with computing(like):
                 centers = frame.enter(arrays.asarray_like(fitted.cluster_centers_, like))
             yield fitted, time.perf_counter() - began
+
+    def _start(self, centers, n_clusters):
+        """Centers, relative to the origin: the better on the sample of a fresh start and one that adds to `centers`."""
+        job = n_clusters, self._frame, self.rng
+        starts = [take_rows(self.sample[0], greedy(*self.sample, *job, None))]
+        if centers is not None:
+            starts.append(added(*self.sample, self._frame.leave(centers), *job))
+        runs = [self._run_on_sample(self._frame.enter(start), n_clusters) for start in starts]
+        return self._frame.enter(min(runs, key=lambda run: run.inertia).centers)
+
+    def _run_on_sample(self, centers, n_clusters):
+        model, metric = self.model, self.model._metric
+        data, tol = InMemory(*self.sample, metric, fitting=False), model.tol * self._frame.spread / self.data.shape[1]
+        run = Run(data, n_clusters, self._frame, metric, ALGORITHMS[model.algorithm])
+        return lloyd(run, centers, max_iter=model.max_iter, tol=tol)
 
 
 def gaps(fits, inertias, n_references):
@@ -337,7 +359,7 @@ def gaps(fits, inertias, n_references):
     X, sample_weight = X[sample_weight > 0], sample_weight[sample_weight > 0]
     logs = []
     for _ in range(n_references):
-        with arrays.computing(fits.data.like):
+        with computing(fits.data.like):
             rows = without_clusters(X.astype(float), sample_weight, fits.rng)
             rows = arrays.asarray_like(rows, fits.sample[0], fits.sample[0].dtype)
         references = Fits(fits.model, fits.numbers, rows, None, fits.rng)

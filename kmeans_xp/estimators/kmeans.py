@@ -1,39 +1,28 @@
-"""scikit-learn estimators: parameters, dispatch on the input, fitted attributes."""
+"""KMeans: parameters, the best of several runs, fitted attributes."""
 
-import math
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any, Literal, Self
 
 import numpy as np
-from sklearn import cluster
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import validate_data
 
-from kmeans_xp import arrays, seeding
-from kmeans_xp._sklearn_private import Interval, StrOptions, validate_params
-from kmeans_xp.centers import NearestCenters, attributes, checking_parameters, working_memory
-from kmeans_xp.lloyd import Iteration, lloyd
-from kmeans_xp.memory import InMemory
+from kmeans_xp import arrays, passes, seeding
+from kmeans_xp._sklearn_private import Interval, StrOptions
+from kmeans_xp.algorithms import ALGORITHMS
+from kmeans_xp.data import Purpose, open_data, working_memory
+from kmeans_xp.data.memory import InMemory
+from kmeans_xp.estimators import conversion
+from kmeans_xp.estimators.centers import NearestCenters, attributes, checking_parameters
+from kmeans_xp.lloyd import Iteration, Run, lloyd
 from kmeans_xp.metric import unit_rows
-from kmeans_xp.partitions import Partitioned
-from kmeans_xp.saving import on_host
-from kmeans_xp.sparse import as_given
-from kmeans_xp.steps import dense, in_unit, moments, own_threads, take_rows
-from kmeans_xp.validation import (
-    check_centers,
-    check_device_of_dask,
-    check_n_samples,
-    check_rows,
-    check_sample_weight,
-    check_source,
-    check_spread,
-)
+from kmeans_xp.validation import check_centers, check_n_samples, check_spread
 
 
+@seeding.describing_seedings
 class KMeans(NearestCenters):
     """K-means clustering of arrays of any Array API library, where they are.
 
@@ -56,18 +45,10 @@ class KMeans(NearestCenters):
     n_clusters : int, default=8
         Number of clusters.
 
-    init : {'k-means++', 'k-means||', 'random'}, array-like of shape (n_clusters, n_features) or callable, \
-default='k-means++'
+    init : {seedings}, array-like of shape (n_clusters, n_features) or callable, default='k-means++'
         How to choose the first centers.
 
-        'k-means++' : one after the other among the rows, with probability proportional to weight times squared
-        distance from the nearest so far, the best of `2 + log(n_clusters)` draws each time [1]_. Of more than
-        `max(20_000, 50 * n_clusters)` rows, it looks at a weighted sample of that size [4]_; of 4 times as many or
-        more, the run starts from centers that were iterated on the sample [5]_.
-
-        'k-means||' : many at a time in 5 passes, then k-means++ on those candidates [2]_. For large `n_clusters`.
-
-        'random' : distinct rows, with probability proportional to weight.
+        {each seeding}
 
         array-like : the centers themselves, of any library.
 
@@ -184,6 +165,7 @@ default='k-means++'
     .. [5] P. Bradley, U. Fayyad, "Refining initial points for k-means clustering", 1998
     .. [6] G. Hamerly, "Making k-means even faster", 2010
     .. [7] I. Dhillon, D. Modha, "Concept decompositions for large sparse text data using clustering", 2001
+    .. [8] O. Bachem et al., "Fast and provably good seedings for k-means", 2016
 
     Examples
     --------
@@ -215,7 +197,7 @@ default='k-means++'
         "tol": [Interval(Real, 0, None, closed="left")],
         "verbose": ["verbose"],
         "random_state": ["random_state"],
-        "algorithm": [StrOptions({"auto", "lloyd", "elkan"})],
+        "algorithm": [StrOptions(ALGORITHMS.keys())],
         "metric": [StrOptions({"euclidean", "cosine"})],
         "zero_rows": [StrOptions({"warn", "raise"})],
         "copy_x": ["boolean"],
@@ -280,16 +262,16 @@ default='k-means++'
         """
         before = attributes(self)
         try:
-            data, home = self._open(X, sample_weight)
-            like = data.like
-            with arrays.computing(like), own_threads(like, self.n_clusters):
-                frame = self._frame(data)
-                result = self._best_run(X, data, frame)
+            with self._opened_to_fit(X, sample_weight) as data:
+                check_n_samples(data, self.n_clusters)
+                frame = passes.moments(data, self.n_clusters, arrays.tile_bytes(data.like, working_memory()))
+                check_spread(frame.spread)
+                result = self._best_run(data, frame)
                 sizes = self._sizes(result, data)
 
-            self._keep(result.centers, frame, home)
+            self._keep(result.centers, frame, data.home)
             n_lost, weight = data.lost
-            self.cluster_sizes_ = arrays.asarray_like(sizes, home)
+            self.cluster_sizes_ = arrays.asarray_like(sizes, data.home)
             self.inertia_ = (result.inertia + weight) * data.weight_unit
             self.n_iter_ = result.n_iter
             self.converged_ = result.converged
@@ -302,12 +284,16 @@ default='k-means++'
                     UserWarning,
                     stacklevel=3,
                 )
-            lazy = arrays.is_dask(X) or n_lost
-            self.labels_ = self.predict(X) if lazy else arrays.asarray_like(result.labels, home)
+            self.labels_ = self.predict(X) if n_lost or result.labels is None else result.labels
         except BaseException:
             self.__dict__ = before
             raise
         return self
+
+    def _opened_to_fit(self, X, sample_weight):
+        """Context in which X is a source, for a fit."""
+        given = {"metric": self._metric, "device": self.device, "estimator": self}
+        return open_data(X, sample_weight, Purpose(self.n_clusters, **given, fitting=True, learns=True))
 
     def _sizes(self, result, data):
         """Weights of the clusters. Rows that the metric left out have the first label."""
@@ -316,36 +302,8 @@ default='k-means++'
         first = xp.astype(xp.arange(sizes.shape[0], device=arrays.device(sizes)) == 0, sizes.dtype)
         return (sizes + lost * first) * data.weight_unit
 
-    def _open(self, X, sample_weight):
-        """The data of a fit where they are to be computed with, and an array of the library for the results."""
-        if arrays.is_dask(X):
-            from kmeans_xp.dask import Cluster
-
-            check_device_of_dask(self.device)
-            X = check_source(X, self)
-            cluster = Cluster(X, sample_weight, self.n_clusters, self._metric)
-            check_n_samples(cluster, self.n_clusters)
-            return Partitioned(cluster), X._meta
-        if self._streams(X):
-            X = check_source(X, self)
-            check_n_samples(X, self.n_clusters)
-            return Partitioned(self._stream(X, sample_weight)), np.empty(0)
-        X_in = check_rows(X, self)
-        check_n_samples(X_in, self.n_clusters)
-        X = self._place(X_in)
-        with arrays.computing(X):
-            return InMemory(X, check_sample_weight(sample_weight, X), self._metric), X_in
-
-    def _frame(self, data):
-        """The frame of a fit."""
-        frame = data.moments(self.n_clusters, arrays.tile_bytes(data.like, working_memory()))
-        if data.lost[0] and not math.isfinite(frame.spread):
-            raise ValueError("All rows that have weight are zeros, and metric='cosine' compares directions.")
-        check_spread(frame.spread)
-        return replace(frame, spherical=self._metric.spherical)
-
-    def _best_run(self, X, data, frame):
-        """Result of lowest inertia among `n_init` runs. X is what `fit` was given."""
+    def _best_run(self, data, frame):
+        """Result of lowest inertia among `n_init` runs."""
         random_state = check_random_state(self.random_state)
         stopping = {"max_iter": self.max_iter, "tol": self.tol * frame.spread / data.shape[1]}
         watching = {
@@ -357,7 +315,7 @@ default='k-means++'
         best, interrupted = None, False
         for _ in range(self._n_runs()):
             try:
-                result = self._run(X, data, frame, random_state, stopping, watching)
+                result = self._run(data, frame, random_state, stopping, watching)
             except KeyboardInterrupt:
                 if best is None or not self.keep_interrupted:
                     raise
@@ -390,41 +348,41 @@ default='k-means++'
             )
         return best
 
-    def _run(self, X, data, frame, random_state, stopping, watching):
+    def _run(self, data, frame, random_state, stopping, watching):
         """Result of one run."""
+        how = self._metric, ALGORITHMS[self.algorithm]
         if isinstance(self.init, str):
-            sample_stopping = {**stopping, "algorithm": self.algorithm}
-            centers = data.initial_centers(self.init, self.n_clusters, frame, random_state, sample_stopping)
+
+            def refine(X, sample_weight, centers):
+                sample = InMemory(X, sample_weight, self._metric, fitting=False)
+                run = Run(sample, self.n_clusters, frame, *how)
+                return frame.enter(lloyd(run, centers, **stopping).centers)
+
+            centers = seeding.first_centers(self.init, data, self.n_clusters, frame, random_state, refine)
         else:
-            centers = frame.enter(self._given_centers(X, data.like, random_state))
+            centers = frame.enter(self._given_centers(data, random_state))
         if self.verbose:
             print("Initialization complete")
-        rows = data.rows(self.n_clusters, frame, self.algorithm)
-        return lloyd(rows, centers, frame, **stopping, **watching)
+        return lloyd(Run(data, self.n_clusters, frame, *how), centers, **stopping, **watching)
 
     def _n_runs(self):
         """Number of runs that `n_init` asks for."""
-        given = not isinstance(self.init, str) and not callable(self.init)
-        if self.n_init == "auto":
-            return 1 if given or self.init in ("k-means++", "k-means||") else 10
-        if given and self.n_init != 1:
+        n_runs = seeding.n_runs(self.init, self.n_init)
+        if self.n_init not in ("auto", n_runs):
             warnings.warn(
                 "Explicit initial center position passed: performing only one init in KMeans instead of "
                 f"n_init={self.n_init}.",
                 RuntimeWarning,
                 stacklevel=5,
             )
-            return 1
-        return self.n_init
+        return n_runs
 
-    def _given_centers(self, X, like, random_state):
+    def _given_centers(self, data, random_state):
         """Centers that the caller gave, or whose callable did."""
         init = self.init
         if callable(init):
-            # X as validated, if it is in memory
-            given = X if like.shape[0] == 0 else as_given(like)
-            init = init(given, self.n_clusters, random_state=random_state)
-        centers = check_centers(init, like, self.n_clusters)
+            init = init(data.given, self.n_clusters, random_state=random_state)
+        centers = check_centers(init, data.like, self.n_clusters)
         return unit_rows(centers) if self._metric.spherical else centers
 
     def to_sklearn(self) -> Any:
@@ -433,31 +391,9 @@ default='k-means++'
         Returns
         -------
         model : sklearn.cluster.KMeans
-            'k-means||' becomes 'k-means++' and 'auto' becomes 'lloyd' among its parameters.
+            Among its parameters, an `init` that scikit-learn does not have becomes 'k-means++', and 'auto' 'lloyd'.
         """
-        check_is_fitted(self)
-        if self.metric == "cosine":
-            raise ValueError("scikit-learn has no KMeans with metric='cosine': use its Normalizer before its KMeans.")
-        centers = arrays.to_numpy(self.cluster_centers_)
-        params = self.get_params()
-        for name in ("metric", "zero_rows", "device", "on_iteration", "keep_interrupted"):
-            del params[name]
-        params = {name: on_host(value) for name, value in params.items()}
-        if isinstance(self.init, str) and self.init == "k-means||":
-            params["init"] = "k-means++"
-        params["algorithm"] = "lloyd" if self.algorithm == "auto" else self.algorithm
-        # A fit to the centers themselves sets what scikit-learn keeps privately
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            model = cluster.KMeans(len(centers), init=centers, n_init=1, max_iter=1).fit(centers)
-        model.set_params(**params)
-        model.cluster_centers_ = centers
-        for name in ("labels_", "inertia_", "n_iter_", "feature_names_in_"):
-            if hasattr(self, name):
-                setattr(model, name, on_host(getattr(self, name)))
-            elif hasattr(model, name):
-                delattr(model, name)
-        return model
+        return conversion.to_sklearn(self)
 
     @classmethod
     def from_sklearn(cls, model: Any) -> Self:
@@ -473,16 +409,7 @@ default='k-means++'
         model : KMeans
             Predicts for arrays of any library.
         """
-        if not isinstance(model, (cluster.KMeans, cluster.MiniBatchKMeans, cluster.BisectingKMeans)):
-            raise TypeError(f"A KMeans or MiniBatchKMeans of scikit-learn is needed, got {type(model).__name__}.")
-        check_is_fitted(model, "cluster_centers_")
-        ours = cls()
-        known = ours.get_params()
-        ours.set_params(**{name: value for name, value in model.get_params().items() if name in known})
-        for name in ("cluster_centers_", "labels_", "inertia_", "n_iter_", "n_features_in_", "feature_names_in_"):
-            if hasattr(model, name):
-                setattr(ours, name, getattr(model, name))
-        return ours
+        return conversion.from_sklearn(cls(), model)
 
     @classmethod
     def from_centers(cls, centers: Any, **params: Any) -> Self:
@@ -514,72 +441,3 @@ default='k-means++'
         model.n_clusters = model.cluster_centers_.shape[0]
         validate_data(model, centers, skip_check_array=True)  # names of the features
         return model
-
-
-@validate_params(
-    {
-        "n_clusters": [Interval(Integral, 1, None, closed="left")],
-        "random_state": ["random_state"],
-    },
-    prefer_skip_nested_validation=True,
-)
-def kmeans_plusplus(
-    X: Any,
-    n_clusters: int,
-    *,
-    sample_weight: Any = None,
-    x_squared_norms: Any = None,
-    random_state: int | np.random.RandomState | None = None,
-) -> tuple[Any, Any]:
-    """Choose first centers by greedy k-means++.
-
-    Same as :func:`sklearn.cluster.kmeans_plusplus`, on arrays of any library. A seed picks the same points on each, and
-    whatever the order of the rows. Of more than `max(20_000, 50 * n_clusters)` rows, it looks at a weighted sample of
-    that size, which depends on their order.
-
-    Parameters
-    ----------
-    X : array-like of shape (n_samples, n_features)
-        Rows to choose from.
-
-    n_clusters : int
-        Number of centers.
-
-    sample_weight : array-like of shape (n_samples,), default=None
-        Weights of the rows, not negative; 1 each if None.
-
-    x_squared_norms : Ignored
-        For callers of scikit-learn's function: they are not needed here.
-
-    random_state : int, RandomState instance or None, default=None
-        Source of the random numbers, which are drawn on the host.
-
-    Returns
-    -------
-    centers : array of shape (n_clusters, n_features)
-        Rows of X, in its dtype, library and device; integers become float64.
-
-    indices : array of shape (n_clusters,), int64
-        Their row numbers.
-
-    Examples
-    --------
-    >>> from kmeans_xp import kmeans_plusplus
-    >>> import numpy as np
-    >>> X = np.array([[1, 2], [1, 4], [1, 0], [10, 2], [10, 4], [10, 0]])
-    >>> centers, indices = kmeans_plusplus(X, n_clusters=2, random_state=0)
-    >>> centers
-    array([[10.,  0.],
-           [ 1.,  4.]])
-    >>> indices
-    array([5, 1])
-    """
-    X = check_rows(X)
-    check_n_samples(X, n_clusters)
-    with arrays.computing(X), own_threads(X, n_clusters):
-        sample_weight, _ = in_unit(check_sample_weight(sample_weight, X))
-        frame = moments(X, sample_weight, n_clusters, arrays.tile_bytes(X, working_memory()))
-        check_spread(frame.spread)
-        random_state = check_random_state(random_state)
-        indices = seeding.k_means_plus_plus(X, sample_weight, n_clusters, frame, random_state)
-        return dense(take_rows(X, indices)), indices

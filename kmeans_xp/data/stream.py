@@ -11,20 +11,20 @@ from functools import partial
 
 import numpy as np
 
-from kmeans_xp import partitions
+from kmeans_xp import passes
+from kmeans_xp.algorithms import Dense
 from kmeans_xp.arrays import (
-    OtherRows,
     asarray_like,
     check_file,
-    computing,
     float_dtype,
     slots,
     takes_numbers,
+    to_device,
     to_numpy,
     write_rows,
 )
-from kmeans_xp.metric import Euclidean
-from kmeans_xp.steps import in_unit, own_threads
+from kmeans_xp.data.source import Block, PerRow, iterate_over_blocks
+from kmeans_xp.steps import computing, in_unit
 
 BLOCK_BYTES = 2**26  # of a block, where working memory allows
 PAGE = 4096  # bytes that reading a row costs at least
@@ -114,16 +114,20 @@ def _named(numbers):
 
 
 class Stream:
-    """Source of blocks (see `partitions`) from anything with shape, dtype and row slicing.
+    """Source (see `source`) of anything with shape, dtype and row slicing.
 
     The blocks are NumPy arrays, or CuPy's on a CUDA device. sample_weight (n_samples,) is a NumPy array or None.
-    `metric` prepares and weighs the rows.
     """
 
-    def __init__(self, X, sample_weight, n_clusters, working_memory, device=None, metric=None):
-        self._metric = metric or Euclidean()
-        self._X, self._n_clusters = X, n_clusters
-        self._sample_weight, self.weight_unit = (None, 1.0) if sample_weight is None else in_unit(sample_weight)
+    in_blocks = True
+    iterate = iterate_over_blocks
+
+    def __init__(self, X, sample_weight, n_clusters, working_memory, *, metric, device, fitting):
+        self._X, self._metric, self._n_clusters, self._device, self._fitting = X, metric, n_clusters, device, fitting
+        self.given, self.home = X, np.empty(0)
+        self._sample_weight, self.weight_unit = sample_weight, 1.0
+        if fitting and sample_weight is not None:
+            self._sample_weight, self.weight_unit = in_unit(sample_weight)
         self._reader = Reader(X)
         self.shape, self._dtype = self._reader.shape, self._reader.dtype
         row_bytes = self.shape[1] * self._dtype.itemsize
@@ -131,33 +135,53 @@ class Stream:
         block_bytes = max(BLOCK_BYTES, 32 * 8 * n_clusters * self.shape[1])
         self._n_rows = max(1, min(block_bytes, working_memory // 4) // row_bytes)
         starts = range(0, self.shape[0], self._n_rows)
-        self._blocks = [partitions.Block(None, None, index, start) for index, start in enumerate(starts)]
+        self._blocks = [Block(None, None, index, start) for index, start in enumerate(starts)]
         shape = min(self._n_rows, self.shape[0]), self.shape[1]
         self._slots = slots(2, shape, self._dtype, device)
         self.like = self._slots[0].take(0)
         state_bytes = 12 * self.shape[0] + 8 * n_clusters * self.shape[1] * len(self._blocks)
-        self.keeps_bounds = state_bytes <= working_memory
+        self._keeps_bounds = state_bytes <= working_memory
         self._n_runs = 0
+
+    def reduce(self, function, combine, *args):
+        result = None
+        for block in self._at_hand(function, args):
+            value = function(block, *self._beside(block, args))
+            result = value if result is None else combine(result, value)
+        return result
+
+    def write(self, out, function, *args, dtype=None, more_shape=()):
+        if out is None:
+            dtype = to_numpy(self.like).dtype if dtype is None else dtype
+            out = np.empty((self.shape[0], *more_shape), dtype)
+        for block in self._at_hand(function, args):
+            write_rows(out, self._rows(block), function(block, *self._beside(block, args)))
+        return out
+
+    def labels(self, job, centers):
+        return self.write(None, passes.labels, job, centers, dtype=np.int32)
+
+    def all_rows(self):
+        return tuple(map(passes.join, self.reduce(passes.all_rows, passes.add)))
+
+    def take(self, numbers):
+        X = self._reader.take(numbers)
+        return X if self._device is None else to_device(X, self._device)
+
+    def host_weights(self):
+        return self._sample_weight
+
+    def suited(self, algorithm, n_clusters, frame):
+        return algorithm.on(self.like, n_clusters, frame) if self._keeps_bounds else Dense()
 
     def new_run(self):
         self._n_runs += 1
         return self._n_runs
 
-    def reduce(self, function, combine, *args):
-        result = None
-        for block in self._at_hand(function, args):
-            value = function(block, *args)
-            result = value if result is None else combine(result, value)
-        return result
-
-    def labels(self, job, centers):
-        return self.write(np.empty(self.shape[0], dtype=np.int32), partitions.labels, job, centers)
-
-    def write(self, out, function, *args):
-        """`out`, in which `function(block, *args)` is written to where the rows of the block stand."""
-        for block in self._at_hand(function, args):
-            write_rows(out, self._rows(block), function(block, *args))
-        return out
+    def _beside(self, block, args):
+        """Arguments of a pass as a block is given them."""
+        rows = self._rows(block)
+        return [asarray_like(arg.values[rows], self.like) if isinstance(arg, PerRow) else arg for arg in args]
 
     def _at_hand(self, function, args):
         """Yield the blocks, each while what `function` needs of its rows is in memory."""
@@ -179,15 +203,15 @@ class Stream:
         else:
             weights = self._sample_weight[self._rows(block)]
             weights = weights if active is None else weights[to_numpy(active)]
-        with computing(X), own_threads(X, self._n_clusters):
-            weights = block.given_weight = asarray_like(weights, X)
+        with computing(X, self._n_clusters):
+            weights = asarray_like(weights, X)
             if X.shape[0]:
                 X = self._metric.prepare(X, block.start)
-                weights, block.lost = self._metric.weigh(X, weights)
+                if self._fitting:
+                    weights, block.lost = self._metric.weigh(X, weights)
             block.put(X, weights, active)
             yield block
             block.drop()
-            block.given_weight = None
         slot.release()
 
     def _rows(self, block):
@@ -219,18 +243,3 @@ def _begun(reader, function, *args):
         return reader.submit(function, *args).result
     except RuntimeError:  # no thread can be started: by a limit, or as the main thread has ended
         return partial(function, *args)
-
-
-class SlicedRows(OtherRows):
-    """Rows that a pass reads tile by tile, from anything with shape, dtype and row slicing."""
-
-    def __init__(self, X):
-        self._reader = Reader(X)
-        super().__init__(self._reader.shape, self._reader.dtype, np.empty(0))
-
-    def __getitem__(self, rows_and_all):
-        return self._reader.read(rows_and_all[0])
-
-    def take_rows(self, rows):
-        """Some rows, in memory."""
-        return self._reader.take(rows)

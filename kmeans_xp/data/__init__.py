@@ -1,0 +1,147 @@
+"""Where rows lie: in memory, in a file, on the workers of a Dask cluster. Only here it is asked what X is.
+
+`open_data` makes a `source.Source` of it, over which passes are made alike.
+"""
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sklearn import get_config
+from sklearn.utils import check_random_state
+
+from kmeans_xp import arrays
+from kmeans_xp._sklearn_private import rows_at
+from kmeans_xp.data.memory import InMemory
+from kmeans_xp.data.source import PerRow as PerRow
+from kmeans_xp.data.source import Source as Source
+from kmeans_xp.data.stream import Reader, Stream
+from kmeans_xp.metric import EUCLIDEAN
+from kmeans_xp.sparse import as_given
+from kmeans_xp.steps import computing, take_rows
+from kmeans_xp.validation import (
+    check_device_of_dask,
+    check_rows,
+    check_same_library,
+    check_sample_weight,
+    check_source,
+    check_weight_of_source,
+)
+
+# Multiplications of one pass from which on device="auto" sends NumPy arrays to a GPU: an H100, copying X included, is
+# as fast as 16 cores at 3e7 and twice as fast at 3e8. Before that, importing CuPy and loading kernels take seconds.
+AUTO_GPU_WORK = 10**8
+
+
+@dataclass(frozen=True)
+class Purpose:
+    """What data are opened for."""
+
+    n_clusters: int = 1
+    metric: Any = EUCLIDEAN
+    device: str | None = None  # where to compute, see KMeans
+    fitting: bool = False  # many passes: they stay where they are computed with, and weights are in their unit
+    estimator: Any = None  # that knows the number and names of the features
+    learns: bool = False  # or learns them
+    method: str | None = None  # of a fitted one that needs X to be of its library, where scikit-learn wants that
+    gradients: bool = False  # whether the user may ask for them
+
+
+LOOK = Purpose()
+
+
+@contextmanager
+def open_data(X, sample_weight=None, purpose=LOOK):
+    """X, checked and placed, as a source: within the context it is computed with."""
+    source = _opened(X, sample_weight, purpose)
+    with computing(source.like, purpose.n_clusters, gradients=purpose.gradients):
+        yield source
+
+
+def _opened(X, sample_weight, purpose):
+    job = {"metric": purpose.metric, "fitting": purpose.fitting}
+    checked = {"estimator": purpose.estimator, "reset": purpose.learns}
+    if arrays.is_dask(X):
+        from kmeans_xp.data.dask import Partitions
+
+        check_device_of_dask(purpose.device)
+        return Partitions(check_source(X, **checked), sample_weight, purpose.n_clusters, **job)
+    if _is_read_in_blocks(X, purpose):
+        X, target = check_source(X, **checked), _target(X, purpose)
+        sample_weight, device = check_weight_of_source(sample_weight, X), None if target == "cpu" else target
+        return Stream(X, sample_weight, purpose.n_clusters, working_memory(), device=device, **job)
+    if purpose.method is not None:
+        check_same_library(X, purpose.estimator, purpose.method)
+    home = check_rows(X, **checked)
+    target = _target(home, purpose)
+    X = home if target is None else arrays.to_device(home, target)
+    with computing(X, gradients=purpose.gradients):
+        weights = check_sample_weight(sample_weight, X)
+        given = None if sample_weight is None else weights
+        return InMemory(purpose.metric.prepare(X), weights, home=home, given_weights=given, **job)
+
+
+def _target(X, purpose):
+    """Name of the device to compute on; None for where X is."""
+    if purpose.device != "auto":
+        return purpose.device
+    pays = X.shape[0] * X.shape[1] * purpose.n_clusters >= AUTO_GPU_WORK
+    return "cuda" if pays and not arrays.is_foreign(X) and arrays.cuda_problem() is None else None
+
+
+def _is_read_in_blocks(X, purpose):
+    """Whether X is to be read block by block."""
+    if type(X) is np.ndarray and X.ndim == 2:
+        target = _target(X, purpose)
+        is_cuda = target is not None and arrays.parse_device(target)[0] == "cuda"
+        if is_cuda:  # that is too small for it
+            return not arrays.fits_on_device(X, target)
+        return purpose.metric.spherical and X.nbytes > working_memory()  # scaled block by block
+    return _lies_in_a_file(X)
+
+
+def _lies_in_a_file(X):
+    """Whether X is a source, or a memory map that is too large to be taken for an array."""
+    return arrays.is_source(X) or (isinstance(X, np.memmap) and X.nbytes > working_memory())
+
+
+def working_memory():
+    """Bytes that temporaries may take, by scikit-learn's configuration."""
+    return int(get_config()["working_memory"] * 2**20)
+
+
+def random_rows(X, most, random_state):
+    """At most so many rows of X, drawn without replacement: numbers, ascending, the rows, and n_samples.
+
+    X is whatever a user has for it; all but those rows is not read, moved or checked. `most` is None for all rows.
+    """
+    X = arrays.as_dask_array(X, "X") if arrays.is_dask(X) else X
+    n_samples = X.shape[0] if hasattr(X, "shape") else len(X)
+    if n_samples != n_samples:
+        raise ValueError(
+            "X has partitions of unknown size, needed to choose rows. Use 'X.compute_chunk_sizes()' first, "
+            "or 'X.to_dask_array(lengths=True)' of a data frame."
+        )
+    numbers = np.arange(n_samples)
+    if most is not None and most < n_samples:
+        numbers = np.sort(check_random_state(random_state).permutation(n_samples)[:most])
+    return numbers, some_rows(X, numbers), n_samples
+
+
+def some_rows(X, numbers):
+    """Rows of X by their numbers, ascending, as X has them but in memory."""
+    if arrays.is_dask(X):
+        return X[numbers].compute()
+    if _lies_in_a_file(X):
+        return Reader(check_source(X)).take(numbers)
+    if arrays.is_cupy_sparse(X):
+        rows = check_rows(X)
+        with computing(rows):
+            return as_given(take_rows(rows, arrays.asarray_like(numbers, rows, np.int64)))
+    if hasattr(X, "tocsr"):
+        return X.tocsr()[numbers]
+    if arrays.is_foreign(X):
+        with computing(X):
+            return take_rows(X, arrays.asarray_like(numbers, X, arrays.namespace(X).int64))
+    return rows_at(X, numbers)

@@ -1,0 +1,65 @@
+"""Rows in memory: a source of one block."""
+
+from kmeans_xp import arrays, passes
+from kmeans_xp.data.source import Block, PerRow
+from kmeans_xp.sparse import as_given
+from kmeans_xp.steps import in_unit, take_rows
+
+
+class InMemory:
+    """Source (see `source`) of rows and weights that are arrays of one library on one device.
+
+    X is what the metric has prepared, `given_weights` what the user gave; `home` is an array of the user's library.
+    """
+
+    in_blocks = False
+
+    def __init__(self, X, sample_weight, metric, *, home=None, given_weights=None, fitting=True):
+        self.weight_unit, self.lost = 1.0, (0, 0.0)
+        if fitting:
+            sample_weight, self.weight_unit = in_unit(sample_weight)
+            sample_weight, self.lost = metric.weigh(X, sample_weight)
+        self.block = Block(X, sample_weight, lost=self.lost)
+        self.shape, self.like, self.home = X.shape, X, X if home is None else home
+        self._given_weights = given_weights
+        self._n_runs = 0
+
+    @property
+    def given(self):
+        return as_given(self.like)
+
+    def reduce(self, function, combine, *args):
+        return function(self.block, *map(self._beside, args))
+
+    def write(self, out, function, *args, dtype=None, more_shape=()):
+        result = arrays.asarray_like(function(self.block, *map(self._beside, args)), self.home)
+        if out is None:
+            return result
+        arrays.write_rows(out, slice(None), result)
+        return out
+
+    def iterate(self, job, centers, limits):
+        return self.block.iterate(job, centers, limits)
+
+    def labels(self, job, centers):
+        return arrays.asarray_like(passes.labels(self.block, job, centers), self.home)
+
+    def all_rows(self):
+        return self.block.X, self.block.sample_weight
+
+    def take(self, numbers):
+        return take_rows(self.like, arrays.asarray_like(numbers, self.like, arrays.namespace(self.like).int64))
+
+    def host_weights(self):
+        return None if self._given_weights is None else arrays.to_numpy(self._given_weights)
+
+    def suited(self, algorithm, n_clusters, frame):
+        return algorithm.on(self.like, n_clusters, frame)
+
+    def new_run(self):
+        self._n_runs += 1
+        return self._n_runs
+
+    def _beside(self, value):
+        """An argument of a pass as the block is given it."""
+        return arrays.asarray_like(value.values, self.like) if isinstance(value, PerRow) else value

@@ -1,0 +1,146 @@
+"""What a source of rows is: blocks of rows, and a way to have passes made over them."""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from kmeans_xp import passes
+from kmeans_xp.algorithms import Algorithm, Iterated, Limits, iterations
+from kmeans_xp.steps import move
+
+
+class Source(Protocol):
+    """Rows and their weights, wherever they lie: one block in memory, or several in a file or on a cluster.
+
+    A pass (see `passes`) is a function of a block. What it is given besides moves to where the block is.
+    """
+
+    shape: tuple[int, int]  # of all rows
+    like: Any  # array (of no rows, perhaps) of the library, dtype and device that centers are computed with
+    home: Any  # the same for what the user gets
+    given: Any  # what a callable of the user is given for X
+    in_blocks: bool  # whether there may be more than one
+    weight_unit: float  # that the weights of a fit are divided by
+    lost: tuple[int, float]  # rows, and their weight, that the metric leaves out of a fit; from `passes.moments` on
+    masses: dict[int, tuple[float, float]]  # of each block, see `passes.spread`; from `passes.moments` on
+
+    def reduce(self, function: Any, combine: Any, *args: Any) -> Any:
+        """`combine` of `function(block, *args)` for all blocks, in their order; it is associative."""
+
+    def write(self, out: Any, function: Any, *args: Any, dtype: Any, more_shape: tuple[int, ...]) -> Any:
+        """`function(block, *args)`, (n_rows, *more_shape), of all rows: `out`, or what the user gets if it is None.
+
+        dtype, of NumPy, is that of the result where it is made before it is known; None for that of the rows.
+        """
+
+    def iterate(self, job: "Job", centers: Any, limits: Limits) -> Iterated:
+        """At least one iteration of a run, from centers."""
+
+    def labels(self, job: "Job", centers: Any) -> Any:
+        """Clusters that the last iteration, which was from `centers`, gave the rows; None where they are lazy."""
+
+    def all_rows(self) -> tuple[Any, Any]:
+        """Rows and weights, in memory."""
+
+    def take(self, numbers: Any) -> Any:
+        """Rows by their numbers (NumPy), which may repeat, in memory."""
+
+    def host_weights(self) -> Any:
+        """The weights that the user gave, NumPy's (n_samples,); None for 1 each."""
+
+    def suited(self, algorithm: Algorithm, n_clusters: int, frame: Any) -> Algorithm:
+        """What the algorithm comes to for these rows."""
+
+    def new_run(self) -> int:
+        """The number of a run, from 1."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all blocks need to know of a run."""
+
+    run: int
+    step: int
+    n_clusters: int
+    frame: Any
+    metric: Any
+    algorithm: Algorithm
+
+
+class PerRow:
+    """An argument of a pass that has an entry for each row, (n_samples,) NumPy: a block is given those of its rows."""
+
+    def __init__(self, values):
+        self.values = values
+
+
+class Block:
+    """Rows in memory, and what the run that goes on remembers of them: if that is lost, a dense pass makes it anew."""
+
+    def __init__(self, X, sample_weight, index=0, start=0, lost=(0, 0.0)):
+        self.index = index  # among the blocks
+        self.start = start  # number of its first row
+        self.lost = lost  # rows, and weight, that the metric leaves out
+        self.drawing = None  # what a seeding remembers of the rows
+        self._run = self._step = self._state = self._frame = None
+        self.put(X, sample_weight)
+
+    def put(self, X, sample_weight, active=None):
+        """Have the rows in memory, or only those whose numbers are `active`."""
+        self.X, self.sample_weight, self.active = X, sample_weight, active
+        if self._run is not None and active is None:
+            self._shift()
+
+    def drop(self):
+        """Keep nothing but what is remembered of the rows."""
+        self.X = self.sample_weight = self.active = self._shifted = None
+
+    def state(self, job):
+        """What the run remembers of the rows: from the beginning, where nothing is known of it."""
+        if not self.knows(job):
+            self._state = job.algorithm.start(self.X, self.sample_weight, job.n_clusters, job.frame)
+            self._run, self._step, self._frame = job.run, None, job.frame
+            self._shift()
+        return self._state
+
+    def knows(self, job):
+        """Whether there is a state of this run."""
+        return self._run == job.run
+
+    def is_labeled(self, job):
+        """Whether it is that of the last step: Dask may have kept a copy of an earlier one."""
+        return self.knows(job) and self._step == job.step
+
+    def step(self, job, centers):
+        """Label the rows: sums and weights of the clusters, counts of labels changed and rows looked at."""
+        state, self._step = self.state(job), job.step
+        if self.active is not None:
+            return state.step_on(self.active, self.X, self.sample_weight, centers, job.frame)
+        X, frame = self._shifted
+        return state.step(X, self.sample_weight, centers, frame)
+
+    def iterate(self, job, centers, limits):
+        """At least one iteration of these rows alone."""
+        state, self._step = self.state(job), job.step
+        X, frame = self._shifted
+        return iterations(X, self.sample_weight, centers, state, frame, job.metric, limits)
+
+    def labeled(self, job, centers):
+        """The state after the last step, which was from `centers`."""
+        if not self.is_labeled(job):
+            self.step(job, centers)
+        return self._state
+
+    def _shift(self):
+        """What steps see of the rows: small ones are shifted once."""
+        self._shifted = self._frame.shift_once(self.X, self._frame.distance_dtype)
+
+    def __sizeof__(self):
+        """Bytes, for Dask's account of a worker's memory: the rows, their weights, labels and bounds."""
+        return super().__sizeof__() + self.X.nbytes + 20 * self.X.shape[0]
+
+
+def iterate_over_blocks(source, job, centers, limits):
+    """`Source.iterate` where there may be several blocks: one iteration."""
+    sums, weights, *counts = source.reduce(passes.step, passes.add, job, centers)
+    moved, numbers = move(sums, weights, centers, *counts, job.frame, job.metric)
+    return Iterated(centers, moved, sums, weights, [numbers])

@@ -1,0 +1,310 @@
+"""What estimators with centers share: prediction on the data's library, placing, pickling."""
+
+import copy
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    ClusterMixin,
+    TransformerMixin,
+)
+from sklearn.utils.validation import check_is_fitted
+
+from kmeans_xp import arrays, neighbors, passes, prediction
+from kmeans_xp._sklearn_private import fit_context
+from kmeans_xp.data import Purpose, open_data, working_memory
+from kmeans_xp.estimators.saving import Saved
+from kmeans_xp.metric import EUCLIDEAN, Cosine, unit_rows
+from kmeans_xp.prediction import Model
+from kmeans_xp.steps import computing
+from kmeans_xp.validation import check_count, check_given_centers, check_out
+
+Fit = TypeVar("Fit", bound=Callable[..., Any])
+
+
+def checking_parameters(fit: Fit) -> Fit:
+    """scikit-learn's check of an estimator's parameters before a fit, for which its type is not lost."""
+    checked: Fit = fit_context(prefer_skip_nested_validation=False)(fit)
+    return checked
+
+
+def attributes(estimator):
+    """What a fit that fails puts back: `self.__dict__ = before`, at once, as an interruption may follow another.
+
+    The random state is a copy, as a fit draws from the estimator's own.
+    """
+    before = dict(vars(estimator))
+    if "_random_state" in before:
+        before["_random_state"] = copy.deepcopy(before["_random_state"])
+    return before
+
+
+# What a fit says of its rows, which is not true of other centers
+OF_ROWS = "labels_", "inertia_", "cluster_sizes_", "n_iter_", "n_steps_", "converged_", "history_"
+
+
+class NearestCenters(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):
+    """Abstract: an estimator that has `cluster_centers_` and, if they are of a fit, knows how that saw the rows.
+
+    A subclass has the parameters `n_clusters` and `device`.
+    """
+
+    _needed_when_fitted = ("cluster_centers_",)
+    _known_of_fit: tuple[str, ...] = ("_origin", "_spread")  # of its frame
+
+    n_features_in_: int
+    feature_names_in_: Any
+    metric = "euclidean"  # of those that have no such parameter
+    zero_rows = "warn"
+
+    @property
+    def cluster_centers_(self) -> Any:
+        """Centers. If they are set by hand, they are checked and copied, and nothing is known of rows."""
+        try:
+            return vars(self)["cluster_centers_"]
+        except KeyError:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute 'cluster_centers_'") from None
+
+    @cluster_centers_.setter
+    def cluster_centers_(self, centers: Any) -> None:
+        given = check_given_centers(centers, "cluster_centers_")
+        with computing(given):
+            rows = unit_rows(given) if self._metric.spherical else given
+            centers = arrays.namespace(given).astype(rows, given.dtype, copy=True)
+        for name in (*self._known_of_fit, *OF_ROWS):
+            vars(self).pop(name, None)
+        if getattr(self, "n_features_in_", None) != centers.shape[1]:
+            vars(self).pop("feature_names_in_", None)
+            self.n_features_in_ = centers.shape[1]
+        vars(self)["cluster_centers_"] = centers
+
+    @property
+    def _n_features_out(self):
+        """Number of columns that `transform` returns, for their names."""
+        return self._clusters()[0]
+
+    def _keep(self, centers, frame, home):
+        """Keep the centers of a fit and its frame, for predict to see rows just as it did, in the library of `home`."""
+        vars(self)["cluster_centers_"] = arrays.asarray_like(centers, home)
+        self._origin = arrays.asarray_like(frame.origin, home)
+        self._spread = frame.spread
+
+    def predict(self, X: Any, *, out: Any = None) -> Any:
+        """Index of the nearest center of each row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows, of any library: the centers move to them.
+
+        out : array-like of shape (n_samples,), default=None
+            Where to write the result: a memory map, say. Of a dtype that has the largest label.
+
+        Returns
+        -------
+        labels : array of shape (n_samples,), int32
+            In the library and on the device of X; `out` if it is given. Of equally near centers the first. For dense
+            rows on a CPU exact: CuPy's kernels compare in the dtype of X, and sparse rows are compared in float64.
+        """
+        return self._write(X, prediction.labels, "predict", out, dtype=np.int32)
+
+    def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
+        """Fit and return `labels_`.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows to cluster.
+
+        y : Ignored
+            Not used, present here for API consistency by convention.
+
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows; 1 each if None.
+
+        Returns
+        -------
+        labels : array of shape (n_samples,), int32
+            Cluster of each row.
+        """
+        return self.fit(X, sample_weight=sample_weight).labels_
+
+    def transform(self, X: Any, *, out: Any = None) -> Any:
+        """Distances of the rows from the centers: Euclidean ones, or 1 - cos if the metric is 'cosine'.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows, of any library: the centers move to them.
+
+        out : array-like of shape (n_samples, n_clusters), default=None
+            Where to write the result: a memory map, say, of floating-point numbers. X that is read by blocks needs
+            memory for one block then.
+
+        Returns
+        -------
+        X_new : array of shape (n_samples, n_clusters)
+            In the library, dtype and on the device of X, computed in float64; `out` if it is given.
+        """
+        return self._write(X, prediction.distances, "transform", out, more_shape=self._clusters())
+
+    def fit_transform(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
+        """Fit and return the distances of the rows from the centers.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows to cluster.
+
+        y : Ignored
+            Not used, present here for API consistency by convention.
+
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows; 1 each if None.
+
+        Returns
+        -------
+        X_new : array of shape (n_samples, n_clusters)
+            Distances, see :meth:`transform`.
+        """
+        return self.fit(X, sample_weight=sample_weight).transform(X)
+
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+        """Minus the inertia of X, so that higher is better.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows.
+
+        y : Ignored
+            Not used, present here for API consistency by convention.
+
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows; 1 each if None.
+
+        Returns
+        -------
+        score : float
+            Minus the weighted sum of squared distances from the nearest centers, summed in float64. For the metric
+            'cosine', of the distances 1 - cos.
+        """
+        with self._opened(X, "score", sample_weight) as data:
+            total, weight = data.reduce(prediction.inertia_and_weight, passes.add, self._model(data))
+        if weight == 0:
+            raise ValueError("Sample weights must contain at least one non-zero number.")
+        return -total
+
+    def nearest_centers(self, X: Any, n_centers: int = 1, *, return_distance: bool = True) -> Any:
+        """The nearest centers of each row.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows, of any library; may be read block by block, or an array or data frame of Dask.
+
+        n_centers : int, default=1
+            How many centers for each row.
+
+        return_distance : bool, default=True
+            Whether to return distances too.
+
+        Returns
+        -------
+        distances : array of shape (n_samples, n_centers)
+            As those of :meth:`transform`, ascending. Only if `return_distance`.
+
+        labels : array of shape (n_samples, n_centers), int32
+            Numbers of the centers, nearest first. The first column is `predict(X)`, but for ties that rounding decides.
+        """
+        n_centers = check_count("n_centers", n_centers, *self._clusters(), "n_clusters")
+        with self._opened(X, "nearest_centers") as data:
+            given = self._model(data), n_centers
+            found = data.write(None, neighbors.nearest_centers, *given, dtype=np.float64, more_shape=(2 * n_centers,))
+            labels = arrays.namespace(found).astype(found[:, n_centers:], arrays.namespace(found).int32)
+            return self._neighbors(found[:, :n_centers], labels, data.home, return_distance)
+
+    def nearest_rows(self, X: Any, n_rows: int = 1, *, return_distance: bool = True) -> Any:
+        """The rows that are nearest to each center: examples of what is in a cluster.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows, of any library; may be read block by block, or an array or data frame of Dask.
+
+        n_rows : int, default=1
+            How many rows for each center.
+
+        return_distance : bool, default=True
+            Whether to return distances too.
+
+        Returns
+        -------
+        distances : array of shape (n_clusters, n_rows)
+            As those of :meth:`transform`, ascending. Only if `return_distance`.
+
+        rows : array of shape (n_clusters, n_rows), int64
+            Numbers of rows of X, nearest first; of equally near ones the first, unless rounding decides. They need not
+            belong to the cluster, if another center is nearer still.
+        """
+        with self._opened(X, "nearest_rows") as data:
+            n_rows = check_count("n_rows", n_rows, data.shape[0], "n_samples")
+            combine = partial(neighbors.nearer_rows, n_rows=n_rows)
+            distances, rows = data.reduce(neighbors.nearest_rows, combine, self._model(data), n_rows)
+            like = data.home
+            return self._neighbors(*(arrays.asarray_like(x, like) for x in (distances, rows)), like, return_distance)
+
+    def _opened(self, X, method, sample_weight=None):
+        """Context in which X is a source, for a method of the fitted estimator."""
+        check_is_fitted(self)
+        given = {"metric": self._metric, "device": self.device, "estimator": self, "method": method}
+        purpose = Purpose(self.cluster_centers_.shape[0], **given, gradients=method == "transform")
+        return open_data(X, sample_weight, purpose)
+
+    def _model(self, data):
+        """What passes over the data must know of the centers."""
+        origin, spread = self._origin_and_spread()
+        return Model(self.cluster_centers_, origin, spread, self._metric, data.shape[0], working_memory())
+
+    def _write(self, X, function, method, out, *, dtype=None, more_shape=()):
+        """What a pass finds for each row: `out`, or an array in the library of X."""
+        with self._opened(X, method) as data:
+            if out is not None:
+                largest = None if more_shape else self.cluster_centers_.shape[0] - 1
+                check_out(out, (data.shape[0], *more_shape), largest)
+            return data.write(out, function, self._model(data), dtype=dtype, more_shape=more_shape)
+
+    def _neighbors(self, distances, numbers, like, return_distance):
+        """What `nearest_centers` and `nearest_rows` return."""
+        if not return_distance:
+            return numbers
+        return arrays.namespace(distances).astype(distances, arrays.result_dtype(like)), numbers
+
+    def _clusters(self):
+        """Number of centers, as a shape: the parameter may have been set anew."""
+        check_is_fitted(self)
+        return (self.cluster_centers_.shape[0],)
+
+    def _origin_and_spread(self):
+        """Those of the frame that `fit` had or, of centers that were given, those of the centers."""
+        if hasattr(self, "_origin") and hasattr(self, "_spread"):
+            return self._origin, self._spread
+        centers = arrays.to_numpy(self.cluster_centers_).astype(np.float64)
+        origin = np.median(centers, axis=0)  # amid them, also if one is far away
+        return origin, float(((centers - origin) ** 2).sum(axis=1).mean())
+
+    @property
+    def _metric(self):
+        """How rows are compared with the centers."""
+        return Cosine(self.zero_rows == "raise") if self.metric == "cosine" else EUCLIDEAN
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.array_api_support = True
+        tags.input_tags.sparse = True
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags

@@ -1,0 +1,58 @@
+"""What fitted centers say of rows: labels, distances, inertia. Passes over them, as in `passes`."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from kmeans_xp.arrays import asarray_like, namespace, tile_bytes, to_floats
+from kmeans_xp.steps import TOO_LARGE, assign, frame_at, in_unit, sq_distances_to_own
+from kmeans_xp.steps import distances as distances_from
+
+
+@dataclass(frozen=True)
+class Model:
+    """Centers, and how rows are seen from them: as in the fit."""
+
+    centers: Any  # (n_clusters, n_features), relative to zero
+    origin: Any  # of the frame of the fit, and its spread
+    spread: float
+    metric: Any
+    n_samples: float  # of all rows; NaN if that is not known
+    working_memory: int  # bytes
+
+    def seen_from(self, X):
+        """Centers, relative to the origin, and the frame for rows like X."""
+        n_samples = X.shape[0] if math.isnan(self.n_samples) else self.n_samples
+        work = n_samples * self.centers.shape[0] * self.centers.shape[1]
+        origin, bytes_of_tile = asarray_like(self.origin, X), tile_bytes(X, self.working_memory)
+        frame = frame_at(origin, self.spread, X, work, bytes_of_tile)
+        return frame.enter(asarray_like(self.centers, X)), frame
+
+
+def labels(block, model):
+    """Labels of the rows, (n_rows,) int32."""
+    return model.metric.of_zeros(assign(block.X, *model.seen_from(block.X)), block.X, 0)
+
+
+def distances(block, model):
+    """Distances of the rows from the centers in the metric, (n_rows, n_clusters)."""
+    found = distances_from(block.X, *model.seen_from(block.X))
+    if not model.metric.spherical:
+        return found
+    return model.metric.of_zeros(model.metric.cost(found * found), block.X, 1.0)
+
+
+def inertia_and_weight(block, model):
+    """Inertia of the rows, and their weight, floats."""
+    (weight,) = to_floats(namespace(block.sample_weight).sum(block.sample_weight))
+    return inertia(block.X, block.sample_weight, *model.seen_from(block.X), model.metric), weight
+
+
+def inertia(X, sample_weight, centers, frame, metric):
+    """Weighted sum of the squared distances, or cosine distances, from the nearest centers, as a float."""
+    sample_weight, unit = in_unit(sample_weight)
+    squares = metric.of_zeros(sq_distances_to_own(X, assign(X, centers, frame), centers, frame), X, 2.0)
+    (total,) = to_floats(metric.cost(namespace(squares).sum(sample_weight * squares)))
+    if not math.isfinite(total):
+        raise ValueError(TOO_LARGE)
+    return unit * total

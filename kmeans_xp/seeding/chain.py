@@ -1,0 +1,54 @@
+"""AFK-MC²: the law of k-means++ by Markov chains, in two or three passes whatever the number of clusters."""
+
+import operator
+
+from kmeans_xp.arrays import to_numpy
+from kmeans_xp.passes import join
+from kmeans_xp.seeding.draws import Law, by_weight, draw, draw_by, masses, rounding_of_distances, without_rounding
+from kmeans_xp.steps import sq_distances
+
+CHAIN = 200  # rows that a chain looks at, as in the experiments of the paper
+MOST_NUMBERS = 2**23  # of the rows that are drawn in one pass
+
+
+def afk_mc2(data, n_clusters, frame, rng, refine=None):
+    """Centers chosen one after the other, nearly with probability proportional to weight times squared distance.
+
+    O. Bachem et al., "Fast and provably good seedings for k-means", 2016. Rows are drawn once, half by weight and half
+    by weight times squared distance from the first center. For each further center a chain walks over CHAIN of them,
+    and goes from one to the next by chance, by the ratio of their distances from the nearest center so far.
+    """
+    first, _, _ = draw_by(data, by_weight(frame), rng.uniform(size=1))
+    centers = frame.enter(first)
+    weight, squares = (
+        data.reduce(masses, operator.or_, law) for law in (by_weight(frame), Law(0.0, 1.0, [first], frame))
+    )
+    per_weight, per_square = 0.5 / sum(weight.values()), 0.5 / (sum(squares.values()) or 1.0)
+    law = Law(per_weight, per_square, [first], frame)
+    mass_of = {index: per_weight * weight[index] + per_square * squares[index] for index in weight}
+    at_a_time = max(1, MOST_NUMBERS // (CHAIN * data.shape[1]))
+    for done in range(1, n_clusters, at_a_time):
+        n_chains = min(at_a_time, n_clusters - done)
+        X, _, density = draw(data, law, mass_of, rng.uniform(size=CHAIN * n_chains))
+        rows, least, density = frame.enter(X), to_numpy(rounding_of_distances(X, density, frame)), to_numpy(density)
+        for begin in range(0, CHAIN * n_chains, CHAIN):
+            chain = slice(begin, begin + CHAIN)
+            closest = to_numpy(sq_distances(rows[chain, :], centers)).min(axis=1)
+            closest = without_rounding(closest, least[chain])
+            if closest.any():
+                place = begin + last_of_chain(closest / density[chain], rng.uniform(size=CHAIN))
+                found = rows[place : place + 1, :]
+            else:  # all of them are centers: by k-means++ itself
+                all_centers = Law(0.0, 1.0, [frame.leave(centers)], frame, data.new_run())
+                found = frame.enter(draw_by(data, all_centers, rng.uniform(size=1))[0])
+            centers = join([centers, found])
+    return centers
+
+
+def last_of_chain(ratios, uniforms):
+    """Where a Metropolis-Hastings chain ends that goes from row to row by the ratio of probability and proposal."""
+    place = 0  # the first has no say where it is a center
+    for candidate in range(1, len(ratios)):
+        if ratios[candidate] > uniforms[candidate] * ratios[place]:
+            place = candidate
+    return place

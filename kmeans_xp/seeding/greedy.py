@@ -1,0 +1,163 @@
+"""Greedy k-means++, on a weighted sample of many rows."""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from kmeans_xp.arrays import asarray_like, namespace, to_numpy
+from kmeans_xp.backends import replaceable
+from kmeans_xp.seeding.draws import (
+    Law,
+    canonical_order,
+    draw,
+    nearer,
+    places_by,
+    rounding_of_distances,
+    stratified,
+    without_rounding,
+)
+from kmeans_xp.steps import dense, sq_distances_to, take_rows
+
+MIN_SAMPLE = 20_000  # see sample_size
+SAMPLE_PER_CLUSTER = 50
+REFINE_FROM = 4  # times the sample: fewer rows go without iterations on the sample
+MAX_DISTANCES = 2**21  # numbers, 16 MiB, that greedy k-means++ holds at a time
+TIE = 1e-9  # relative difference of potentials that are equal; the same in choose_trial of the CUDA kernels
+STALENESS = 3  # greedy k-means++ draws for a third as many centers as it has before it measures distances anew
+
+
+class Sample(NamedTuple):
+    """Rows that stand for all of them."""
+
+    X: Any
+    weights: Any
+    numbers: Any  # of the rows; None for all of them
+
+
+def k_means_plus_plus(data, n_clusters, frame, rng, refine=None):
+    """Centers by greedy k-means++ on a sample and, where that is little beside all rows, iterations on the sample.
+
+    They cost little, and leave fewer for all rows (Bradley and Fayyad, "Refining initial points for k-means
+    clustering", 1998).
+    """
+    sample, rows = choose_rows(data, n_clusters, frame, rng)
+    centers = frame.enter(take_rows(sample.X, rows))
+    repays = data.shape[0] >= REFINE_FROM * sample_size(n_clusters)
+    return refine(sample.X, sample.weights, centers) if repays and refine is not None else centers
+
+
+def choose_rows(data, n_clusters, frame, rng):
+    """A sample, or all rows if they are few, and the row numbers in it that greedy k-means++ chooses."""
+    sample = sample_of(data, n_clusters, frame, rng)
+    if sample.numbers is not None:
+        return sample, greedy(sample.X, sample.weights, n_clusters, frame, rng, None)
+    X, frame = frame.shift_once(sample.X, frame.origin.dtype)
+    return sample, greedy(X, sample.weights, n_clusters, frame, rng, canonical_order(X, frame))
+
+
+def sample_of(data, n_clusters, frame, rng):
+    """A weighted sample of the rows, or all of them if they are few."""
+    if data.shape[0] <= sample_size(n_clusters):
+        return Sample(*data.all_rows(), None)
+    return coreset(data, sample_size(n_clusters), frame, rng)
+
+
+def sample_size(n_clusters):
+    """Rows that k-means++ looks at: at this size the final inertia is that of all rows within the noise of seeds."""
+    return max(MIN_SAMPLE, SAMPLE_PER_CLUSTER * n_clusters)
+
+
+def coreset(data, n_sample, frame, rng):
+    """Sample of rows whose weighted inertia is close to that of all rows for any centers.
+
+    Half by weight, half by weight times squared distance from the mean, each row weighted by the inverse of its
+    probability (Bachem et al., "Scalable k-means clustering via lightweight coresets", 2018). One draw in each of
+    `n_sample` equal parts of the total probability, in the order of the rows.
+    """
+    squares, weights = (math.fsum(values) for values in zip(*data.masses.values(), strict=True))
+    per_weight, per_square = 0.5 / weights, 0.5 / (squares or 1.0)
+    mass_of = {index: per_weight * mass + per_square * square for index, (square, mass) in data.masses.items()}
+    law = Law(per_weight, per_square, [frame.origin[None, :]], frame)
+    X, numbers, density = draw(data, law, mass_of, stratified(n_sample, rng))
+    return Sample(X, 1 / (n_sample * density), numbers)
+
+
+def greedy(X, sample_weight, n_clusters, frame, rng, order):
+    """Rows chosen one after the other with probability proportional to weight times squared distance to the nearest.
+
+    Of 2 + log(n_clusters) candidates each time the one that lowers the sum of squared distances most (Arthur and
+    Vassilvitskii, "k-means++: the advantages of careful seeding", 2007, as in scikit-learn).
+
+    Candidates for several centers are drawn at once, so that one pass serves them all. Distances shrink as centers are
+    chosen, so a candidate is then accepted with probability `distance now / distance when drawn`: exactly the law of a
+    draw made now. -> (n_clusters,) int64
+    """
+    xp = namespace(X)
+    X, frame = frame.shift_once(X, frame.origin.dtype)
+    n_trials = 2 + int(math.log(n_clusters))
+    most = max(1, MAX_DISTANCES // (X.shape[0] * n_trials))  # centers whose candidates are measured together
+    rows = [places_by(sample_weight, order, rng.uniform(size=1))]
+    n_chosen = 1
+    least = rounding_of_distances(X, sample_weight, frame)
+    closest = sq_distances_to(X, rows[0], frame)[0, :]
+    while n_chosen < n_clusters:
+        closest = without_rounding(closest, least)
+        n_draws = n_trials * min(n_clusters - n_chosen, 1 + int(n_chosen / STALENESS), most)
+        candidates = places_by(_mass(sample_weight, closest), order, rng.uniform(size=n_draws))
+        squares = sq_distances_to(X, candidates, frame)  # (n_draws, n_samples)
+        given = squares, sample_weight, candidates, rng.uniform(size=n_draws), n_trials
+        closest, chosen = choose(closest, *given, n_clusters - n_chosen)
+        rows.append(chosen)
+        n_chosen += chosen.shape[0]
+    return xp.concat(rows)
+
+
+@replaceable
+def choose(closest, squares, sample_weight, candidates, uniforms, n_trials, n_most):
+    """Choose centers from candidates drawn by `closest`, as long as `n_trials` of them are left and accepted.
+
+    -> `closest` to those chosen too, and their rows, (n_chosen,) int64 with 1 <= n_chosen <= n_most
+    """
+    xp = namespace(closest)
+    thresholds = uniforms * to_numpy(xp.take(closest, candidates))
+    rows = []
+    while len(rows) < n_most:
+        accepted = np.flatnonzero(thresholds <= to_numpy(xp.take(closest, candidates)))
+        if len(accepted) < n_trials:
+            break
+        trials = asarray_like(accepted[:n_trials], candidates, candidates.dtype)
+        lowered = xp.minimum(xp.take(squares, trials, axis=0), closest[None, :])
+        best = first_lowest(lowered @ sample_weight)
+        closest = xp.take(lowered, best, axis=0)[0, :]
+        rows.append(xp.take(candidates, xp.take(trials, best)))
+        thresholds[: accepted[n_trials - 1] + 1] = np.inf  # had their turn
+    return closest, xp.concat(rows)
+
+
+def first_lowest(potentials):
+    """Index of the first potential that is the lowest but for rounding, which depends on the order of rows: (1,)."""
+    xp = namespace(potentials)
+    is_lowest = potentials <= xp.min(potentials) * (1 + TIE)
+    return xp.reshape(xp.argmax(xp.astype(is_lowest, xp.int32)), (1,))
+
+
+def added(X, sample_weight, centers, n_clusters, frame, rng):
+    """`centers` and as many rows more, by greedy k-means++, as there shall be."""
+    xp = namespace(X)
+    closest = nearer(X, centers, xp.full_like(sample_weight, math.inf), frame)
+    n_trials = 2 + int(math.log(n_clusters))
+    while centers.shape[0] < n_clusters:
+        candidates = places_by(_mass(sample_weight, closest), None, rng.uniform(size=n_trials))
+        lowered = xp.minimum(sq_distances_to(X, candidates, frame), closest[None, :])
+        best = first_lowest(lowered @ sample_weight)
+        closest = xp.take(lowered, best, axis=0)[0, :]
+        centers = xp.concat((centers, dense(take_rows(X, xp.take(candidates, best)))))
+    return centers
+
+
+def _mass(sample_weight, closest):
+    """Probability of a row, not normalised: its share of the inertia, or its weight once every row is a center."""
+    xp = namespace(closest)
+    mass = sample_weight * closest
+    return xp.where(xp.sum(mass) > 0, mass, sample_weight)
