@@ -24,7 +24,6 @@ import kmeans_xp
 from kmeans_xp import KMeans
 
 PACKAGE = Path(kmeans_xp.__file__).parent
-PRODUCTS = {"matmul", "dot", "gemm", "einsum", "tensordot"}
 
 
 class Calls:
@@ -57,7 +56,8 @@ def is_ours(frame):
 
 def multiplies(code):
     """Whether a function's own code has a matrix product."""
-    return bool(PRODUCTS & {*code.co_names}) or any(step.argrepr in ("@", "@=") for step in dis.get_instructions(code))
+    named = {"matmul", "dot", "gemm", "einsum", "tensordot"} & {*code.co_names}
+    return bool(named) or any(step.argrepr in ("@", "@=") for step in dis.get_instructions(code))
 
 
 def chain_of(frame):
@@ -105,11 +105,8 @@ def main():
     print(f"{lines[longest]:6}  lines in the longest, {longest}")
     print(f"{sum(n >= 8 for n in numbers_of_parameters()):6}  functions with 8 parameters or more")
     print(f"{(calls_of_fit(14) - calls_of_fit(4)) / 10:6.1f}  calls an iteration, NumPy 3,000 x 10, k=8")
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        sklearn.config_context(working_memory=1),
-        dask.config.set(scheduler="sync"),
-    ):
+    sklearn.set_config(working_memory=1)
+    with tempfile.TemporaryDirectory() as folder, dask.config.set(scheduler="sync"):
         for name, X in data(folder):
             with Calls(X) as calls:
                 fit(X)
