@@ -15,7 +15,7 @@ import numpy as np
 FAN_IN = 8
 NETWORK = 25e9 / 8  # bytes a second of a node: 25 Gb/s
 CORES = 32  # of a node
-GPU_RATE = 0.55 * 67e12  # multiplications and additions a second; README says where the share comes from
+GPU_RATE = 0.55 * 67e12  # multiplications and additions a second; docs/dask.md says where the share comes from
 
 
 def core_rate():

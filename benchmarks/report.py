@@ -1,6 +1,6 @@
 """Table and picture of what benchmarks.bench wrote: python -m benchmarks.report FILE [FILE …] [--picture PNG].
 
-The table is Markdown, as in the README. The last measurement of a case with and without Numba counts.
+The table is Markdown, as in docs/benchmarks.md. The last measurement of a case with and without Numba counts.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Questions about arrays: which library, which device, which dtype, how to move.
 
-The only file that knows array-api-compat, and the only one besides `backends` that names array libraries.
+The only file that knows array-api-compat.
 """
 
 import contextlib
