@@ -74,7 +74,7 @@ def test_labels_of_tensor_cores_are_those_without_them(cupy, backend, rng, shape
     kernels = backend._kernels(X, frame.distance_dtype)
     state = bounds.unbounded(X, weights)
     before = np.zeros(shape[2])
-    plan = backend._plan(0, *shape[1:], np.dtype(frame.distance_dtype))
+    plan = backend._cuda.plan_certain(backend._device(), *shape[1:], np.dtype(frame.distance_dtype))
     assert plan is not None
     found, slack = (array.copy() for array in state)
     counts = backend._compare(kernels, X, centers, frame, found, slack, cupy.asarray(before))
@@ -83,9 +83,9 @@ def test_labels_of_tensor_cores_are_those_without_them(cupy, backend, rng, shape
     if room > 1:
         turns = width, (1, stay), shared
         with monkeypatch.context() as patch:
-            patch.setattr(backend, "_plan", lambda *_: turns)
+            patch.setattr(backend._cuda, "plan_certain", lambda *_: turns)
             cupy.testing.assert_array_equal(steps.assign(X, centers, frame), found)
-    monkeypatch.setattr(backend, "_plan", lambda *_: None)
+    monkeypatch.setattr(backend._cuda, "plan_certain", lambda *_: None)
     expected, exact_slack = (array.copy() for array in state)
     backend._compare(kernels, X, centers, frame, expected, exact_slack, cupy.asarray(before))
     cupy.testing.assert_array_equal(found, expected)
@@ -167,9 +167,9 @@ def test_rows_as_they_lie(cupy, rng, view):
 
 @pytest.mark.usefixtures("backend")
 def test_small_tiles_give_the_same(cupy, backend, rng, monkeypatch):
-    monkeypatch.setattr(backend, "MIN_TILE", 64)
+    monkeypatch.setattr(backend._cuda, "MIN_TILE", 64)
     X, weights, frame, centers = job(cupy, rng, (1000, 5, 9), "float64")
-    small = steps.moments(X, weights, 9, 100 * backend.ROW_BYTES)
+    small = steps.moments(X, weights, 9, 100 * backend._cuda.ROW_BYTES)
     one, other = (steps.lloyd_step(X, weights, centers, of) for of in (frame, small))
     cupy.testing.assert_array_equal(one[0], other[0])
     assert_close(one[1:], other[1:], "float64")
@@ -238,10 +238,11 @@ broken.max_dynamic_shared_size_bytes = 2**20
 def test_kernels_that_compute_something_else_are_noticed(backend, dtype):
     dtype = np.dtype(dtype)
     kernels = backend._kernels_on(0, dtype)
-    assert backend._difference(kernels, dtype) is None
-    narrow = backend.NARROW["float64" if dtype == "float64" else "float32"]
-    for name in [*backend.instances(dtype.name), "stale_rows", "add_runs", f"tile_centers_{narrow}", "tile_centers_80"]:
-        assert "wrong" in backend._difference({**kernels, name: broken}, dtype), name
+    assert backend._cuda_check.difference(backend.PASSES, kernels, dtype) is None
+    narrow = backend._cuda.NARROW["float64" if dtype == "float64" else "float32"]
+    others = "stale_rows", "add_runs", f"tile_centers_{narrow}", "tile_centers_80"
+    for name in [*backend._cuda.instances(dtype.name), *others]:
+        assert "wrong" in backend._cuda_check.difference(backend.PASSES, {**kernels, name: broken}, dtype), name
 
 
 @pytest.mark.parametrize(
@@ -249,12 +250,12 @@ def test_kernels_that_compute_something_else_are_noticed(backend, dtype):
 )
 def test_plain_kernels_that_compute_something_else_are_noticed(backend, name):
     kernels = backend._plain_kernels(0)
-    assert backend._plain_difference(kernels) is None
-    assert "wrong" in backend._plain_difference({**kernels, name: broken})
+    assert backend._cuda_check.plain_difference(backend.PASSES, kernels) is None
+    assert "wrong" in backend._cuda_check.plain_difference(backend.PASSES, {**kernels, name: broken})
 
 
 def test_a_tile_without_memory_is_halved(cupy, backend, rng, monkeypatch):
-    monkeypatch.setattr(backend, "MIN_TILE", 100)
+    monkeypatch.setattr(backend._cuda, "MIN_TILE", 100)
     X, weights, frame, centers = job(cupy, rng, (1000, 5, 9), "float64")
     expected = steps.lloyd_step(X, weights, centers, frame)
     allowed, sums = 300, backend._sums

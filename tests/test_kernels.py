@@ -1,7 +1,7 @@
 """The CUDA kernels one by one, on the CPU: their source behind a shim (ci/gpusim), threads in several orders.
 
 `ci/cuda` runs this again under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer, and `ci/mutants` with
-faults in the source, whose path is then in KMEANS_XP_CU.
+faults in a copy of the sources, whose folder is then in KMEANS_XP_CU.
 """
 
 import functools
@@ -16,9 +16,10 @@ import pytest
 from conftest import REQUIRED, brute_force
 
 from kmeans_xp import seeding
+from kmeans_xp.backends import _cuda
 
 ROOT = Path(__file__).parent.parent
-SOURCE = Path(os.environ.get("KMEANS_XP_CU", ROOT / "kmeans_xp" / "backends" / "cupy.cu"))
+FOLDER = Path(os.environ.get("KMEANS_XP_CU", _cuda.FOLDER))
 SIMULATOR = ROOT / "ci" / "gpusim"
 SHAPES = {
     "float32": [(128, 128, 8, 8), (256, 32, 8, 4)],
@@ -45,7 +46,7 @@ def module(seed):
     names += [f"relabel_certain<{TYPES[dtype]}, {width}>" for dtype, width in WIDTHS]
     names += [f"tile_centers<{width}>" for width in (32, 40, 80)]
     names += [f"{kernel}<{kind}>" for kernel in ("coefficients", "move_centers") for kind in ("float", "double")]
-    return Module(code=SOURCE.read_text(encoding="utf-8"), name_expressions=names, seed=seed)
+    return Module(code=_cuda.source(_cuda.DENSE, FOLDER), name_expressions=names, seed=seed)
 
 
 def name(dtype, shape):
@@ -63,7 +64,7 @@ def narrowed(x, dtype):
 
 @pytest.fixture(params=[0, 1, 2], ids="order{}".format)
 def launch(request):
-    """Launch a kernel by name; Python's int is `int`, as in backends/cupy.py."""
+    """Launch a kernel by name; Python's int is `int`, as in backends/_cuda.py."""
     kernels = module(request.param)
 
     def launch(name, grid, block, *arguments, shared_mem=0):

@@ -63,9 +63,11 @@ ALLOWED = {
     "backends/__init__": (set(), set()),
     "backends/_blocks": (set(), {"numpy", "scipy"}),
     "backends/_compiled": (set(), {"numpy", "numba", "llvmlite"}),
-    "backends/_cupy_sparse": (set(), {"cupy", "cupyx", "numpy"}),
+    "backends/_cuda": (set(), {"numpy"}),
+    "backends/_cuda_check": ({"backends"}, {"numpy"}),
+    "backends/_cupy_sparse": ({"backends"}, {"cupy", "cupyx", "numpy"}),
     "backends/_threads": (set(), {"threadpoolctl"}),
-    "backends/cupy": (set(), {"cupy", "numpy"}),
+    "backends/cupy": ({"backends"}, {"cupy", "numpy"}),
     "backends/numpy": ({"backends"}, {"numpy"}),
 }
 STANDARD = {

@@ -8,7 +8,8 @@ import test_kernels
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 
-SOURCE = test_kernels.ROOT / "kmeans_xp" / "backends" / "_cupy_sparse.cu"
+from kmeans_xp.backends import _cuda
+
 NUMBERS = {"float32": "float", "float64": "double"}
 INDICES = {"int32": "int", "int64": "long long"}
 
@@ -24,7 +25,7 @@ def module(seed):
         for index in INDICES.values():
             names += [f"{name}<{number}, {index}>" for name in both]
             names += [f"multiply<{number}, {index}, {columns}>" for columns in (1, 4)]
-    return Module(code=SOURCE.read_text(encoding="utf-8"), name_expressions=names, seed=seed)
+    return Module(code=_cuda.source(_cuda.SPARSE, test_kernels.FOLDER), name_expressions=names, seed=seed)
 
 
 @pytest.fixture(params=[0, 1, 2], ids="order{}".format)

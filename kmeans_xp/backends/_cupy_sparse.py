@@ -1,4 +1,4 @@
-"""Passes over CuPy's sparse rows: launches of the kernels in _cupy_sparse.cu.
+"""Passes over CuPy's sparse rows: launches of the kernels in cuda/sparse_*.cu.
 
 `stored` are four arrays: the numbers, their columns, and where the numbers of each row begin and end in these. Choosing
 rows changes the last two only. Nothing here waits for the device, but where it says so. `sparse.CupyRows` cannot do
@@ -6,26 +6,17 @@ without this file: CuPy's own functions (cuSPARSE) make no promise that results 
 """
 
 import functools
-from pathlib import Path
 
 import cupy
 from cupyx.scipy.sparse import csr_matrix
+
+from kmeans_xp.backends import _cuda
+from kmeans_xp.backends._cuda import blocks, power_of_2
 
 WARPS = 8  # of a block
 MOST_NUMBERS = 2**23  # that are sorted at a time, at some 50 bytes each
 MOST_DENSE = 2**24  # of sparse points that are made dense, a few of them at a time
 MOST_CLUSTERS = 512  # whose sums a block has, for each of its warps: 32 KiB of shared memory
-TYPES = {"float32": "float", "float64": "double", "int32": "int", "int64": "long long"}
-
-
-def instances(number, index):
-    """The kernels for numbers and indices of a dtype: name, instance in _cupy_sparse.cu."""
-    number, index = TYPES[number], TYPES[index]
-    of_numbers = "largest", "divide", "sum_columns"
-    of_both = "sq_distances_to_own", "scatter", "gather", "merge"
-    names = {name: f"{name}<{number}>" for name in of_numbers}
-    names |= {name: f"{name}<{number}, {index}>" for name in of_both}
-    return names | {f"multiply_{columns}": f"multiply<{number}, {index}, {columns}>" for columns in (1, 4)}
 
 
 def multiply(stored, dense):
@@ -33,8 +24,8 @@ def multiply(stored, dense):
     dense = cupy.ascontiguousarray(dense, dtype=cupy.float64)
     n_rows, n_columns = len(stored[2]), dense.shape[1]
     product = cupy.empty((n_rows, n_columns))
-    lanes, each = min(32, 1 << (n_columns - 1).bit_length()), 4 if n_columns > 32 else 1
-    grid = _blocks(n_rows, WARPS), _blocks(n_columns, lanes * each)
+    lanes, each = power_of_2(n_columns, 32), 4 if n_columns > 32 else 1
+    grid = blocks(n_rows, WARPS), blocks(n_columns, lanes * each)
     job = *stored, dense, n_rows, n_columns, product
     _launch(f"multiply_{each}", stored, grid, (lanes, 32 // lanes, WARPS), *job)
     return product
@@ -111,7 +102,7 @@ def canonical(data, indices, indptr):
         order = cupy.lexsort(cupy.stack((columns, rows.astype(columns.dtype))))
         values, columns, rows = values[order], columns[order], rows[order]
         merged, stored = cupy.empty_like(values), (values, columns)
-        grid = _blocks(len(values), 32 * WARPS)
+        grid = blocks(len(values), 32 * WARPS)
         _launch("merge", stored, (grid,), (32 * WARPS,), values, columns, rows, len(values), merged)
         kept = merged != 0
         values, columns, rows = merged[kept], columns[kept], rows[kept]
@@ -133,13 +124,13 @@ def add_sums(by_column, labels, sample_weight, totals):
     width = min(n_clusters, MOST_CLUSTERS)
     labels, sample_weight = cupy.ascontiguousarray(labels, dtype=cupy.int32), cupy.ascontiguousarray(sample_weight)
     job = *by_column, labels, sample_weight, len(labels), n_columns - 1, n_clusters, width, totals
-    grid = n_columns, _blocks(n_clusters, width)
+    grid = n_columns, blocks(n_clusters, width)
     _launch("sum_columns", by_column, grid, (32, WARPS), *job, shared_mem=8 * WARPS * width)
 
 
 def _launch_rows(name, stored, *arguments):
     """Launch a kernel in which each warp has a row."""
-    _launch(name, stored, (_blocks(len(stored[2]), WARPS),), (32, WARPS), *arguments)
+    _launch(name, stored, (blocks(len(stored[2]), WARPS),), (32, WARPS), *arguments)
 
 
 def _launch(name, stored, grid, block, *arguments, shared_mem=0):
@@ -152,12 +143,4 @@ def _launch(name, stored, grid, block, *arguments, shared_mem=0):
 @functools.cache
 def _kernels_on(device_id, number, index):
     """The kernels by name, compiled once a device."""
-    source = Path(__file__).with_suffix(".cu").read_text(encoding="utf-8")
-    names = instances(number, index)
-    module = cupy.RawModule(code=source, options=("-std=c++17",), name_expressions=list(names.values()))
-    return {name: module.get_function(instance) for name, instance in names.items()}
-
-
-def _blocks(count, size):
-    """How many blocks of a size hold `count`."""
-    return -(-count // size)
+    return _cuda.compiled(cupy.RawModule, _cuda.SPARSE, _cuda.sparse_instances(number, index))

@@ -23,7 +23,7 @@ MIN_SAMPLE = 20_000  # see sample_size
 SAMPLE_PER_CLUSTER = 50
 REFINE_FROM = 4  # times the sample: fewer rows go without iterations on the sample
 MAX_DISTANCES = 2**21  # numbers, 16 MiB, that greedy k-means++ holds at a time
-TIE = 1e-9  # relative difference of potentials that are equal; the same in choose_trial of the CUDA kernels
+TIE = 1e-9  # relative difference of potentials that are equal; the same in backends/cuda/seeding.cu
 STALENESS = 3  # greedy k-means++ draws for a third as many centers as it has before it measures distances anew
 
 
