@@ -35,8 +35,8 @@ class Clusters:
     """Rows of a source with labels, and sums over the clusters."""
 
     def __init__(self, data, labels):
-        self.data, (self.n_samples, self.n_features) = data, data.shape
-        self.n_clusters, labels = check_labels(labels, data.like, self.n_samples)
+        self.data, self.n_features = data, data.shape[1]
+        self.n_clusters, labels = check_labels(labels, data.like, data.n_rows("where each has a label"))
         self.labels, self.xp = PerRow(labels), arrays.namespace(data.like)
         frame = moments(data, self.n_clusters, arrays.tile_bytes(data.like, working_memory()))
         check_spread(frame.spread)

@@ -273,8 +273,6 @@ def check_device_of_dask(device):
 
 def check_count(name, count, most, what):
     """`count`, which must be an integer from 1 to `most`."""
-    if math.isnan(most):
-        raise ValueError(f"{what} is not known. Use 'X.compute_chunk_sizes()' first.")
     if not isinstance(count, numbers.Integral) or not 1 <= count <= most:
         raise ValueError(f"{name}={count!r} must be an integer from 1 to {what}, which is {most}.")
     return int(count)

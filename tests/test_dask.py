@@ -256,8 +256,6 @@ def test_bad_input_names_the_partition(rng):
         KMeans(2).fit(unknown(lazy), sample_weight=np.ones(4000))
     with pytest.raises(ValueError, match="should be >= n_clusters"):
         KMeans(5000).fit(da.nan_to_num(lazy))
-    with pytest.raises(ValueError, match="needs data in memory"):
-        KMeans(2, init="k-means||").fit(da.nan_to_num(lazy))
     with pytest.raises(ValueError, match="X has 2 features, but KMeans is expecting 3"):
         KMeans(2).fit(da.nan_to_num(lazy)).predict(lazy[:, :2])
 
@@ -511,25 +509,73 @@ def lazy_things(table):
 
 
 @pytest.mark.parametrize("kind", ["array", "dataframe", "bag", "delayed", "series"])
-def test_nothing_is_gathered_where_data_in_memory_are_needed(table, kind):
-    """By mini-batches, neighbours, metrics and k-means++ alone: all refuse in the same words."""
-    model, labels = KMeans(4, random_state=0).fit(table), np.arange(len(table)) % 2
+def test_nothing_is_gathered_as_a_batch(table, kind):
     X = lazy_things(table)[kind]
 
     def no_work(*args, **kwargs):
         raise AssertionError("computed")
 
-    with dask.config.set(scheduler=no_work):
-        for take in (
-            MiniBatchKMeans(2).fit,
-            MiniBatchKMeans(2).partial_fit,
-            model.nearest_rows,
-            model.nearest_centers,
-            lambda X: kmeans_plusplus(X, 2),
-            lambda X: metrics.davies_bouldin_score(X, labels),
-        ):
-            with pytest.raises(TypeError, match=rf"A dask {kind}\w* was passed for X, but data in memory is required"):
-                take(X)
+    with (
+        dask.config.set(scheduler=no_work),
+        pytest.raises(TypeError, match=rf"A dask {kind}\w* was passed for X, but data in memory is required"),
+    ):
+        MiniBatchKMeans(2).partial_fit(X)
+
+
+def computed(value):
+    return [np.asarray(part) for part in (value if isinstance(value, tuple) else (value,))]
+
+
+@pytest.mark.usefixtures("scheduler")
+def test_what_is_asked_of_rows_in_memory_can_be_asked_of_partitions(table):
+    """Neighbours, metrics and k-means++ alone, of an array; of a data frame, of unknown sizes, what needs none."""
+    X = table.to_numpy()
+    model, labels, weights = KMeans(4, random_state=0).fit(X), np.arange(len(X)) % 3, 1.0 + np.arange(len(X)) % 2
+    lazy = da.from_array(X, chunks=(7000, -1))
+    for take in (
+        lambda X: model.nearest_rows(X, 3),
+        lambda X: model.nearest_centers(X, 2),
+        lambda X: model.nearest_centers(X, 2, return_distance=False),
+        lambda X: kmeans_plusplus(X, 5, random_state=0),
+        lambda X: metrics.davies_bouldin_score(X, labels),
+        lambda X: metrics.calinski_harabasz_score(X, labels, weights),
+        lambda X: metrics.bic_score(X, labels, weights),
+        lambda X: metrics.cluster_inertias(X, labels, weights),
+        lambda X: metrics.silhouette_score(X, labels, metric="sqeuclidean", sample_weight=weights),
+        lambda X: metrics.silhouette_samples(X, labels, metric="sqeuclidean"),
+        lambda X: metrics.simplified_silhouette_samples(X, labels),
+    ):
+        for ours, theirs in zip(computed(take(lazy)), computed(take(X)), strict=True):
+            assert_allclose(ours, theirs, rtol=1e-9, atol=1e-9)
+            assert ours.dtype == theirs.dtype
+    for ours, theirs in zip(computed(model.nearest_centers(unknown(lazy))), model.nearest_centers(X), strict=True):
+        assert_allclose(ours, theirs)
+    for take in (model.nearest_rows, lambda X: metrics.bic_score(X, labels)):
+        with pytest.raises(ValueError, match="X has partitions of unknown size, which must be known"):
+            take(unknown(lazy))
+
+
+@pytest.mark.usefixtures("scheduler")
+def test_mini_batches_of_partitions(table):
+    X = table.to_numpy()[:3000]
+    lazy, weights = da.from_array(X, chunks=(700, -1)), 1.0 + np.arange(3000) % 2
+    for sample_weight in (None, weights):
+        job = {"n_clusters": 4, "random_state": 0, "max_iter": 1, "batch_size": 500}
+        ours, theirs = (MiniBatchKMeans(**job).fit(rows, sample_weight=sample_weight) for rows in (lazy, X))
+        assert_allclose(ours.cluster_centers_, theirs.cluster_centers_)
+        assert_array_equal(ours.labels_.compute(), theirs.labels_)
+        assert ours.inertia_ == pytest.approx(theirs.inertia_)
+    with pytest.raises(ValueError, match="unknown size, which must be known to draw batches"):
+        MiniBatchKMeans(4).fit(unknown(lazy))
+
+
+def test_all_rows_are_gathered_where_they_are_few_only(table):
+    lazy, labels = da.from_array(table.to_numpy(), chunks=(7000, -1)), np.arange(len(table)) % 3
+    expected = metrics.silhouette_score(table[:1000], labels[:1000])
+    assert metrics.silhouette_score(lazy[:1000], labels[:1000]) == pytest.approx(expected)
+    many = da.zeros((2**20, 100), chunks=(2**18, 100))
+    with pytest.raises(ValueError, match=r"All rows of X are needed in memory here, and they take 800 MiB"):
+        metrics.silhouette_samples(many, np.arange(2**20) % 2)
 
 
 @pytest.mark.parametrize("kind", ["bag", "delayed", "series"])

@@ -9,9 +9,10 @@ from conftest import blobs, inertia, moments, run_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import cluster, config_context
+from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 
-from kmeans_xp import KMeans, lloyd, passes, steps
+from kmeans_xp import KMeans, algorithms, lloyd, passes, steps
 from kmeans_xp.arrays import to_numpy
 
 SHAPES = [(100, 2, 3), (1000, 10, 8), (333, 1, 5), (2000, 3, 40), (50, 30, 50), (500, 64, 1)]
@@ -245,3 +246,104 @@ def test_x_that_goes_bad_during_a_fit_is_named(rng):
         with pytest.raises(ValueError, match="X contains NaN or infinity in row 7, 1200: it was changed while"):
             model.fit(given)
         assert not hasattr(model, "cluster_centers_")
+
+
+def give_several(monkeypatch, most=7):
+    """Have the NumPy backend give several iterations at a time: how many it gave."""
+    backend, given = pytest.importorskip("kmeans_xp.backends.numpy"), []
+
+    def iterations(X, sample_weight, centers, state, frame, metric, limits):
+        numbers, go_on = [], True
+        while go_on:
+            found = algorithms.iterations.portable(X, sample_weight, centers, state, frame, metric, limits)
+            centers, (latest,) = found.centers, found.numbers
+            numbers.append(latest)
+            n_changed, _, shift, inertia, n_empty = latest
+            good = n_changed > 0 and shift > limits.tol and n_empty == 0 and np.isfinite(inertia)
+            go_on = good and len(numbers) < min(most, limits.most)
+        given.append(len(numbers))
+        return found._replace(numbers=numbers)
+
+    monkeypatch.setattr(backend, "iterations", iterations, raising=False)
+    return given
+
+
+@pytest.mark.parametrize("algorithm", ["lloyd", "elkan", "auto"])
+@pytest.mark.parametrize("kind", ["blobs", "grid", "empty clusters", "cosine"])
+@pytest.mark.parametrize("stopping", [{"tol": 0}, {}, {"tol": 1e-2}, {"tol": 0, "max_iter": 5}, {"max_iter": 1}])
+@pytest.mark.filterwarnings("ignore:KMeans did not converge", "ignore:Number of distinct clusters")
+def test_several_iterations_at_a_time_are_as_good_as_one(rng, monkeypatch, algorithm, kind, stopping):
+    X, init = blobs(rng, 1500, 3, n_clusters=9, spread=2), slice(9)
+    if kind == "grid":
+        X = rng.integers(0, 4, size=(1500, 3)).astype(float)
+    init = X[init].copy()
+    if kind == "empty clusters":
+        init[6:] += 1e4
+    model = KMeans(9, init=init, algorithm=algorithm, metric="cosine" if kind == "cosine" else "euclidean", **stopping)
+    expected = clone(model).fit(X)
+    several = give_several(monkeypatch)
+    found = clone(model).fit(X)
+    assert max(several) > 1 or found.n_iter_ <= 2 or kind == "empty clusters"
+    np.testing.assert_array_equal(found.labels_, expected.labels_)
+    np.testing.assert_array_equal(found.cluster_centers_, expected.cluster_centers_)
+    for name in ("inertia_", "n_iter_", "converged_"):
+        assert getattr(found, name) == getattr(expected, name)
+    for name in ("inertia", "center_shift", "n_changed"):
+        assert found.history_[name] == expected.history_[name]
+    assert len(found.history_["seconds"]) == found.n_iter_
+
+
+@pytest.mark.parametrize("algorithm", ["lloyd", "elkan"])
+def test_who_watches_is_given_one_iteration_at_a_time(rng, monkeypatch, capsys, algorithm):
+    X = blobs(rng, 1500, 3, n_clusters=9, spread=2)
+    job = {"n_clusters": 9, "init": X[:9], "tol": 0, "algorithm": algorithm}
+    KMeans(**job, verbose=1).fit(X)
+    printed, expected = capsys.readouterr().out, []
+    KMeans(**job, on_iteration=lambda found: expected.append((found.number, found.inertia))).fit(X)
+    given, seen = give_several(monkeypatch), []
+    KMeans(**job, verbose=1).fit(X)
+    assert capsys.readouterr().out == printed
+    KMeans(**job, on_iteration=lambda found: seen.append((found.number, found.inertia))).fit(X)
+    assert seen == expected
+    assert set(given) == {1}
+    stopped = KMeans(**job, on_iteration=lambda found: found.number == 3).fit(X)
+    assert stopped.n_iter_ == 3
+
+
+@pytest.mark.parametrize("algorithm", ["lloyd", "elkan"])
+def test_an_interruption_among_several_iterations(rng, monkeypatch, algorithm):
+    """What was given before is kept, and of what was not given nothing."""
+    X = blobs(rng, 1500, 3, n_clusters=9, spread=1)
+    given = give_several(monkeypatch, most=4)
+    several = pytest.importorskip("kmeans_xp.backends.numpy").iterations
+
+    def interrupted(X, sample_weight, centers, state, *args):
+        if len(given) == 2:
+            state.labels[::2] = 0
+            raise KeyboardInterrupt
+        return several(X, sample_weight, centers, state, *args)
+
+    monkeypatch.setattr("kmeans_xp.backends.numpy.iterations", interrupted)
+    model = KMeans(9, init=X[:9], tol=0, keep_interrupted=True, algorithm=algorithm)
+    with pytest.warns(ConvergenceWarning, match="interrupted after 8 iterations"):
+        model.fit(X)
+    monkeypatch.delattr("kmeans_xp.backends.numpy.iterations")
+    with pytest.warns(ConvergenceWarning, match="did not converge"):
+        expected = clone(model).set_params(max_iter=8).fit(X)
+    np.testing.assert_array_equal(model.labels_, expected.labels_)
+    np.testing.assert_allclose(model.cluster_centers_, expected.cluster_centers_, rtol=1e-12)
+
+
+def test_x_that_goes_bad_among_several_iterations_is_named(rng, monkeypatch):
+    X = blobs(rng, 40_000, 3, n_clusters=9, spread=1).astype("float32")
+    given = give_several(monkeypatch, most=3)
+    several = pytest.importorskip("kmeans_xp.backends.numpy").iterations
+
+    def spoiling(X, *args):
+        if len(given) == 2:
+            X[7, 1] = np.nan
+        return several(X, *args)
+
+    monkeypatch.setattr("kmeans_xp.backends.numpy.iterations", spoiling)
+    with pytest.raises(ValueError, match="X contains NaN or infinity in row 7: it was changed while"):
+        KMeans(9, init=X[:9].copy(), tol=0).fit(X)

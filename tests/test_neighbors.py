@@ -6,7 +6,8 @@ from conftest import blobs, to_numpy
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 
-from kmeans_xp import KMeans, MiniBatchKMeans, streaming
+from kmeans_xp import KMeans, MiniBatchKMeans
+from kmeans_xp.data import stream
 
 
 @pytest.fixture(params=["euclidean", "cosine"])
@@ -76,7 +77,7 @@ def test_equal_rows_and_centers_the_first_one_wins():
 
 @pytest.mark.parametrize("form", ["blocks", "sparse", "float32"])
 def test_other_rows(rng, form, monkeypatch):
-    monkeypatch.setattr(streaming, "BLOCK_BYTES", 2**12)
+    monkeypatch.setattr(stream, "BLOCK_BYTES", 2**12)
     X = blobs(rng, 900, 4).astype("float32")
     model = KMeans(6, random_state=0).fit(X)
 

@@ -6,9 +6,9 @@ from conftest import blobs, brute_force, in_memory, inertia, load, moments
 from sklearn import cluster
 from sklearn.utils import check_random_state
 
-from kmeans_xp import KMeans, kmeans_plusplus, passes, seeding
+from kmeans_xp import KMeans, MiniBatchKMeans, kmeans_plusplus, passes, seeding
 from kmeans_xp.arrays import to_numpy
-from kmeans_xp.seeding import draws, greedy
+from kmeans_xp.seeding import chain, draws, greedy
 
 METHODS = sorted(seeding.METHODS)
 
@@ -249,3 +249,44 @@ def test_every_distinct_row_is_chosen_before_one_is_chosen_again(lib, rng):
     for seed in range(20):
         rows = seeds("k-means++", X, 12, seed, lib=lib)
         assert len(np.unique(X[rows], axis=0)) == 12
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("n_samples", [3000, 30_000], ids=["few rows", "more than a sample"])
+def test_every_method_works_wherever_rows_lie(rng, method, n_samples):
+    """Its law is the same; of few rows it chooses the same ones."""
+    X, weights = blobs(rng, n_samples, 8, n_clusters=6, spread=20), rng.integers(0, 3, size=n_samples).astype(float)
+    X[weights == 0] += 1e3
+
+    class Slices:
+        shape, dtype = X.shape, X.dtype
+
+        def __getitem__(self, rows):
+            return X[rows]
+
+    for seed in range(3):
+        job = {"init": method, "n_init": 1 + 4 * (method == "random"), "random_state": seed}
+        memory, blocks = (KMeans(6, **job).fit(given, sample_weight=weights) for given in (X, Slices()))
+        assert abs(blocks.cluster_centers_).max() < 500
+        if n_samples == 3000:
+            np.testing.assert_array_equal(memory.labels_, blocks.labels_)
+        else:
+            assert blocks.inertia_ < 3 * memory.inertia_
+
+
+def test_a_chain_ends_by_the_law_of_k_means_plus_plus():
+    """In the limit of a long chain: the second center by squared distance from the first, whatever is proposed."""
+    rng = np.random.default_rng(0)
+    squares, proposal = np.array([1.0, 4.0, 0.0, 3.0]), np.array([0.4, 0.1, 0.3, 0.2])
+    ends = []
+    for _ in range(20_000):
+        rows = rng.choice(4, size=60, p=proposal)
+        ends.append(rows[chain.last_of_chain(squares[rows] / proposal[rows], rng.uniform(size=60))])
+    np.testing.assert_allclose(np.bincount(ends, minlength=4) / 20_000, squares / 8, atol=0.015)
+
+
+def test_the_docstrings_list_the_methods():
+    for estimator in (KMeans, MiniBatchKMeans):
+        assert "init : {'k-means++', 'k-means||', 'afk-mc2', 'random'}, array-like" in estimator.__doc__
+    for name in METHODS:
+        assert f"        '{name}' : " in KMeans.__doc__

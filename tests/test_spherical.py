@@ -122,7 +122,8 @@ def test_blocks_are_scaled_as_they_are_read(rng, tmp_path, monkeypatch):
     with sklearn.config_context(working_memory=0.1):
         for given in (np.load(tmp_path / "X.npy", mmap_mode="r"), X):
             model = KMeans(5, metric="cosine", random_state=0)
-            assert model._streams(given)
+            with model._opened_to_fit(given, None) as data:
+                assert data.in_blocks
             model.fit(given)
             np.testing.assert_array_equal(model.labels_, expected.labels_)
             assert model.inertia_ == pytest.approx(expected.inertia_)

@@ -153,7 +153,7 @@ def test_single_rows_are_read_from_a_map(tmp_path, rng, monkeypatch):
 def test_bounds_that_do_not_fit_are_not_kept(rng, monkeypatch):
     X = blobs(rng, 100_000, 2, n_clusters=4, dtype="float32")
     with sklearn.config_context(working_memory=1), open_data(Slices(X), None, Purpose(4)) as data:
-        assert data.suited(ALGORITHMS["elkan"], 4, None) is ALGORITHMS["lloyd"]
+        assert data.suited(ALGORITHMS["elkan"], 4, None) == ALGORITHMS["lloyd"]
     init = X[:4]
     ours = KMeans(4, init=init, algorithm="elkan").fit(Slices(X))
     assert_same_fit(ours, KMeans(4, init=init).fit(X))
@@ -181,7 +181,8 @@ def test_results_go_where_they_are_wanted(source, rng, tmp_path):
 def test_a_small_map_is_an_array(tmp_path, rng):
     """What fits in working memory is left to the system's file cache."""
     X = as_memmap(blobs(rng, 1000, 4), tmp_path)
-    assert not KMeans()._streams(X)
+    with open_data(X) as data:
+        assert not data.in_blocks
     KMeans(2).fit(X)
 
 
@@ -200,7 +201,7 @@ def broken(X, when, error=None, shape=None):
     return Broken(X)
 
 
-@pytest.mark.parametrize("when", [1, 20, 60])
+@pytest.mark.parametrize("when", [1, 20, 40])
 def test_faults_while_reading(rng, when):
     X = blobs(rng, 40_000, 8)
     model = KMeans(3, random_state=0, max_iter=20).fit(X)
@@ -385,8 +386,6 @@ def test_what_was_read_does_not_change_with_the_file(tmp_path, rng):
 
 def test_bad_input(source, rng):
     X = blobs(rng, 40_000, 8)
-    with pytest.raises(ValueError, match=r"'k-means\|\|' needs data in memory"):
-        KMeans(2, init="k-means||").fit(source(X))
     with pytest.raises(ValueError, match="at least one non-zero"):
         KMeans(2).fit(source(X), sample_weight=np.zeros(40_000))
     with pytest.raises(ValueError, match=r"sample_weight.shape == \(3,\)"):

@@ -107,7 +107,17 @@ class Partitions:
     def labels(self, job, centers):
         """None: the estimator's `labels_` are lazy, and don't keep the blocks in memory."""
 
+    def n_rows(self, purpose):
+        check_sizes(self._X, purpose)
+        return self._X.shape[0]
+
     def all_rows(self):
+        n_bytes = self.like.itemsize * math.prod(self.shape)
+        if not n_bytes <= WRITTEN_BYTES:
+            raise ValueError(
+                f"All rows of X are needed in memory here, and they take {n_bytes / 2**20:,.0f} MiB. Use '.compute()' "
+                "if that is what you want, or a sample of the rows."
+            )
         return tuple(map(passes.join, self.reduce(passes.all_rows, passes.add)))
 
     def take(self, numbers):

@@ -44,6 +44,9 @@ class InMemory:
     def labels(self, job, centers):
         return arrays.asarray_like(passes.labels(self.block, job, centers), self.home)
 
+    def n_rows(self, purpose):
+        return self.shape[0]
+
     def all_rows(self):
         return self.block.X, self.block.sample_weight
 

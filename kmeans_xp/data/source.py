@@ -38,6 +38,9 @@ class Source(Protocol):
     def labels(self, job: "Job", centers: Any) -> Any:
         """Clusters that the last iteration, which was from `centers`, gave the rows; None where they are lazy."""
 
+    def n_rows(self, purpose: str) -> int:
+        """How many rows there are, where that must be known for some purpose."""
+
     def all_rows(self) -> tuple[Any, Any]:
         """Rows and weights, in memory."""
 

@@ -91,7 +91,7 @@ class Batches:
     """Draws batches of a source, with probability proportional to weight."""
 
     def __init__(self, data):
-        self._data, self._draw = data, Draw(data.shape[0], data.host_weights())
+        self._data, self._draw = data, Draw(data.n_rows("to draw batches"), data.host_weights())
         self.total_weight = self._draw.total_weight
 
     def draw(self, n_rows, rng):

@@ -252,7 +252,7 @@ class NearestCenters(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, C
             belong to the cluster, if another center is nearer still.
         """
         with self._opened(X, "nearest_rows") as data:
-            n_rows = check_count("n_rows", n_rows, data.shape[0], "n_samples")
+            n_rows = check_count("n_rows", n_rows, data.n_rows("to number rows"), "n_samples")
             combine = partial(neighbors.nearer_rows, n_rows=n_rows)
             distances, rows = data.reduce(neighbors.nearest_rows, combine, self._model(data), n_rows)
             like = data.home
@@ -275,7 +275,7 @@ class NearestCenters(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, C
         with self._opened(X, method) as data:
             if out is not None:
                 largest = None if more_shape else self.cluster_centers_.shape[0] - 1
-                check_out(out, (data.shape[0], *more_shape), largest)
+                check_out(out, (data.n_rows("to write into out"), *more_shape), largest)
             return data.write(out, function, self._model(data), dtype=dtype, more_shape=more_shape)
 
     def _neighbors(self, distances, numbers, like, return_distance):

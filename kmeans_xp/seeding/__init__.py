@@ -43,8 +43,8 @@ METHODS = {
     ),
     "afk-mc2": Seeding(
         afk_mc2,
-        "as k-means++ without its best of several draws, approximately: by Markov chains of 200 rows each [8]_. Two or "
-        "three passes, whatever `n_clusters` is.",
+        "as k-means++ without its best of several draws, approximately: by Markov chains of 200 rows each [8]_. A few "
+        "passes, whatever `n_clusters` is: for rows in blocks, and large `n_clusters`.",
     ),
     "random": Seeding(
         random_rows,

@@ -1,4 +1,4 @@
-"""AFK-MC²: the law of k-means++ by Markov chains, in two or three passes whatever the number of clusters."""
+"""AFK-MC²: the law of k-means++ by Markov chains, in a few passes whatever the number of clusters."""
 
 import operator
 
@@ -18,11 +18,10 @@ def afk_mc2(data, n_clusters, frame, rng, refine=None):
     by weight times squared distance from the first center. For each further center a chain walks over CHAIN of them,
     and goes from one to the next by chance, by the ratio of their distances from the nearest center so far.
     """
-    first, _, _ = draw_by(data, by_weight(frame), rng.uniform(size=1))
+    weight = data.reduce(masses, operator.or_, by_weight(frame))
+    first, _, _ = draw(data, by_weight(frame), weight, rng.uniform(size=1))
     centers = frame.enter(first)
-    weight, squares = (
-        data.reduce(masses, operator.or_, law) for law in (by_weight(frame), Law(0.0, 1.0, [first], frame))
-    )
+    squares = data.reduce(masses, operator.or_, Law(0.0, 1.0, [first], frame))
     per_weight, per_square = 0.5 / sum(weight.values()), 0.5 / (sum(squares.values()) or 1.0)
     law = Law(per_weight, per_square, [first], frame)
     mass_of = {index: per_weight * weight[index] + per_square * squares[index] for index in weight}
