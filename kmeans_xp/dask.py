@@ -19,7 +19,6 @@ import numpy as np
 from dask import delayed
 
 from kmeans_xp.arrays import (
-    OtherRows,
     as_dask_array,
     asarray_like,
     computing,
@@ -33,6 +32,7 @@ from kmeans_xp.arrays import (
     write_rows,
 )
 from kmeans_xp.partitions import Block
+from kmeans_xp.rows import StoredRows
 from kmeans_xp.steps import own_threads, weight_unit
 from kmeans_xp.validation import check_rows, check_sample_weight
 
@@ -231,7 +231,7 @@ def _block(X, sample_weight, index, shape, metric):
         X = check_rows(X)
         with computing(X):
             sample_weight = check_sample_weight(sample_weight, X, may_be_zero=True)
-            if isinstance(X, OtherRows):
+            if isinstance(X, StoredRows):
                 raise TypeError("Sparse partitions are not supported. Use '.map_blocks(lambda X: X.toarray())'.")
             X = metric.prepare(X)
             sample_weight, lost = metric.weigh(X, sample_weight)

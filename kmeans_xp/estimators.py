@@ -20,8 +20,8 @@ from kmeans_xp.lloyd import Iteration, lloyd
 from kmeans_xp.memory import InMemory
 from kmeans_xp.metric import unit_rows
 from kmeans_xp.partitions import Partitioned
+from kmeans_xp.rows.csr import as_given
 from kmeans_xp.saving import on_host
-from kmeans_xp.sparse import as_given
 from kmeans_xp.steps import dense, in_unit, moments, own_threads, take_rows
 from kmeans_xp.validation import (
     check_centers,

@@ -14,6 +14,7 @@ import numpy as np
 from kmeans_xp.arrays import asarray_like, collect, first_few, namespace, to_floats, to_numpy
 from kmeans_xp.backends import replaceable
 from kmeans_xp.bounds import PrunedStep
+from kmeans_xp.rows import primitive
 from kmeans_xp.steps import TOO_LARGE, count_distinct, largest, row_sums, sq_distances_to_own, take_rows, update
 
 FAINT = 1e-9  # share of the weight up to which a cluster may be empty but for rounding
@@ -240,7 +241,7 @@ def row_keys(X, frame):
     return collect(keys, X.shape[0])
 
 
-@replaceable
+@primitive
 def projections(tile, direction):
     """Of rows on a direction: equal rows get equal numbers."""
     return row_sums(tile * direction)

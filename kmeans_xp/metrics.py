@@ -16,7 +16,7 @@ from sklearn.utils import check_random_state
 from kmeans_xp import arrays
 from kmeans_xp._sklearn_private import rows_at
 from kmeans_xp.centers import lies_in_a_file, working_memory
-from kmeans_xp.sparse import as_given
+from kmeans_xp.rows.csr import as_given
 from kmeans_xp.steps import frame_at, moments, own_threads, sq_distances, sq_distances_to_own, take_rows, update
 from kmeans_xp.streaming import SlicedRows
 from kmeans_xp.validation import check_labels, check_rows, check_sample_weight, check_source, check_spread

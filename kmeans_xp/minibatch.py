@@ -16,7 +16,7 @@ from kmeans_xp import arrays, seeding
 from kmeans_xp._sklearn_private import Interval, StrOptions
 from kmeans_xp.centers import NearestCenters, attributes, checking_parameters, inertia, working_memory
 from kmeans_xp.lloyd import means
-from kmeans_xp.sparse import as_given
+from kmeans_xp.rows.csr import as_given
 from kmeans_xp.steps import in_unit, lloyd_step, moments, own_threads, sq_distances_to_own, take_rows
 from kmeans_xp.streaming import Reader
 from kmeans_xp.validation import (

@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from kmeans_xp import metrics
 from kmeans_xp.arrays import is_cupy_sparse, is_foreign, is_sparse, to_numpy
-from kmeans_xp.sparse import SparseRows
+from kmeans_xp.rows.csr import SparseRows
 from kmeans_xp.validation import check_present, check_rows
 
 # Okabe and Ito's colours, which people with colour-blindness tell apart too; more clusters than colours go round again,

@@ -10,6 +10,7 @@ from typing import Any
 
 from kmeans_xp.arrays import accumulator, collect, data_decide_shapes, device, namespace, result_dtype, to_floats
 from kmeans_xp.backends import replaceable
+from kmeans_xp.rows import primitive
 
 TOO_LARGE = "X spans values whose squared distances are too large for float64. Divide it by a constant."
 
@@ -20,27 +21,28 @@ def own_threads(X, n_clusters):
     return nullcontext()
 
 
-@replaceable
+@primitive
 def dense(X):
     """Rows as an array: itself, if it is one."""
     return X
 
 
-@replaceable
+@primitive
 def row_size(X):
     """How many numbers a row takes."""
     return X.shape[1]
 
 
-@replaceable
+@primitive
 def relative(X, origin, dtype):
-    """Rows, in `dtype`, relative to an origin; None if they are already."""
+    """Rows less an origin, in `dtype`; None for 0, as of rows that are relative to it already."""
     xp = namespace(X)
     X = xp.astype(X, dtype, copy=False)
     return X if origin is None else X - xp.astype(origin, dtype)
 
 
 @replaceable
+@primitive
 def map_slices(X, function, slices):
     """Yield `function(rows)` for each of the slices of the rows of X, in order."""
     return map(function, slices)
@@ -281,6 +283,7 @@ def row_sums(values):
 
 
 @replaceable
+@primitive
 def assign(X, centers, frame):
     """Index of the nearest center of each row, (n_samples,) int32; of equally near ones the first."""
     labels_of = nearest(centers, frame)
@@ -288,7 +291,7 @@ def assign(X, centers, frame):
     return collect(tiles, X.shape[0])
 
 
-@replaceable
+@primitive
 def cluster_sums(X, labels, sample_weight, n_clusters):
     """Weighted sum of the rows of each cluster, and its weight.
 
@@ -303,6 +306,7 @@ def cluster_sums(X, labels, sample_weight, n_clusters):
 
 
 @replaceable
+@primitive
 def lloyd_step(X, sample_weight, centers, frame):
     """Assign the rows to `centers` and sum them per cluster, in one pass: labels, sums, weights."""
     labels_of = nearest(centers, frame)
@@ -310,6 +314,7 @@ def lloyd_step(X, sample_weight, centers, frame):
 
 
 @replaceable
+@primitive
 def update(X, sample_weight, labels, n_clusters, frame):
     """Sums and weights of given clusters: the second half of `lloyd_step`."""
     return _sum_clusters(X, sample_weight, lambda rows, X: labels[rows], n_clusters, frame)[1:]
@@ -331,6 +336,7 @@ def _sum_clusters(X, sample_weight, labels_of, n_clusters, frame):
 
 
 @replaceable
+@primitive
 def sq_distances_to_own(X, labels, centers, frame):
     """Squared distance of each row from the center of its cluster, (n_samples,) float64, summed directly."""
 
@@ -340,7 +346,7 @@ def sq_distances_to_own(X, labels, centers, frame):
     return collect(frame.map_tiles(to_own, X, 1, centers.dtype), X.shape[0])
 
 
-@replaceable
+@primitive
 def sq_distances_of_tile(tile, labels, centers):
     """`sq_distances_to_own` for one tile."""
     xp = namespace(tile)
@@ -348,26 +354,27 @@ def sq_distances_of_tile(tile, labels, centers):
     return xp.vecdot(difference, difference)
 
 
-@replaceable
+@primitive
 def sq_norms(tile):
     """Squared norm of each row."""
     return namespace(tile).vecdot(tile, tile)
 
 
-@replaceable
+@primitive
 def largest(X):
     """Largest absolute value in each row."""
     xp = namespace(X)
     return xp.max(xp.abs(X), axis=1)
 
 
-@replaceable
+@primitive
 def take_rows(X, rows):
     """Rows of X by their numbers."""
     return namespace(X).take(X, rows, axis=0)
 
 
 @replaceable
+@primitive
 def sq_distances_to(X, rows, frame):
     """Squared distances of every row of X from a few of them, (n_rows, n_samples) float64, never negative."""
     points = frame.shift(take_rows(X, rows), frame.origin.dtype)
@@ -375,7 +382,7 @@ def sq_distances_to(X, rows, frame):
     return collect(blocks, X.shape[0], axis=1)
 
 
-@replaceable
+@primitive
 def sq_distances(tile, centers):
     """Squared distances between rows and centers, (n_rows, n_clusters), never negative."""
     xp = namespace(tile)

@@ -13,7 +13,6 @@ import numpy as np
 
 from kmeans_xp import partitions
 from kmeans_xp.arrays import (
-    OtherRows,
     asarray_like,
     check_file,
     computing,
@@ -24,6 +23,7 @@ from kmeans_xp.arrays import (
     write_rows,
 )
 from kmeans_xp.metric import Euclidean
+from kmeans_xp.rows import StoredRows
 from kmeans_xp.steps import in_unit, own_threads
 
 BLOCK_BYTES = 2**26  # of a block, where working memory allows
@@ -221,7 +221,7 @@ def _begun(reader, function, *args):
         return partial(function, *args)
 
 
-class SlicedRows(OtherRows):
+class SlicedRows(StoredRows):
     """Rows that a pass reads tile by tile, from anything with shape, dtype and row slicing."""
 
     def __init__(self, X):

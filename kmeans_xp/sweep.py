@@ -18,8 +18,8 @@ from kmeans_xp._sklearn_private import Interval, StrOptions
 from kmeans_xp.centers import attributes, checking_parameters
 from kmeans_xp.estimators import KMeans
 from kmeans_xp.metrics import CRITERIA, Clusters, UndefinedCriterionError
+from kmeans_xp.rows.csr import SparseRows
 from kmeans_xp.saving import Saved
-from kmeans_xp.sparse import SparseRows
 from kmeans_xp.steps import own_threads, take_rows
 
 LARGEST_UNIT = 2.0**100  # of weights as counts

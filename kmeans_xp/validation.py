@@ -31,7 +31,9 @@ from kmeans_xp.arrays import (
     result_dtype,
     to_floats,
 )
-from kmeans_xp.sparse import CupyRows, ScipyRows, SparseRows
+from kmeans_xp.rows.csr import SparseRows
+from kmeans_xp.rows.cupy import CupyRows
+from kmeans_xp.rows.scipy import ScipyRows
 from kmeans_xp.steps import TOO_LARGE
 
 

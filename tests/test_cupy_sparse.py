@@ -105,7 +105,7 @@ def test_more_rows_than_seeding_looks_at(csr, rng, monkeypatch):
     """A weighted sample, iterations on it, and the sums in several parts."""
     monkeypatch.setattr("kmeans_xp.seeding.MIN_SAMPLE", 100)
     monkeypatch.setattr("kmeans_xp.seeding.SAMPLE_PER_CLUSTER", 10)
-    monkeypatch.setattr("kmeans_xp.backends._cupy_sparse.MOST_NUMBERS", 500)
+    monkeypatch.setattr("kmeans_xp.rows._cupy_kernels.MOST_NUMBERS", 500)
     X = sparse.csr_matrix(matrix(rng))
     theirs, ours = (KMeans(5, random_state=0).fit(x) for x in (X, csr(X)))
     same(ours.labels_, theirs.labels_)
@@ -113,7 +113,7 @@ def test_more_rows_than_seeding_looks_at(csr, rng, monkeypatch):
 
 
 def test_criteria_and_sweep(csr, rng, monkeypatch):
-    monkeypatch.setattr("kmeans_xp.backends._cupy_sparse.MOST_DENSE", 1000)
+    monkeypatch.setattr("kmeans_xp.rows._cupy_kernels.MOST_DENSE", 1000)
     X = sparse.csr_matrix(matrix(rng))
     given, labels = csr(X), KMeans(5, random_state=0).fit(X).labels_
     for name in ("calinski_harabasz_score", "davies_bouldin_score", "silhouette_score", "bic_score"):
@@ -135,7 +135,7 @@ def test_criteria_and_sweep(csr, rng, monkeypatch):
 @pytest.mark.parametrize("shifted", [False, True])
 def test_steps_equal_those_of_scipys_rows(cupy, csr, rng, index, dtype, shifted, monkeypatch):
     """Small tiles; an origin far from zero; bounded steps, also of some rows, from labels of which some are known."""
-    monkeypatch.setattr("kmeans_xp.backends._cupy_sparse.MOST_NUMBERS", 2000)
+    monkeypatch.setattr("kmeans_xp.rows._cupy_kernels.MOST_NUMBERS", 2000)
     X, weights = sparse.csr_matrix(matrix(rng, dtype=dtype)), rng.uniform(size=600)
     given = csr(X)
     given.indices, given.indptr = given.indices.astype(index), given.indptr.astype(index)

@@ -24,46 +24,49 @@ ALLOWED = {
             "memory",
             "metric",
             "partitions",
+            "rows.csr",
             "saving",
-            "sparse",
             "steps",
             "validation",
         },
         {"numpy", "sklearn"},
     ),
-    "dask": ({"arrays", "partitions", "steps", "validation"}, {"dask", "numpy"}),
-    "metric": ({"arrays", "sparse", "steps"}, {"numpy"}),
+    "dask": ({"arrays", "partitions", "rows", "steps", "validation"}, {"dask", "numpy"}),
+    "metric": ({"arrays", "rows.csr", "steps"}, {"numpy"}),
     "neighbors": ({"arrays", "metric", "steps"}, set()),
     "centers": (
         {"arrays", "dask", "metric", "neighbors", "partitions", "saving", "steps", "streaming", "validation"},
         {"numpy", "sklearn"},
     ),
     "sweep": (
-        {"arrays", "centers", "estimators", "metrics", "saving", "seeding", "sparse", "steps"},
+        {"arrays", "centers", "estimators", "metrics", "rows.csr", "saving", "seeding", "steps"},
         {"kneed", "numpy", "sklearn"},
     ),
-    "plotting": ({"arrays", "metrics", "sparse", "validation"}, {"matplotlib", "numpy", "sklearn"}),
-    "metrics": ({"arrays", "centers", "sparse", "steps", "streaming", "validation"}, {"numpy", "sklearn"}),
+    "plotting": ({"arrays", "metrics", "rows.csr", "validation"}, {"matplotlib", "numpy", "sklearn"}),
+    "metrics": ({"arrays", "centers", "rows.csr", "steps", "streaming", "validation"}, {"numpy", "sklearn"}),
     "minibatch": (
-        {"arrays", "centers", "lloyd", "seeding", "sparse", "steps", "streaming", "validation"},
+        {"arrays", "centers", "lloyd", "rows.csr", "seeding", "steps", "streaming", "validation"},
         {"numpy", "sklearn"},
     ),
-    "validation": ({"arrays", "sparse", "steps"}, {"numpy", "sklearn"}),
+    "validation": ({"arrays", "rows.csr", "rows.cupy", "rows.scipy", "steps"}, {"numpy", "sklearn"}),
     "saving": ({"arrays"}, set()),
-    "lloyd": ({"arrays", "backends", "bounds", "steps"}, {"numpy"}),
-    "bounds": ({"arrays", "backends", "steps"}, set()),
+    "lloyd": ({"arrays", "backends", "bounds", "rows", "steps"}, {"numpy"}),
+    "bounds": ({"arrays", "backends", "rows", "steps"}, set()),
     "memory": ({"lloyd", "seeding", "steps"}, set()),
     "partitions": ({"arrays", "lloyd", "seeding", "steps"}, {"numpy"}),
-    "streaming": ({"arrays", "metric", "partitions", "steps"}, {"numpy"}),
+    "streaming": ({"arrays", "metric", "partitions", "rows", "steps"}, {"numpy"}),
     "seeding": ({"arrays", "backends", "lloyd", "steps"}, {"numpy"}),
-    "sparse": ({"arrays", "backends", "bounds", "steps"}, {"numpy"}),
-    "steps": ({"arrays", "backends"}, set()),
+    "rows/scipy": ({"rows", "rows.csr"}, {"numpy"}),
+    "rows/cupy": ({"arrays", "backends", "rows.csr"}, {"numpy"}),
+    "rows/csr": ({"arrays", "bounds", "rows", "steps"}, {"numpy"}),
+    "rows/_cupy_kernels": (set(), {"cupy", "cupyx"}),
+    "steps": ({"arrays", "backends", "rows"}, set()),
     "versions": ({"arrays", "backends"}, {"threadpoolctl"}),
+    "rows/__init__": ({"arrays"}, set()),
     "arrays": (set(), {"numpy", "array_api_compat", "cupy"}),
     "backends/__init__": (set(), set()),
     "backends/_blocks": (set(), {"numpy", "scipy"}),
     "backends/_compiled": (set(), {"numpy", "numba", "llvmlite"}),
-    "backends/_cupy_sparse": (set(), {"cupy", "cupyx", "numpy"}),
     "backends/_threads": (set(), {"threadpoolctl"}),
     "backends/cupy": (set(), {"cupy", "numpy"}),
     "backends/numpy": ({"backends"}, {"numpy"}),
@@ -108,10 +111,9 @@ def imports(path):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "no relative imports"
-            if node.module == "kmeans_xp":
-                yield from (f"kmeans_xp.{alias.name}" for alias in node.names)
-            else:
-                yield node.module
+            for name in (f"{node.module}.{alias.name}" for alias in node.names):
+                is_module = (PACKAGE.parent / name.replace(".", "/")).with_suffix(".py").exists()
+                yield name if is_module or node.module == "kmeans_xp" else node.module
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
@@ -121,7 +123,8 @@ def test_imports_point_down(path):
     for name in imports(path):
         top, _, rest = name.partition(".")
         if top == "kmeans_xp":
-            assert rest.partition(".")[0] in ours, f"{path.name} imports {name}"
+            module = rest if rest.startswith("rows.") else rest.partition(".")[0]
+            assert module in ours, f"{path.name} imports {name}"
         else:
             assert top in others | STANDARD, f"{path.name} imports {name}"
 

@@ -13,7 +13,7 @@ from sklearn.pipeline import make_pipeline
 
 from kmeans_xp import KMeans, KMeansSweep, MiniBatchKMeans, kmeans_plusplus, metrics, steps
 from kmeans_xp.bounds import bounded_step, unbounded
-from kmeans_xp.sparse import ScipyRows
+from kmeans_xp.rows.scipy import ScipyRows
 from kmeans_xp.validation import check_rows
 
 
@@ -93,7 +93,7 @@ def test_seeding_picks_the_same_rows(rng):
 @pytest.mark.parametrize("shifted", [False, True])
 def test_steps_equal_those_of_dense_rows(rng, monkeypatch, shifted, numbers):
     """Small tiles and pieces; an origin far from zero; a bounded step from labels of which some are known."""
-    monkeypatch.setattr("kmeans_xp.sparse.NUMBERS", numbers)
+    monkeypatch.setattr("kmeans_xp.rows.scipy.NUMBERS", numbers)
     X = matrix(rng)
     X[:9], X[100:160], X[-5:] = 0, rng.uniform(1, 2, size=(60, 40)), 0  # without numbers at both ends, many amid
     rows, weights, labels = check_rows(sparse.csr_array(X)), rng.uniform(size=600), rng.integers(9, size=600)
@@ -239,7 +239,7 @@ def test_temporaries_stay_within_working_memory(rng, monkeypatch, dtype, metric)
 
 def test_elkan_copies_the_rows_that_changed_tile_by_tile(rng, monkeypatch):
     """Most rows, but not all, must be looked at, and change."""
-    monkeypatch.setattr("kmeans_xp.sparse.NUMBERS", 1000)
+    monkeypatch.setattr("kmeans_xp.rows.scipy.NUMBERS", 1000)
     X = sparse.csr_array(matrix(rng, n=20_000, density=0.9))
     rows, weights = check_rows(X), np.ones(20_000)
     frame = steps.moments(rows, weights, 5, 2**18)
@@ -269,7 +269,7 @@ def test_rows_in_canonical_format_are_not_copied_and_others_once(rng):
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_rows_are_scaled_piece_by_piece(rng, monkeypatch, dtype):
-    monkeypatch.setattr("kmeans_xp.sparse.NUMBERS", 100)
+    monkeypatch.setattr("kmeans_xp.rows.scipy.NUMBERS", 100)
     X = matrix(rng, dtype=dtype)
     rows = check_rows(sparse.csr_array(X))
     largest = rows.largest()

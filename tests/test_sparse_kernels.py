@@ -8,7 +8,7 @@ import test_kernels
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 
-SOURCE = test_kernels.ROOT / "kmeans_xp" / "backends" / "_cupy_sparse.cu"
+SOURCE = test_kernels.ROOT / "kmeans_xp" / "rows" / "_cupy_kernels.cu"
 NUMBERS = {"float32": "float", "float64": "double"}
 INDICES = {"int32": "int", "int64": "long long"}
 
@@ -29,7 +29,7 @@ def module(seed):
 
 @pytest.fixture(params=[0, 1, 2], ids="order{}".format)
 def launch(request):
-    """Launch a kernel by name; Python's int is `long long`, as in backends/_cupy_sparse.py."""
+    """Launch a kernel by name; Python's int is `long long`, as in rows/_cupy_kernels.py."""
     kernels = module(request.param)
 
     def launch(name, grid, block, *arguments, shared_mem=0):

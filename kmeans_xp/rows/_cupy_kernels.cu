@@ -1,4 +1,4 @@
-// The passes of _cupy_sparse.py over sparse rows. Row r has the numbers begin[r] to end[r] - 1 of `data`, of type T,
+// The passes of _cupy_kernels.py over sparse rows. Row r has the numbers begin[r] to end[r] - 1 of `data`, of type T,
 // and their columns in `indices`, of type I, ascending. So a choice of rows is two arrays: no number is copied for it.
 // Everything is summed in float64 and in an order that depends on the rows alone: the same bits from run to run.
 // Blocks are (lanes over numbers or columns, warps), one row a warp, unless it says otherwise.

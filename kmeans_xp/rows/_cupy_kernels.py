@@ -1,8 +1,8 @@
-"""Passes over CuPy's sparse rows: launches of the kernels in _cupy_sparse.cu.
+"""Passes over CuPy's sparse rows: launches of the kernels in _cupy_kernels.cu.
 
 `stored` are four arrays: the numbers, their columns, and where the numbers of each row begin and end in these. Choosing
-rows changes the last two only. Nothing here waits for the device, but where it says so. `sparse.CupyRows` cannot do
-without this file: CuPy's own functions (cuSPARSE) make no promise that results are the same bits from run to run.
+rows changes the last two only. Nothing here waits for the device, but where it says so. CuPy's own functions
+(cuSPARSE) make no promise that results are the same bits from run to run.
 """
 
 import functools
@@ -19,7 +19,7 @@ TYPES = {"float32": "float", "float64": "double", "int32": "int", "int64": "long
 
 
 def instances(number, index):
-    """The kernels for numbers and indices of a dtype: name, instance in _cupy_sparse.cu."""
+    """The kernels for numbers and indices of a dtype: name, instance in _cupy_kernels.cu."""
     number, index = TYPES[number], TYPES[index]
     of_numbers = "largest", "divide", "sum_columns"
     of_both = "sq_distances_to_own", "scatter", "gather", "merge"
