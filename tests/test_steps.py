@@ -1,4 +1,4 @@
-"""Each step against brute force in float64, on every library, and each replacement against its portable twin."""
+"""Each step against brute force in float64, on every library."""
 
 import dataclasses
 import threading
@@ -6,12 +6,9 @@ import threading
 import numpy as np
 import pytest
 from conftest import blobs, brute_force, load
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from kmeans_xp import steps
 from kmeans_xp.arrays import to_numpy
-from kmeans_xp.backends import backend_for, backend_names
 
 SHAPES = [(1, 1, 1), (7, 3, 2), (300, 5, 11), (257, 1, 3), (64, 40, 64)]
 TILES = [1, 5_000, 2**24]
@@ -93,58 +90,6 @@ def test_ties_go_to_the_first_center(lib):
 def test_count_distinct(lib):
     assert steps.count_distinct(lib.asarray([3, 1, 3, 3], dtype="int32")) == 2
     assert steps.count_distinct(lib.asarray([5], dtype="int32")) == 1
-
-
-@pytest.mark.parametrize("name", backend_names())
-@settings(max_examples=30, deadline=None)
-@given(data=st.data())
-def test_replaced_steps_equal_the_portable_ones(name, data):
-    lib = load(name)
-    n, d, k = (data.draw(st.integers(1, top)) for top in (200, 8, 40))
-    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
-    X = lib.asarray(rng.normal(size=(n, d)) * data.draw(st.sampled_from([1, 1e-30, 1e15])))
-    frame = steps.frame_at(X[0, :], 1.0, X, X.shape[0] * X.shape[1] * k, 2**20)
-    labels = lib.asarray(rng.integers(k, size=n), dtype="int32")
-    weights = lib.asarray(rng.uniform(size=n) * rng.integers(2, size=n))
-
-    fast = backend_for(name).update(X, weights, labels, k, frame)
-    portable = steps.update.portable(X, weights, labels, k, frame)
-    for ours, theirs in zip(fast, portable, strict=True):
-        ours, theirs = to_numpy(ours), to_numpy(theirs)
-        np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-13 * np.abs(theirs).max())
-        assert ours.dtype == theirs.dtype
-        assert ours.shape == theirs.shape
-
-
-@pytest.mark.parametrize("dtype", ["float64", "float32"])
-@pytest.mark.parametrize("block", [300, 2**18])
-@pytest.mark.parametrize("shape", [(1, 1, 1), (2000, 2, 300), (3, 4, 10**6), (500, 130, 7)])
-def test_numpys_passes_equal_the_portable_ones(monkeypatch, rng, shape, block, dtype):
-    """In blocks of some rows and of all, and of some centers (100) and of all."""
-    backend = pytest.importorskip("kmeans_xp.backends.numpy")
-    for name in ("BLOCK", "SMALL_BLOCK", "MANY_ROWS"):
-        monkeypatch.setattr(backend._blocks, name, block)
-    monkeypatch.setattr(backend._blocks, "CENTERS", min(block, 1000) // 3)
-    monkeypatch.setattr(backend, "_has_numba", lambda: False)
-    n, d, k = shape
-    X, weights, frame, centers = frame_and_centers(load("numpy"), rng.normal(size=(n, d)).astype(dtype), k)
-    centers = frame.enter(rng.normal(size=(k, d)).astype(dtype))
-    labels = steps.assign.portable(X, centers, frame)
-    few = rng.integers(n, size=5)
-    for step, arguments in (
-        (steps.assign, (centers, frame)),
-        (steps.lloyd_step, (weights, centers, frame)),
-        (steps.update, (weights, labels, k, frame)),
-        (steps.sq_distances_to_own, (labels, centers, frame)),
-        (steps.sq_distances_to, (few, frame)),
-        *([] if k > 1000 else [(steps.distances, (centers, frame))]),
-    ):
-        ours, theirs = step(X, *arguments), step.portable(X, *arguments)
-        for one, other in zip(*((x if isinstance(x, tuple) else (x,)) for x in (ours, theirs)), strict=True):
-            assert one.dtype == other.dtype
-            if one.dtype == "int32":
-                np.testing.assert_array_equal(one, other)
-            np.testing.assert_allclose(one, other, rtol=1e-5 if dtype == "float32" else 1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("k", [5, 16, 17, 300])

@@ -81,7 +81,7 @@ class Rows(Protocol):
         """The rows less an origin, (n_features,), or None; in `dtype` or a wider one, or a form that computes in it."""
 
     def largest(self) -> Any:
-        """Largest absolute value in each row, (n_samples,); NaN where there is one."""
+        """Largest absolute value in each row, before an origin is subtracted, (n_samples,); NaN where there is one."""
 
     def sq_norms(self) -> Any:
         """Squared norm of each row, (n_samples,)."""
