@@ -192,7 +192,7 @@ def same_bounds(ours, theirs, c):
     assert_array_equal(slack[~looked_at], before[~looked_at])
     rows, centers = c.host.astype(np.float64) - to_numpy(c.frame.origin), to_numpy(c.centers)
     size = np.sqrt(max((rows**2).sum(axis=1).max(), (centers**2).sum(axis=1).max()))
-    allowed = 0.01 if c.lib.name == "cupy" else c.frame.rounding**0.5  # CuPy's kernels allow for more rounding
+    allowed = 0.05 if c.lib.name == "cupy" else c.frame.rounding**0.5  # CuPy's kernels allow for more rounding
     assert np.isclose(slack, expected, atol=size * allowed).mean() > 0.9
     if c.n_clusters > 1:
         nearest, second = np.sort(np.sqrt(brute_force(rows, centers)), axis=1)[:, :2].T
@@ -315,7 +315,7 @@ def test_replaced_steps_equal_the_portable_ones(library, name):
 
 
 @pytest.mark.parametrize(("library", "name"), REPLACED)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(data=st.data())
 def test_replaced_steps_equal_the_portable_ones_whatever_the_shape(library, name, data):
     n, d, k = (data.draw(st.integers(1, top)) for top in (200, 8, 40))
@@ -443,9 +443,10 @@ def check_stored(kind, name):
     assert kind.__name__ in FORMS, f"how rows become {kind.__name__} is not known: add it to FORMS"
     library, store = FORMS[kind.__name__]
     lib = load(library)
+    tile_bytes = 3_000 if library == "numpy" else 50_000  # launches take their time on the stand-in for a GPU
     for dtype, known in (("float64", True), ("float64", False), ("float32", True)):
         for host in sparse_hosts(dtype):
-            X, c = store(host), case(lib, host.astype(np.float64), 6, "float64", known, tile_bytes=3_000)
+            X, c = store(host), case(lib, host.astype(np.float64), 6, "float64", known, tile_bytes)
             if dtype == "float32" and name not in REPLACEABLE:
                 c = replace(
                     c, precise=1e-6, mixed=True
