@@ -73,6 +73,11 @@ def refuse_masked(x, name):
         )
 
 
+def beside(x):
+    """The array that tells library and device of rows: they are one, or keep one beside them (`rows.StoredRows`)."""
+    return getattr(x, "beside", x)
+
+
 def is_host(x):
     """Whether the memory of `x` is the CPU's."""
     return compat.is_numpy_array(x) or x.__dlpack_device__()[0] == _DLPACK_CPU
@@ -195,13 +200,13 @@ def on_device(x):
 
 @contextlib.contextmanager
 def undisturbed(x, *, gradients=False):
-    """Context of a job on the array or other rows `x`: on its device, apart from what callers have set for its library.
+    """Context of a job on the rows `x`: on its device, apart from what callers have set for its library.
 
     No flag of floating-point numbers is raised: in products they mean nothing, and results that must be finite are
     checked. No gradients are recorded, unless they are wanted. Products are not rounded to fewer digits, as error
     bounds rely on them; sums are float64 where the library can.
     """
-    x = x.beside if isinstance(x, OtherRows) else x
+    x = beside(x)
     with contextlib.ExitStack() as contexts:
         contexts.enter_context(np.errstate(all="ignore"))
         contexts.enter_context(on_device(x))
@@ -288,26 +293,6 @@ def check_file(X):
         size = os.path.getsize(X.filename)
         if size < X.offset + X.nbytes:
             raise OSError(f"{X.filename} has {size} bytes and should have {X.offset + X.nbytes}")
-
-
-class OtherRows:
-    """Abstract: rows that are no array. Steps that must look into them are methods of the same name.
-
-    `beside` is an array of the library and on the device that they belong to.
-    """
-
-    def __init__(self, shape, dtype, beside):
-        self.shape, self.dtype, self.beside = shape, dtype, beside
-
-    def __array_namespace__(self, **_):
-        return namespace(self.beside)
-
-    @property
-    def device(self):
-        return device(self.beside)
-
-    def __dlpack_device__(self):
-        return self.beside.__dlpack_device__()
 
 
 class HostSlot:
@@ -416,7 +401,7 @@ def cuda_devices():
 def to_device(x, name):
     """`x` on the device called `name`: NumPy arrays become CuPy's and back, other libraries keep their arrays."""
     kind, index = parse_device(name)
-    if isinstance(x, OtherRows):
+    if beside(x) is not x:
         if (kind == "cpu") != is_host(x) or (kind == "cuda" and index != x.device.id):
             raise ValueError(f"device={name!r} is not possible for sparse X, which is computed with where it is.")
         return x

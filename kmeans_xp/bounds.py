@@ -11,7 +11,9 @@ over the iterations of what the center and the fastest other one moved. Rows tha
 
 from kmeans_xp.arrays import device, namespace
 from kmeans_xp.backends import replaceable
-from kmeans_xp.steps import cluster_sums, coefficients, nearest_two, put, sq_norms, take_rows
+from kmeans_xp.nearest import coefficients, nearest_two, put
+from kmeans_xp.rows import primitive
+from kmeans_xp.rows.array import cluster_sums, sq_norms, take_rows
 
 
 def advance(path, centers, centers_old):
@@ -28,6 +30,7 @@ def advance(path, centers, centers_old):
 
 
 @replaceable
+@primitive
 def bounded_step(X, sample_weight, centers, labels, slack, path, sums, weights, frame):
     """`steps.lloyd_step` with bounds, from the results of the last one: labels, slack, sums, weights, counts.
 
@@ -96,6 +99,7 @@ def sure_gap(tile, own_scores, second_scores, sq_centers, rounding, dtype):
 
 
 @replaceable
+@primitive
 def share_that_pays(X, n_clusters, frame):
     """Largest share of the rows to look at for which bounds are faster than comparing all rows: 0 for never."""
     return 0.6 if X.shape[1] * n_clusters >= 2000 else 0.0

@@ -11,8 +11,10 @@ import numpy as np
 
 from kmeans_xp import arrays, steps
 from kmeans_xp.data import PerRow, working_memory
+from kmeans_xp.frame import frame_at
 from kmeans_xp.passes import add, moments
-from kmeans_xp.steps import frame_at, sq_distances, sq_distances_to_own, take_rows
+from kmeans_xp.rows.array import sq_distances, take_rows
+from kmeans_xp.steps import sq_distances_to_own
 from kmeans_xp.validation import check_labels, check_spread
 
 

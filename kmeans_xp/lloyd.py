@@ -15,7 +15,8 @@ from kmeans_xp import passes
 from kmeans_xp.algorithms import Limits
 from kmeans_xp.arrays import namespace, to_floats, to_numpy
 from kmeans_xp.data.source import Job
-from kmeans_xp.steps import TOO_LARGE, means
+from kmeans_xp.nearest import TOO_LARGE
+from kmeans_xp.steps import means
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from kmeans_xp.arrays import collect, device, first_few, namespace, result_dtype, to_floats, to_numpy
-from kmeans_xp.sparse import SparseRows
-from kmeans_xp.steps import largest, map_slices
+from kmeans_xp.rows.array import largest, map_slices
+from kmeans_xp.rows.csr import SparseRows
 
 ROWS_BYTES = 2**22  # of the rows that are scaled at a time
 

@@ -1,7 +1,7 @@
 """Which centers are near a row, and which rows are near a center: passes over the rows."""
 
 from kmeans_xp.arrays import device, namespace
-from kmeans_xp.steps import sq_distances, sq_distances_of_tile, take_rows
+from kmeans_xp.rows.array import sq_distances, sq_distances_of_tile, take_rows
 
 
 def nearest_centers(block, model, n_centers):

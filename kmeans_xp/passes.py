@@ -11,8 +11,11 @@ import numpy as np
 
 from kmeans_xp import steps
 from kmeans_xp.arrays import accumulator, asarray_like, collect, device, first_few, namespace, to_floats, to_numpy
-from kmeans_xp.backends import replaceable
-from kmeans_xp.steps import frame_at, largest, one_cluster, row_sums, sq_distances_to_own, take_rows
+from kmeans_xp.frame import frame_at
+from kmeans_xp.nearest import row_sums
+from kmeans_xp.rows import primitive
+from kmeans_xp.rows.array import largest, take_rows
+from kmeans_xp.steps import one_cluster, sq_distances_to_own
 
 
 def add(these, those):
@@ -174,7 +177,7 @@ def row_keys(X, frame):
     return collect(keys, X.shape[0])
 
 
-@replaceable
+@primitive
 def projections(tile, direction):
     """Of rows on a direction: equal rows get equal numbers."""
     return row_sums(tile * direction)

@@ -16,7 +16,7 @@ from kmeans_xp import metrics
 from kmeans_xp.arrays import is_cupy_sparse, is_foreign, is_sparse, to_numpy
 from kmeans_xp.criteria import CRITERIA
 from kmeans_xp.data import random_rows
-from kmeans_xp.sparse import SparseRows
+from kmeans_xp.rows.csr import SparseRows
 from kmeans_xp.validation import check_present, check_rows
 
 # Okabe and Ito's colours, which people with colour-blindness tell apart too; more clusters than colours go round again,

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from kmeans_xp.arrays import asarray_like, namespace, tile_bytes, to_floats
-from kmeans_xp.steps import TOO_LARGE, assign, frame_at, in_unit, sq_distances_to_own
+from kmeans_xp.frame import frame_at
+from kmeans_xp.nearest import TOO_LARGE
+from kmeans_xp.steps import assign, in_unit, sq_distances_to_own
 from kmeans_xp.steps import distances as distances_from
 
 

@@ -31,8 +31,10 @@ from kmeans_xp.arrays import (
     to_floats,
     undisturbed,
 )
-from kmeans_xp.sparse import CupyRows, ScipyRows, SparseRows
-from kmeans_xp.steps import TOO_LARGE
+from kmeans_xp.nearest import TOO_LARGE
+from kmeans_xp.rows.csr import SparseRows
+from kmeans_xp.rows.cupy import CupyRows
+from kmeans_xp.rows.scipy import ScipyRows
 
 
 def check_rows(X, estimator=None, *, reset=True):

@@ -13,7 +13,7 @@ import pytest
 import sklearn
 
 from kmeans_xp import passes
-from kmeans_xp.algorithms import ALGORITHMS
+from kmeans_xp.algorithms import ALGORITHMS, unlabeled
 from kmeans_xp.arrays import device, namespace, to_numpy
 from kmeans_xp.backends import backend_for
 from kmeans_xp.data.memory import InMemory
@@ -127,6 +127,11 @@ def in_memory(X, sample_weight):
 def moments(X, sample_weight, n_clusters, tile_bytes):
     """The frame of a fit."""
     return passes.moments(in_memory(X, sample_weight), n_clusters, tile_bytes)
+
+
+def unbounded(X, sample_weight):
+    """Labels and slack of rows that nothing is known about."""
+    return unlabeled(X), namespace(X).full_like(sample_weight, -np.inf)
 
 
 def run_of(X, sample_weight, n_clusters, frame, algorithm):

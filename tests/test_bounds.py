@@ -8,6 +8,7 @@ from kmeans_xp import KMeans, algorithms, bounds, steps
 from kmeans_xp.algorithms import ALGORITHMS
 from kmeans_xp.arrays import to_numpy
 from kmeans_xp.backends import backend_for
+from kmeans_xp.frame import frame_at
 
 
 def fit(X, k, algorithm, **params):
@@ -215,7 +216,7 @@ def test_a_center_that_was_first_takes_its_row_back():
     """The old owner of a row stays a rival at its distance, not at that of the bound."""
     X = np.array([[0.0], [1.0], [10.0]])
     weights = np.ones(3)
-    frame = steps.frame_at(np.zeros(1), 30.0, X, 2 * X.size, 2**20)
+    frame = frame_at(np.zeros(1), 30.0, X, 2 * X.size, 2**20)
     state = ALGORITHMS["elkan"].start(X, weights, 2, frame)
     for a, b, expected in ((0.9, 2.0, 0), (3.5, 2.0, 1), (0.9, 2.0, 0), (0.9, 1.0, 1), (1.0, 1.0, 0)):
         state.step(X, weights, np.array([[a], [b]]), frame)
@@ -224,4 +225,4 @@ def test_a_center_that_was_first_takes_its_row_back():
 
 def test_small_jobs_do_without_numba(backend, rng):
     X = rng.normal(size=(1797, 64))
-    assert backend._passes(X, steps.frame_at(X[0], 1.0, X, 10 * X.size, 2**20)) is backend._blocks
+    assert backend._passes(X, frame_at(X[0], 1.0, X, 10 * X.size, 2**20)) is backend._blocks

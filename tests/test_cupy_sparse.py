@@ -13,6 +13,7 @@ from test_sparse import matrix
 
 from benchmarks import gpu
 from kmeans_xp import KMeans, KMeansSweep, MiniBatchKMeans, arrays, bounds, kmeans_plusplus, metrics, steps
+from kmeans_xp.algorithms import BoundedState
 from kmeans_xp.validation import check_rows
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("cupy")]
@@ -103,9 +104,9 @@ def test_mini_batches_and_seeding(csr, rng):
 
 def test_more_rows_than_seeding_looks_at(csr, rng, monkeypatch):
     """A weighted sample, iterations on it, and the sums in several parts."""
-    monkeypatch.setattr("kmeans_xp.seeding.MIN_SAMPLE", 100)
-    monkeypatch.setattr("kmeans_xp.seeding.SAMPLE_PER_CLUSTER", 10)
-    monkeypatch.setattr("kmeans_xp.backends._cupy_sparse.MOST_NUMBERS", 500)
+    monkeypatch.setattr("kmeans_xp.seeding.greedy.MIN_SAMPLE", 100)
+    monkeypatch.setattr("kmeans_xp.seeding.greedy.SAMPLE_PER_CLUSTER", 10)
+    monkeypatch.setattr("kmeans_xp.rows._cupy_kernels.MOST_NUMBERS", 500)
     X = sparse.csr_matrix(matrix(rng))
     theirs, ours = (KMeans(5, random_state=0).fit(x) for x in (X, csr(X)))
     same(ours.labels_, theirs.labels_)
@@ -113,7 +114,7 @@ def test_more_rows_than_seeding_looks_at(csr, rng, monkeypatch):
 
 
 def test_criteria_and_sweep(csr, rng, monkeypatch):
-    monkeypatch.setattr("kmeans_xp.backends._cupy_sparse.MOST_DENSE", 1000)
+    monkeypatch.setattr("kmeans_xp.rows._cupy_kernels.MOST_DENSE", 1000)
     X = sparse.csr_matrix(matrix(rng))
     given, labels = csr(X), KMeans(5, random_state=0).fit(X).labels_
     for name in ("calinski_harabasz_score", "davies_bouldin_score", "silhouette_score", "bic_score"):
@@ -135,12 +136,12 @@ def test_criteria_and_sweep(csr, rng, monkeypatch):
 @pytest.mark.parametrize("shifted", [False, True])
 def test_steps_equal_those_of_scipys_rows(cupy, csr, rng, index, dtype, shifted, monkeypatch):
     """Small tiles; an origin far from zero; bounded steps, also of some rows, from labels of which some are known."""
-    monkeypatch.setattr("kmeans_xp.backends._cupy_sparse.MOST_NUMBERS", 2000)
+    monkeypatch.setattr("kmeans_xp.rows._cupy_kernels.MOST_NUMBERS", 2000)
     X, weights = sparse.csr_matrix(matrix(rng, dtype=dtype)), rng.uniform(size=600)
     given = csr(X)
     given.indices, given.indptr = given.indices.astype(index), given.indptr.astype(index)
-    frame = steps.moments(check_rows(X), weights, 9, 10_000)
-    device_frame = steps.moments(check_rows(given), cupy.asarray(weights), 9, 10_000)
+    frame = moments(check_rows(X), weights, 9, 10_000)
+    device_frame = moments(check_rows(given), cupy.asarray(weights), 9, 10_000)
     same(device_frame.origin, frame.origin)
     assert device_frame.spread == pytest.approx(frame.spread)
     centers, labels = frame.enter(X[rng.integers(600, size=9)].toarray()), rng.integers(9, size=600).astype("int32")
@@ -172,7 +173,7 @@ def test_steps_equal_those_of_scipys_rows(cupy, csr, rng, index, dtype, shifted,
     for slack in (np.where(rng.uniform(size=600) < 0.5, np.inf, -np.inf), np.full(600, np.inf)):
         sums = steps.update(rows, weights, labels, 9, frame)
         compare(bounds.bounded_step, weights, centers, labels, slack, path, *sums, atol=1e-5)
-    compare(bounds.bounded_step, weights, centers, *bounds.unbounded(rows, weights), path, 0, 0, atol=1e-5)
+    compare(bounds.bounded_step, weights, centers, *unbounded(rows, weights), path, 0, 0, atol=1e-5)
 
 
 def test_numbers_that_do_not_lie_side_by_side(csr, rng):
@@ -188,9 +189,9 @@ def test_numbers_that_do_not_lie_side_by_side(csr, rng):
 
 def test_pruning_where_it_is_asked_for(csr, rng):
     X = matrix(rng)
-    looked_at, looks = [], bounds.PrunedStep.looked_at
+    looked_at, looks = [], BoundedState.looked_at
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bounds.PrunedStep, "looked_at", lambda self, n: (looked_at.append(n), looks(self, n)))
+        patch.setattr(BoundedState, "looked_at", lambda self, n: (looked_at.append(n), looks(self, n)))
         KMeans(7, init=X[:7], tol=0, algorithm="elkan").fit(csr(X))
     assert looked_at[0] == 600
     assert 0 < looked_at[-2] < 300

@@ -171,11 +171,11 @@ def test_mini_batches_label_exactly(rng):
 def test_sums_along_rows_have_the_same_bits_everywhere(lib, rng):
     for n_columns in (1, 2, 3, 7, 64, 100):
         values = rng.normal(size=(30, n_columns)) * 10.0 ** rng.integers(-8, 8, size=(30, n_columns))
-        expected = steps.row_sums(values)
+        expected = nearest.row_sums(values)
         np.testing.assert_allclose(expected, values.sum(axis=1), rtol=1e-10)
-        np.testing.assert_array_equal(to_numpy(steps.row_sums(lib.asarray(values))), expected)
-        np.testing.assert_array_equal(steps.row_sums(np.asfortranarray(values)), expected)
-        np.testing.assert_array_equal(steps.row_sums(values[:1]), expected[:1])
+        np.testing.assert_array_equal(to_numpy(nearest.row_sums(lib.asarray(values))), expected)
+        np.testing.assert_array_equal(nearest.row_sums(np.asfortranarray(values)), expected)
+        np.testing.assert_array_equal(nearest.row_sums(values[:1]), expected[:1])
 
 
 @pytest.mark.usefixtures("numpy_passes")

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from conftest import REQUIRED, brute_force
 
-from kmeans_xp import seeding
-from kmeans_xp.backends import _cuda
+from kmeans_xp import cuda as _cuda
+from kmeans_xp.seeding.greedy import choose
 
 ROOT = Path(__file__).parent.parent
 FOLDER = Path(os.environ.get("KMEANS_XP_CU", _cuda.FOLDER))
@@ -64,7 +64,7 @@ def narrowed(x, dtype):
 
 @pytest.fixture(params=[0, 1, 2], ids="order{}".format)
 def launch(request):
-    """Launch a kernel by name; Python's int is `int`, as in backends/_cuda.py."""
+    """Launch a kernel by name; Python's int is `int`, as in cuda/__init__.py."""
     kernels = module(request.param)
 
     def launch(name, grid, block, *arguments, shared_mem=0):
@@ -365,7 +365,7 @@ def test_choices_are_those_of_the_portable_step(launch, rng, n, n_draws, n_trial
     closest, draws = np.full(n, 0.9), rng.integers(n, size=n_draws)
     squares[np.arange(n_draws), draws] = 0
     uniforms = np.full(n_draws, 0.0) if accepted == "all" else rng.uniform(size=n_draws)
-    expected, rows = seeding.choose.portable(closest, squares, mass, draws, uniforms, n_trials, n_most)
+    expected, rows = choose.portable(closest, squares, mass, draws, uniforms, n_trials, n_most)
     choice, chosen = np.array([-1] + [0] * 19, dtype=np.int32), np.full(n_most, -5)
     thresholds, parts, found = uniforms * closest[draws], np.full((2, n_trials), np.nan), closest.copy()
     given = draws, thresholds, n, n_draws, n_trials, 2, choice, chosen

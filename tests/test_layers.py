@@ -2,6 +2,7 @@
 
 import ast
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,97 +11,76 @@ import kmeans_xp
 
 PACKAGE = Path(kmeans_xp.__file__).parent
 
-# What each file may import of ours, and of others
-ALLOWED = {
-    "__init__": ({"estimators", "metrics", "minibatch", "sweep", "versions"}, set()),
-    "_sklearn_private": (set(), {"sklearn"}),
-    "estimators": (
-        {
-            "arrays",
-            "centers",
-            "dask",
-            "seeding",
-            "lloyd",
-            "memory",
-            "metric",
-            "partitions",
-            "saving",
-            "sparse",
-            "steps",
-            "validation",
-        },
-        {"numpy", "sklearn"},
-    ),
-    "dask": ({"arrays", "partitions", "steps", "validation"}, {"dask", "numpy"}),
-    "metric": ({"arrays", "sparse", "steps"}, {"numpy"}),
-    "neighbors": ({"arrays", "metric", "steps"}, set()),
-    "centers": (
-        {"arrays", "dask", "metric", "neighbors", "partitions", "saving", "steps", "streaming", "validation"},
-        {"numpy", "sklearn"},
-    ),
-    "sweep": (
-        {"arrays", "centers", "estimators", "metrics", "saving", "seeding", "sparse", "steps"},
-        {"kneed", "numpy", "sklearn"},
-    ),
-    "plotting": ({"arrays", "metrics", "sparse", "validation"}, {"matplotlib", "numpy", "sklearn"}),
-    "metrics": ({"arrays", "centers", "sparse", "steps", "streaming", "validation"}, {"numpy", "sklearn"}),
-    "minibatch": (
-        {"arrays", "centers", "lloyd", "seeding", "sparse", "steps", "streaming", "validation"},
-        {"numpy", "sklearn"},
-    ),
-    "validation": ({"arrays", "sparse", "steps"}, {"numpy", "sklearn"}),
-    "saving": ({"arrays"}, set()),
-    "lloyd": ({"arrays", "backends", "bounds", "steps"}, {"numpy"}),
-    "bounds": ({"arrays", "backends", "steps"}, set()),
-    "memory": ({"lloyd", "seeding", "steps"}, set()),
-    "partitions": ({"arrays", "lloyd", "seeding", "steps"}, {"numpy"}),
-    "streaming": ({"arrays", "metric", "partitions", "steps"}, {"numpy"}),
-    "seeding": ({"arrays", "backends", "lloyd", "steps"}, {"numpy"}),
-    "sparse": ({"arrays", "backends", "bounds", "steps"}, {"numpy"}),
-    "steps": ({"arrays", "backends"}, set()),
-    "versions": ({"arrays", "backends"}, {"threadpoolctl"}),
-    "arrays": (set(), {"numpy", "array_api_compat", "cupy"}),
-    "backends/__init__": (set(), set()),
-    "backends/_blocks": (set(), {"numpy", "scipy"}),
-    "backends/_compiled": (set(), {"numpy", "numba", "llvmlite"}),
-    "backends/_cuda": (set(), {"numpy"}),
-    "backends/_cuda_check": ({"backends"}, {"numpy"}),
-    "backends/_cupy_sparse": ({"backends"}, {"cupy", "cupyx", "numpy"}),
-    "backends/_threads": (set(), {"threadpoolctl"}),
-    "backends/cupy": ({"backends"}, {"cupy", "numpy"}),
-    "backends/numpy": ({"backends"}, {"numpy"}),
+# From the bottom up: a file may import those above it in this list
+ORDER = [
+    "_sklearn_private",
+    "arrays",
+    "cuda/__init__",
+    "backends/__init__",
+    "backends/_threads",
+    "backends/_blocks",
+    "backends/_compiled",
+    "backends/numpy",
+    "backends/_cuda_check",
+    "backends/cupy",
+    "rows/__init__",
+    "rows/array",
+    "nearest",
+    "frame",
+    "steps",
+    "bounds",
+    "rows/_cupy_kernels",
+    "rows/csr",
+    "rows/scipy",
+    "rows/cupy",
+    "metric",
+    "validation",
+    "algorithms",
+    "passes",
+    "data/source",
+    "data/memory",
+    "data/stream",
+    "data/dask",
+    "data/__init__",
+    "prediction",
+    "neighbors",
+    "lloyd",
+    "seeding/draws",
+    "seeding/greedy",
+    "seeding/parallel",
+    "seeding/chain",
+    "seeding/random_rows",
+    "seeding/__init__",
+    "criteria",
+    "metrics",
+    "estimators/saving",
+    "estimators/conversion",
+    "estimators/centers",
+    "estimators/kmeans",
+    "estimators/plusplus",
+    "estimators/batches",
+    "estimators/minibatch",
+    "estimators/sweep",
+    "estimators/__init__",
+    "plotting",
+    "versions",
+    "__init__",
+]
+# Libraries other than NumPy, by who may import them
+LIBRARIES = {
+    "array_api_compat": {"arrays"},
+    "cupy": {"arrays", "backends/cupy", "rows/_cupy_kernels"},
+    "cupyx": {"rows/_cupy_kernels"},
+    "dask": {"data/dask"},
+    "kneed": {"estimators/sweep"},
+    "llvmlite": {"backends/_compiled"},
+    "matplotlib": {"plotting"},
+    "numba": {"backends/_compiled"},
+    "scipy": {"backends/_blocks"},
+    "threadpoolctl": {"backends/_threads", "versions"},
 }
-STANDARD = {
-    "ast",
-    "copy",
-    "inspect",
-    "typing",
-    "warnings",
-    "contextlib",
-    "contextvars",
-    "dataclasses",
-    "functools",
-    "importlib",
-    "math",
-    "numbers",
-    "operator",
-    "pathlib",
-    "pkgutil",
-}
-STANDARD |= {
-    "collections",
-    "concurrent",
-    "os",
-    "platform",
-    "re",
-    "sys",
-    "threading",
-    "time",
-    "types",
-    "typing",
-    "uuid",
-    "warnings",
-}
+KNOW_SCIKIT_LEARN = {"_sklearn_private", "validation", "data/__init__", "plotting"}  # and the estimators
+BACKENDS_KNOW = {"backends/__init__", "cuda/__init__"}  # of ours; and other files in backends
 
 
 def imports(path):
@@ -110,22 +90,46 @@ def imports(path):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "no relative imports"
-            if node.module == "kmeans_xp":
-                yield from (f"kmeans_xp.{alias.name}" for alias in node.names)
-            else:
-                yield node.module
+            for name in (f"{node.module}.{alias.name}" for alias in node.names):
+                is_module = (PACKAGE.parent / name.replace(".", "/")).with_suffix(".py").exists()
+                yield name if is_module or node.module == "kmeans_xp" else node.module
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def name_of(path):
+    return path.relative_to(PACKAGE).with_suffix("").as_posix()
+
+
+def test_the_order_has_every_file_once():
+    assert sorted(ORDER) == sorted(map(name_of, PACKAGE.rglob("*.py")))
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=name_of)
 def test_imports_point_down(path):
-    ours, others = ALLOWED[path.relative_to(PACKAGE).with_suffix("").as_posix()]
-    ours = ours | {"_sklearn_private"} if "sklearn" in others else ours
+    importer = name_of(path)
     for name in imports(path):
         top, _, rest = name.partition(".")
         if top == "kmeans_xp":
-            assert rest.partition(".")[0] in ours, f"{path.name} imports {name}"
+            module = file_of(rest)
+            assert ORDER.index(module) < ORDER.index(importer), f"{importer} imports {name}"
+            if importer.startswith("backends/"):
+                assert module in BACKENDS_KNOW or module.startswith("backends/"), f"{importer} imports {name}"
+        elif top == "sklearn":
+            assert importer in KNOW_SCIKIT_LEARN or importer.startswith("estimators/"), f"{importer} imports {name}"
+        elif top in LIBRARIES:
+            assert importer in LIBRARIES[top], f"{importer} imports {name}"
         else:
-            assert top in others | STANDARD, f"{path.name} imports {name}"
+            assert top in {*sys.stdlib_module_names, "numpy"}, f"{importer} imports {name}"
+
+
+def file_of(module):
+    """The file of a module of ours, without what is imported from it."""
+    parts = module.split(".")
+    while parts:
+        for name in ("/".join(parts), "/".join([*parts, "__init__"])):
+            if name in ORDER:
+                return name
+        parts.pop()
+    return "__init__"
 
 
 def private_names_of_scikit_learn(source):

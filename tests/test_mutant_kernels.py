@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from kmeans_xp.backends import _cuda
+from kmeans_xp import cuda as _cuda
 
 
 @pytest.fixture

@@ -101,7 +101,7 @@ class TestFailingPass:
         def fail(*_):
             raise self.error
 
-        monkeypatch.setattr(backend.compiled_passes(), request.param, fail)
+        monkeypatch.setattr(backend._compiled_passes(), request.param, fail)
         return lambda error: setattr(self, "error", error)
 
     @staticmethod

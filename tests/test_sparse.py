@@ -4,16 +4,16 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from conftest import brute_force
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 from sklearn import config_context
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.pipeline import make_pipeline
 
-from kmeans_xp import KMeans, KMeansSweep, MiniBatchKMeans, kmeans_plusplus, metrics, steps
-from kmeans_xp.bounds import bounded_step, unbounded
-from kmeans_xp.sparse import ScipyRows
+from kmeans_xp import KMeans, KMeansSweep, MiniBatchKMeans, kmeans_plusplus, metrics
+from kmeans_xp.bounds import bounded_step
+from kmeans_xp.rows import array
+from kmeans_xp.rows.scipy import ScipyRows
 from kmeans_xp.validation import check_rows
 
 
@@ -89,40 +89,13 @@ def test_seeding_picks_the_same_rows(rng):
     assert_array_equal(centers, expected)
 
 
-@pytest.mark.parametrize("numbers", [1, 300, 2**14])
-@pytest.mark.parametrize("shifted", [False, True])
-def test_steps_equal_those_of_dense_rows(rng, monkeypatch, shifted, numbers):
-    """Small tiles and pieces; an origin far from zero; a bounded step from labels of which some are known."""
-    monkeypatch.setattr("kmeans_xp.sparse.NUMBERS", numbers)
+@pytest.mark.parametrize("tile_bytes", [10_000, 2**20])
+def test_small_rows_are_shifted_once_as_arrays_are(rng, tile_bytes):
     X = matrix(rng)
-    X[:9], X[100:160], X[-5:] = 0, rng.uniform(1, 2, size=(60, 40)), 0  # without numbers at both ends, many amid
-    rows, weights, labels = check_rows(sparse.csr_array(X)), rng.uniform(size=600), rng.integers(9, size=600)
-    labels = labels.astype(np.int32)
-    frame = steps.moments(X, weights, 9, 10_000)
-    centers = frame.enter(X[rng.integers(600, size=9)])
-    if shifted:
-        (rows, of_rows), (dense, of_dense) = (frame.shift_once(x, np.float64) for x in (rows, X))
-        small = 8 * X.size <= frame.tile_bytes
-        assert of_rows.shifted == of_dense.shifted == small
-    else:
-        dense, of_rows, of_dense = X, frame, frame
-    job = (rows, of_rows), (dense, of_dense)
-
-    def compare(function, atol=1e-10):
-        found, expected = (function(*x) for x in job)
-        for one, other in zip(found, expected, strict=True):
-            assert_allclose(one, other, atol=atol)
-
-    compare(lambda x, f: [steps.assign(x, centers, f)])
-    compare(lambda x, f: steps.lloyd_step(x, weights, centers, f))
-    compare(lambda x, f: steps.update(x, weights, labels, 9, f))
-    compare(lambda x, f: [steps.sq_distances_to_own(x, labels, centers, f)])
-    compare(lambda x, f: [steps.sq_distances_to(x, np.array([3, 3, 17, 599]), f)])
-    compare(lambda x, f: [steps.distances(x, centers, f)])
-    slack = np.where(rng.uniform(size=600) < 0.5, np.inf, -np.inf)
-    path = rng.uniform(size=9)
-    compare(lambda x, f: bounded_step(x, weights, centers, labels.copy(), slack.copy(), path, 0, 0, f), atol=1e-5)
-    compare(lambda x, f: bounded_step(x, weights, centers, *unbounded(x, weights), path, 0, 0, f), atol=1e-5)
+    frame = moments(X, np.ones(600), 9, tile_bytes)
+    (rows, of_rows), (dense, of_dense) = (frame.shift_once(x, np.float64) for x in (check_rows(sparse.csr_array(X)), X))
+    assert of_rows.shifted == of_dense.shifted == (8 * X.size <= tile_bytes)
+    assert_allclose(array.dense(rows), dense, atol=1e-12)
 
 
 def test_rows_on_their_centers_are_at_distance_0(rng):
@@ -239,10 +212,10 @@ def test_temporaries_stay_within_working_memory(rng, monkeypatch, dtype, metric)
 
 def test_elkan_copies_the_rows_that_changed_tile_by_tile(rng, monkeypatch):
     """Most rows, but not all, must be looked at, and change."""
-    monkeypatch.setattr("kmeans_xp.sparse.NUMBERS", 1000)
+    monkeypatch.setattr("kmeans_xp.rows.scipy.NUMBERS", 1000)
     X = sparse.csr_array(matrix(rng, n=20_000, density=0.9))
     rows, weights = check_rows(X), np.ones(20_000)
-    frame = steps.moments(rows, weights, 5, 2**18)
+    frame = moments(rows, weights, 5, 2**18)
     labels, slack = unbounded(rows, weights)
     slack[7], labels[7] = np.inf, 0
     centers = frame.enter(X[100:105].toarray())
@@ -269,7 +242,7 @@ def test_rows_in_canonical_format_are_not_copied_and_others_once(rng):
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_rows_are_scaled_piece_by_piece(rng, monkeypatch, dtype):
-    monkeypatch.setattr("kmeans_xp.sparse.NUMBERS", 100)
+    monkeypatch.setattr("kmeans_xp.rows.scipy.NUMBERS", 100)
     X = matrix(rng, dtype=dtype)
     rows = check_rows(sparse.csr_array(X))
     largest = rows.largest()
@@ -332,15 +305,6 @@ def test_mini_batches(rng):
     assert_array_equal(ours.labels_, dense.labels_)
     dense, ours = (MiniBatchKMeans(5, random_state=0).partial_fit(x).partial_fit(x) for x in (X, sparse.csr_array(X)))
     assert_allclose(ours.cluster_centers_, dense.cluster_centers_, atol=1e-12)
-
-
-def test_products_with_dense_and_sparse_points(rng):
-    X, origin = matrix(rng, n=50), rng.normal(size=40)
-    rows = ScipyRows(sparse.csr_array(X), origin)
-    expected = brute_force(X, X[:7])
-    assert_allclose(rows.sq_distances(X[:7] - origin), expected, atol=1e-10)
-    assert_allclose(rows.sq_distances(rows[:7, :]), expected, atol=1e-10)
-    assert_allclose(rows.take_rows(np.array([4, 1])).dense(), X[[4, 1]] - origin)
 
 
 @pytest.mark.parametrize(

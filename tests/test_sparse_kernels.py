@@ -8,7 +8,7 @@ import test_kernels
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 
-from kmeans_xp.backends import _cuda
+from kmeans_xp import cuda as _cuda
 
 NUMBERS = {"float32": "float", "float64": "double"}
 INDICES = {"int32": "int", "int64": "long long"}

@@ -3,9 +3,6 @@
 `backends/<library>.py` may define a function with the name and signature of a replaceable step, and the same result up
 to rounding and ties. It is called for arrays of that library, and returns NotImplemented to decline. A backend is a
 leaf (it imports its library and nothing of ours) and an optimisation: without the file, results are the same.
-
-Rows that are no array (`sparse.SparseRows`) bring their own version of a step as a method of its name. Those of CuPy
-do so by way of `_cupy_sparse`, without which they cannot be computed with.
 """
 
 import functools
@@ -21,6 +18,8 @@ importing = threading.RLock()
 if hasattr(os, "register_at_fork"):  # not on Windows
     os.register_at_fork(before=importing.acquire, after_in_parent=importing.release, after_in_child=importing.release)
 
+REPLACEABLE = {}  # steps by their names
+
 
 @functools.lru_cache
 def backend_for(library):
@@ -31,17 +30,21 @@ def backend_for(library):
 
 
 def replaceable(portable):
-    """Let backends replace the step `portable`, whose first argument is an array; `step.portable` stays reachable."""
+    """Let backends replace the step `portable`, whose first argument is an array; `step.portable` stays reachable.
+
+    Stands above `primitive` where a step is both.
+    """
+    name = portable.__name__
 
     @functools.wraps(portable)
     def step(X, *args):
         # The array's type names a library that the caller has already imported.
-        library = type(X).__module__.partition(".")[0]
-        fast = getattr(type(X) if library == "kmeans_xp" else backend_for(library), portable.__name__, None)
+        fast = getattr(backend_for(type(X).__module__.partition(".")[0]), name, None)
         result = NotImplemented if fast is None else fast(X, *args)
         return portable(X, *args) if result is NotImplemented else result
 
-    step.portable = portable
+    step.portable = getattr(portable, "portable", portable)
+    REPLACEABLE[name] = step
     return step
 
 

@@ -162,7 +162,7 @@ class _Nearest:
     """Finds the nearest center of each row of a tile, and on demand how much farther the second nearest is.
 
     A few rows are compared at a time, with some of the centers: their scores stay in the cache. A label is in doubt if
-    another score is nearer than `doubt` (see `steps.Frame.doubt`) times ||x||² + ||c||².
+    another score is nearer than `doubt` (see `frame.Frame.doubt`) times ||x||² + ||c||².
     """
 
     def __init__(self, centers, sq_norms, doubt):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from kmeans_xp.backends import _cuda
+from kmeans_xp import cuda as _cuda
 
 
 @dataclasses.dataclass(frozen=True)

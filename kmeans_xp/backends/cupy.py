@@ -13,8 +13,9 @@ import functools
 import cupy
 import numpy as np
 
-from kmeans_xp.backends import _cuda, _cuda_check
-from kmeans_xp.backends._cuda import BLOCK, blocks, launch, power_of_2
+from kmeans_xp import cuda as _cuda
+from kmeans_xp.backends import _cuda_check
+from kmeans_xp.cuda import BLOCK, blocks, launch, power_of_2
 
 # Bounds pay where comparing a row with all centers takes longer than reading it, and for at most this share of the rows
 PRUNING_SIZE = 8000  # n_features * n_clusters
@@ -22,7 +23,7 @@ SHARE_THAT_PAYS = 0.85
 
 
 def map_slices(X, function, slices):
-    """`steps.map_slices`: a slice for which the device has no memory is halved."""
+    """`array.map_slices`: a slice for which the device has no memory is halved."""
     waiting = list(slices)[::-1]
     while waiting:
         rows = waiting.pop()

@@ -45,13 +45,13 @@ def _passes(X, frame):
     if frame.work < COMPILED_WORK or not _has_numba():
         return _blocks
     try:
-        return compiled_passes()
+        return _compiled_passes()
     except _NumbaError as error:
         _give_up(error)
         return _blocks
 
 
-def compiled_passes():
+def _compiled_passes():
     """The module of passes that Numba compiles."""
     try:
         with importing:
@@ -97,7 +97,7 @@ def _give_up(error):
         )
 
 
-def or_plain(step):
+def _or_plain(step):
     """The step, done again in plain NumPy if Numba fails."""
 
     @functools.wraps(step)
@@ -118,7 +118,7 @@ def passes_in_use():
     trouble = _trouble
     try:
         X, label, one = np.zeros((1, 1)), np.zeros(1, dtype=np.int32), np.zeros(1)
-        _load(compiled_passes().cluster_sums, _read_only(X), one, label, one, X, one)
+        _load(_compiled_passes().cluster_sums, _read_only(X), one, label, one, X, one)
     except _NumbaError as error:
         trouble = trouble or error
     return f"plain NumPy, as Numba fails ({trouble})" if trouble else "compiled by Numba"
@@ -133,12 +133,12 @@ def own_threads(X, n_clusters):
 
 
 def map_slices(X, function, slices):
-    """`steps.map_slices` on threads."""
+    """`array.map_slices` on threads."""
     pays = 8 * X.size > PARALLEL_WORK and len(slices) > 1 and blas.n_threads() > 1
     return map_in_order(function, slices) if pays else NotImplemented
 
 
-@or_plain
+@_or_plain
 def assign(X, centers, frame):
     """`steps.assign`."""
     labels = np.empty(X.shape[0], dtype=np.int32)
@@ -150,7 +150,7 @@ def assign(X, centers, frame):
     return labels
 
 
-@or_plain
+@_or_plain
 def lloyd_step(X, sample_weight, centers, frame):
     """`steps.lloyd_step`."""
     labels = np.full(X.shape[0], -1, dtype=np.int32)
@@ -163,7 +163,7 @@ def lloyd_step(X, sample_weight, centers, frame):
     return labels, *totals
 
 
-@or_plain
+@_or_plain
 def bounded_step(X, sample_weight, centers, labels, slack, path, sums, weights, frame):
     """`bounds.bounded_step`, writing into labels and slack."""
     passes, work = _passes(X, frame), 8 * X.size
@@ -200,14 +200,14 @@ def _settle(rows, X, sample_weight, centers, labels, sums, weights, frame):
     return len(wrong)
 
 
-@or_plain
+@_or_plain
 def update(X, sample_weight, labels, n_clusters, frame):
     """`steps.update`."""
     job = (_read_only(X), _origin(frame, np.float64), labels, sample_weight)
     return _sums(_passes(X, frame).cluster_sums, 8 * X.size, (n_clusters, X.shape[1]), *job)
 
 
-@or_plain
+@_or_plain
 def sq_distances_to_own(X, labels, centers, frame):
     """`steps.sq_distances_to_own`."""
     squares = np.empty(X.shape[0])
@@ -224,7 +224,7 @@ def sq_distances_to(X, rows, frame):
     return squares
 
 
-@or_plain
+@_or_plain
 def distances(X, centers, frame):
     """`steps.distances`."""
     result = np.empty((X.shape[0], len(centers)), dtype=X.dtype)
@@ -278,7 +278,7 @@ def _origin(frame, dtype):
 
 
 def _coefficients(centers, frame):
-    """`steps.coefficients` with the origin: that, -2 c (flat), ||c||², and `Frame.doubt`.
+    """`nearest.coefficients` with the origin: that, -2 c (flat), ||c||², and `Frame.doubt`.
 
     In the dtype of distances, with a center that is never nearest at the end.
     """

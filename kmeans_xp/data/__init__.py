@@ -18,8 +18,9 @@ from kmeans_xp.data.source import PerRow as PerRow
 from kmeans_xp.data.source import Source as Source
 from kmeans_xp.data.stream import Reader, Stream
 from kmeans_xp.metric import EUCLIDEAN
-from kmeans_xp.sparse import as_given
-from kmeans_xp.steps import computing, take_rows
+from kmeans_xp.rows.array import take_rows
+from kmeans_xp.rows.csr import as_given
+from kmeans_xp.steps import computing
 from kmeans_xp.validation import (
     check_device_of_dask,
     check_rows,

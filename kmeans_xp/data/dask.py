@@ -20,7 +20,6 @@ from dask import delayed
 
 from kmeans_xp import passes
 from kmeans_xp.arrays import (
-    OtherRows,
     as_dask_array,
     asarray_like,
     float_dtype,
@@ -33,6 +32,7 @@ from kmeans_xp.arrays import (
     write_rows,
 )
 from kmeans_xp.data.source import Block, PerRow, iterate_over_blocks
+from kmeans_xp.rows import StoredRows
 from kmeans_xp.steps import computing, weight_unit
 from kmeans_xp.validation import check_rows, check_sample_weight, check_weight_of_source
 
@@ -259,7 +259,7 @@ def _block(X, sample_weight, announced, index, metric, fitting):
         if X.shape[0] == 0:
             return Block(X, sample_weight, index, start)
         X = check_rows(X)
-        if isinstance(X, OtherRows):
+        if isinstance(X, StoredRows):
             raise TypeError("Sparse partitions are not supported. Use '.map_blocks(lambda X: X.toarray())'.")
         with computing(X):
             sample_weight, lost = check_sample_weight(sample_weight, X, may_be_zero=True), (0, 0.0)

@@ -2,8 +2,9 @@
 
 from kmeans_xp import arrays, passes
 from kmeans_xp.data.source import Block, PerRow
-from kmeans_xp.sparse import as_given
-from kmeans_xp.steps import in_unit, take_rows
+from kmeans_xp.rows.array import take_rows
+from kmeans_xp.rows.csr import as_given
+from kmeans_xp.steps import in_unit
 
 
 class InMemory:

@@ -6,7 +6,8 @@ import numpy as np
 
 from kmeans_xp import arrays
 from kmeans_xp.metric import EUCLIDEAN
-from kmeans_xp.steps import in_unit, lloyd_step, means, sq_distances_to_own, take_rows
+from kmeans_xp.rows.array import take_rows
+from kmeans_xp.steps import in_unit, lloyd_step, means, sq_distances_to_own
 
 
 class State:

@@ -9,8 +9,8 @@ from sklearn.utils import check_random_state
 from kmeans_xp import arrays, passes
 from kmeans_xp._sklearn_private import Interval, validate_params
 from kmeans_xp.data import Purpose, open_data, working_memory
+from kmeans_xp.rows.array import dense, take_rows
 from kmeans_xp.seeding.greedy import choose_rows
-from kmeans_xp.steps import dense, take_rows
 from kmeans_xp.validation import check_n_samples, check_spread
 
 

@@ -25,9 +25,10 @@ from kmeans_xp.estimators.saving import Saved
 from kmeans_xp.lloyd import Run, lloyd
 from kmeans_xp.metric import EUCLIDEAN
 from kmeans_xp.passes import moments
+from kmeans_xp.rows.array import take_rows
+from kmeans_xp.rows.csr import SparseRows
 from kmeans_xp.seeding.greedy import added, greedy, sample_of
-from kmeans_xp.sparse import SparseRows
-from kmeans_xp.steps import computing, take_rows
+from kmeans_xp.steps import computing
 from kmeans_xp.validation import check_n_samples, check_spread
 
 LARGEST_UNIT = 2.0**100  # of weights as counts

@@ -4,8 +4,8 @@ import operator
 
 from kmeans_xp.arrays import to_numpy
 from kmeans_xp.passes import join
+from kmeans_xp.rows.array import sq_distances
 from kmeans_xp.seeding.draws import Law, by_weight, draw, draw_by, masses, rounding_of_distances, without_rounding
-from kmeans_xp.steps import sq_distances
 
 CHAIN = 200  # rows that a chain looks at, as in the experiments of the paper
 MOST_NUMBERS = 2**23  # of the rows that are drawn in one pass

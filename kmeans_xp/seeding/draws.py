@@ -9,7 +9,7 @@ import numpy as np
 
 from kmeans_xp.arrays import asarray_like, collect, namespace, to_floats, to_numpy
 from kmeans_xp.passes import add, join, row_keys
-from kmeans_xp.steps import relative, sq_distances, take_rows
+from kmeans_xp.rows.array import relative, sq_distances, take_rows
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import numpy as np
 
 from kmeans_xp.arrays import asarray_like, namespace, to_numpy
 from kmeans_xp.backends import replaceable
+from kmeans_xp.rows.array import dense, take_rows
 from kmeans_xp.seeding.draws import (
     Law,
     canonical_order,
@@ -17,13 +18,13 @@ from kmeans_xp.seeding.draws import (
     stratified,
     without_rounding,
 )
-from kmeans_xp.steps import dense, sq_distances_to, take_rows
+from kmeans_xp.steps import sq_distances_to
 
 MIN_SAMPLE = 20_000  # see sample_size
 SAMPLE_PER_CLUSTER = 50
 REFINE_FROM = 4  # times the sample: fewer rows go without iterations on the sample
 MAX_DISTANCES = 2**21  # numbers, 16 MiB, that greedy k-means++ holds at a time
-TIE = 1e-9  # relative difference of potentials that are equal; the same in backends/cuda/seeding.cu
+TIE = 1e-9  # relative difference of potentials that are equal; the same in cuda/seeding.cu
 STALENESS = 3  # greedy k-means++ draws for a third as many centers as it has before it measures distances anew
 
 

@@ -1,9 +1,10 @@
 """k-means||: a few rounds of many draws at once, then k-means++ on those candidates."""
 
 from kmeans_xp.passes import add, join
+from kmeans_xp.rows.array import take_rows
 from kmeans_xp.seeding.draws import Law, by_weight, canonical_order, draw_by
 from kmeans_xp.seeding.greedy import greedy
-from kmeans_xp.steps import lloyd_step, take_rows
+from kmeans_xp.steps import lloyd_step
 
 N_ROUNDS = 5  # and candidates per round for each cluster, as in the experiments of the paper
 OVERSAMPLING = 2

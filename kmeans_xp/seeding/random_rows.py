@@ -3,8 +3,8 @@
 import numpy as np
 
 from kmeans_xp.arrays import asarray_like, namespace, to_numpy
+from kmeans_xp.rows.array import take_rows
 from kmeans_xp.seeding.draws import by_weight, draw_by
-from kmeans_xp.steps import take_rows
 
 MOST_ROUNDS = 20  # of drawing, for rows that have nearly all the weight
 

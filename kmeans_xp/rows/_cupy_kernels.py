@@ -1,8 +1,8 @@
 """Passes over CuPy's sparse rows: launches of the kernels in cuda/sparse_*.cu.
 
 `stored` are four arrays: the numbers, their columns, and where the numbers of each row begin and end in these. Choosing
-rows changes the last two only. Nothing here waits for the device, but where it says so. `sparse.CupyRows` cannot do
-without this file: CuPy's own functions (cuSPARSE) make no promise that results are the same bits from run to run.
+rows changes the last two only. Nothing here waits for the device, but where it says so. CuPy's own functions
+(cuSPARSE) make no promise that results are the same bits from run to run.
 """
 
 import functools
@@ -10,8 +10,8 @@ import functools
 import cupy
 from cupyx.scipy.sparse import csr_matrix
 
-from kmeans_xp.backends import _cuda
-from kmeans_xp.backends._cuda import blocks, power_of_2
+from kmeans_xp import cuda as _cuda
+from kmeans_xp.cuda import blocks, power_of_2
 
 WARPS = 8  # of a block
 MOST_NUMBERS = 2**23  # that are sorted at a time, at some 50 bytes each

@@ -1,4 +1,4 @@
-"""How the CUDA kernels in cuda/ are compiled and launched, for any library whose arrays they are to read.
+"""How the CUDA kernels beside this file are compiled and launched, for any library whose arrays they are to read.
 
 Which instances there are, how many blocks and how much memory they take on a device. Of a library nothing is known
 here: what is needed of it is given (a compiler with the interface of `cupy.RawModule`, its error for lack of memory).
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-FOLDER = Path(__file__).with_name("cuda")
+FOLDER = Path(__file__).parent
 DENSE = "stale_rows", "relabel", "relabel_certain", "sums", "distances", "move", "seeding"
 SPARSE = "sparse_rows", "sparse_products", "sparse_sums"
 

@@ -1,0 +1,81 @@
+"""Rows that are stored in an array: what is asked of them, in the pure Array API (see `rows.primitive`)."""
+
+from kmeans_xp.arrays import device, namespace
+from kmeans_xp.backends import replaceable
+from kmeans_xp.rows import primitive
+
+
+@primitive
+def dense(X):
+    """Rows as an array: itself, if it is one."""
+    return X
+
+
+@primitive
+def row_size(X):
+    """How many numbers a row takes."""
+    return X.shape[1]
+
+
+@primitive
+def relative(X, origin, dtype):
+    """Rows less an origin, in `dtype`; None for 0, as of rows that are relative to it already."""
+    xp = namespace(X)
+    X = xp.astype(X, dtype, copy=False)
+    return X if origin is None else X - xp.astype(origin, dtype)
+
+
+@replaceable
+@primitive
+def map_slices(X, function, slices):
+    """Yield `function(rows)` for each of the slices of the rows of X, in order."""
+    return map(function, slices)
+
+
+@primitive
+def take_rows(X, rows):
+    """Rows of X by their numbers."""
+    return namespace(X).take(X, rows, axis=0)
+
+
+@primitive
+def largest(X):
+    """Largest absolute value in each row."""
+    xp = namespace(X)
+    return xp.max(xp.abs(X), axis=1)
+
+
+@primitive
+def sq_norms(tile):
+    """Squared norm of each row."""
+    return namespace(tile).vecdot(tile, tile)
+
+
+@primitive
+def sq_distances(tile, centers):
+    """Squared distances between rows and centers, (n_rows, n_clusters), never negative."""
+    xp = namespace(tile)
+    squares = sq_norms(tile)[:, None] - 2 * (tile @ centers.T) + xp.vecdot(centers, centers)[None, :]
+    return xp.maximum(squares, xp.zeros_like(squares[0, 0]))
+
+
+@primitive
+def sq_distances_of_tile(tile, labels, centers):
+    """`sq_distances_to_own` for one tile."""
+    xp = namespace(tile)
+    difference = tile - xp.take(centers, labels, axis=0)
+    return xp.vecdot(difference, difference)
+
+
+@primitive
+def cluster_sums(X, labels, sample_weight, n_clusters):
+    """Weighted sum of the rows of each cluster, and its weight.
+
+    X (n_samples, n_features), labels (n_samples,) int32, sample_weight (n_samples,) float64
+    -> sums (n_clusters, n_features), weights (n_clusters,), both float64
+    """
+    xp = namespace(X)
+    clusters = xp.arange(n_clusters, dtype=labels.dtype, device=device(X))
+    dtype = sample_weight.dtype
+    membership = xp.astype(clusters[:, None] == labels[None, :], dtype) * sample_weight[None, :]
+    return membership @ xp.astype(X, dtype), xp.sum(membership, axis=1)
