@@ -15,6 +15,8 @@ import sklearn
 from kmeans_xp.arrays import device, namespace, to_numpy
 from kmeans_xp.backends import backend_for
 
+pytest.register_assert_rewrite("twins")
+
 SKLEARN_VERSION = tuple(int(part) for part in sklearn.__version__.split(".")[:2])
 REQUIRED = {name for name in os.environ.get("KMEANS_XP_REQUIRE", "").split(",") if name}
 
