@@ -14,7 +14,7 @@ from kmeans_xp.arrays import accumulator, asarray_like, collect, device, first_f
 from kmeans_xp.frame import frame_at
 from kmeans_xp.nearest import row_sums
 from kmeans_xp.rows import primitive
-from kmeans_xp.rows.array import largest, take_rows
+from kmeans_xp.rows.array import joined, largest, take_rows
 from kmeans_xp.steps import one_cluster, sq_distances_to_own
 
 
@@ -23,9 +23,9 @@ def add(these, those):
     return tuple(this + that for this, that in zip(these, those, strict=True))
 
 
-def join(arrays):
-    """Arrays one after the other."""
-    return arrays[0] if len(arrays) == 1 else namespace(arrays[0]).concat(arrays, axis=0)
+def join(parts):
+    """Arrays, or rows stored otherwise, one after the other."""
+    return joined(*parts)
 
 
 # Of the rows alone

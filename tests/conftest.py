@@ -20,6 +20,8 @@ from kmeans_xp.data.memory import InMemory
 from kmeans_xp.lloyd import Run
 from kmeans_xp.metric import EUCLIDEAN
 
+pytest.register_assert_rewrite("twins")
+
 SKLEARN_VERSION = tuple(int(part) for part in sklearn.__version__.split(".")[:2])
 REQUIRED = {name for name in os.environ.get("KMEANS_XP_REQUIRE", "").split(",") if name}
 

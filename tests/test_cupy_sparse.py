@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from conftest import moments, unbounded
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 from test_sparse import matrix

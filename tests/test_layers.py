@@ -76,7 +76,7 @@ LIBRARIES = {
     "llvmlite": {"backends/_compiled"},
     "matplotlib": {"plotting"},
     "numba": {"backends/_compiled"},
-    "scipy": {"backends/_blocks"},
+    "scipy": {"backends/_blocks", "rows/scipy"},
     "threadpoolctl": {"backends/_threads", "versions"},
 }
 KNOW_SCIKIT_LEARN = {"_sklearn_private", "validation", "data/__init__", "plotting"}  # and the estimators

@@ -77,6 +77,9 @@ class Rows(Protocol):
     def take_rows(self, rows: Any, /) -> Self:
         """Rows by their numbers, in any order, some perhaps several times."""
 
+    def joined(self, *others: Self) -> Self:
+        """These rows and others of the same matrix, relative to the same origin, one after the other."""
+
     def relative(self, origin: Any, dtype: Any, /) -> Self:
         """The rows less an origin, (n_features,), or None; in `dtype` or a wider one, or a form that computes in it."""
 

@@ -39,6 +39,12 @@ def take_rows(X, rows):
 
 
 @primitive
+def joined(X, *others):
+    """Rows and others of the same form, one after the other."""
+    return namespace(X).concat((X, *others), axis=0) if others else X
+
+
+@primitive
 def largest(X):
     """Largest absolute value in each row."""
     xp = namespace(X)

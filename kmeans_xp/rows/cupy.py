@@ -59,6 +59,11 @@ class CupyRows(SparseRows):
         data, indices, begin, end = self._stored
         return self._of((data, indices, begin[rows], end[rows]), self._origin)
 
+    def joined(self, *others):
+        data, indices, *_ = self._stored
+        begin, end = (namespace(self).concat([rows._stored[i] for rows in (self, *others)]) for i in (2, 3))
+        return self._of((data, indices, begin, end), self._origin)
+
     def some_rows(self, numbers):
         """Rows by ascending numbers, for passes over them."""
         return self if len(numbers) == self.shape[0] else self.take_rows(numbers)

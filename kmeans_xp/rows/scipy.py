@@ -1,6 +1,7 @@
 """Rows of SciPy's CSR matrices."""
 
 import numpy as np
+from scipy.sparse import vstack
 
 from kmeans_xp.rows import StoredRows
 from kmeans_xp.rows.csr import ROUNDING, SparseRows
@@ -33,6 +34,9 @@ class ScipyRows(SparseRows):
 
     def take_rows(self, rows):
         return ScipyRows(self.matrix[rows], self._origin)
+
+    def joined(self, *others):
+        return ScipyRows(vstack([rows.matrix for rows in (self, *others)], format="csr"), self._origin)
 
     def some_rows(self, numbers):
         """Rows by ascending numbers, for passes over them."""

@@ -1,0 +1,239 @@
+"""Cases for each step, and how what stands in for it is compared with the portable one.
+
+What stands in is found by test_backends.py and test_stored_rows.py; what has no arguments here fails there.
+"""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from conftest import Library, brute_force, moments, unbounded
+from numpy.testing import assert_allclose, assert_array_equal
+
+from kmeans_xp import steps
+from kmeans_xp.arrays import namespace, to_numpy
+from kmeans_xp.frame import Frame
+from kmeans_xp.metric import EUCLIDEAN
+from kmeans_xp.rows import StoredRows, array
+
+
+@dataclass(frozen=True)
+class Case:
+    """What the steps are given beside the rows: arrays of a library."""
+
+    lib: Library
+    host: np.ndarray  # the rows
+    n_clusters: int
+    frame: Frame
+    centers: Any
+    weights: Any
+    labels: Any
+    known: bool  # whether the labels are those of a step before, from which a bounded step starts
+    precise: float  # what rounding may do, relative to the largest number
+    mixed: bool = False  # rows in float32 are compared with the same in float64
+
+    def array(self, values, dtype=None):
+        return self.lib.asarray(values, dtype)
+
+    def rng(self):
+        """The same numbers again each time."""
+        return np.random.default_rng(7)
+
+    def row_numbers(self):
+        return self.array(self.rng().integers(len(self.host), size=5), "int64")
+
+    def state(self):
+        """What a bounded step starts from, to be written to: labels, slack, path, sums, weights."""
+        path, n_samples = self.array(self.rng().uniform(size=self.n_clusters)), len(self.host)
+        if not self.known:
+            return *unbounded(self.array(self.host), self.weights), path, 0, 0
+        job = self.array(self.host), self.weights, self.labels, self.n_clusters
+        sums = steps.update.portable(*job, replace(self.frame, shifted=False))
+        slack = np.where(self.rng().uniform(size=n_samples) < 0.5, np.inf, -np.inf)
+        return self.array(to_numpy(self.labels).copy()), self.array(slack), path, *sums
+
+
+def case(lib, host, n_clusters, dtype, known=True, tile_bytes=10_000, precise=None):
+    """A case, its centers near rows, its weights partly 0, and some clusters without rows."""
+    rng = np.random.default_rng(len(host) + n_clusters)
+    X, n_samples = lib.asarray(host, dtype), len(host)
+    weights = rng.uniform(0.5, 2, size=n_samples) * (rng.integers(4, size=n_samples) > 0)
+    weights[0] = 1.0
+    frame = moments(X, lib.asarray(weights), n_clusters, tile_bytes)
+    centers = host[rng.integers(n_samples, size=n_clusters)] * rng.uniform(0.9, 1.1, size=(n_clusters, 1))
+    labels = rng.integers(-(-n_clusters // 2), size=n_samples)
+    return Case(
+        lib,
+        host.astype(dtype),
+        n_clusters,
+        frame,
+        frame.enter(lib.asarray(centers, dtype)),
+        lib.asarray(weights),
+        lib.asarray(labels, "int32"),
+        known,
+        precise or (1e-5 if dtype == "float32" else 1e-12),
+    )
+
+
+def bounds_of_a_step(c, X):
+    labels, slack, path, *sums = c.state()
+    return X, c.weights, c.centers, labels, slack, path, *sums, c.frame
+
+
+def sums_of_a_step(c, X):
+    sums = steps.update.portable(X, c.weights, c.labels, c.n_clusters, c.frame)
+    return *sums, c.centers, c.array(3), c.array(5), c.frame, EUCLIDEAN
+
+
+def candidates_of_a_draw(c, X):
+    closest = c.array(brute_force(c.host, c.host[:1]).min(axis=1))
+    rows = c.rng().integers(len(c.host), size=6)
+    squares = c.array(brute_force(c.host, c.host[rows]).T.copy())
+    return closest, squares, c.weights, c.array(rows, "int64"), c.rng().uniform(size=6), 2, 3
+
+
+def slices_of(X, n_rows=7):
+    return [slice(begin, min(begin + n_rows, X.shape[0])) for begin in range(0, X.shape[0], n_rows)]
+
+
+# Calls of each step for a case and its rows, as an array or stored otherwise
+ARGUMENTS = {
+    "assign": lambda c, X: [(X, c.centers, c.frame)],
+    "bounded_step": lambda c, X: [bounds_of_a_step(c, X)],
+    "choose": lambda c, X: [candidates_of_a_draw(c, X)],
+    "cluster_sums": lambda c, X: [(X, c.labels, c.weights, c.n_clusters)],
+    "distinct": lambda c, X: [(c.labels,)],
+    "dense": lambda c, X: [(X,)],
+    "distances": lambda c, X: [(X, c.centers, c.frame)],
+    "joined": lambda c, X: [(X,), (X, X, array.take_rows(X, c.row_numbers()))],
+    "largest": lambda c, X: [(X,)],
+    "lloyd_step": lambda c, X: [(X, c.weights, c.centers, c.frame)],
+    "map_slices": lambda c, X: [(X, lambda rows: rows, slices_of(X))],
+    "move": lambda c, X: [sums_of_a_step(c, X)],
+    "own_threads": lambda c, X: [(X, c.n_clusters)],
+    "projections": lambda c, X: [(X, c.centers[0, :])],
+    "relative": lambda c, X: [(X, origin, c.lib.xp.float64) for origin in (c.frame.origin, None)],
+    "row_size": lambda c, X: [(X,)],
+    "share_that_pays": lambda c, X: [(X, c.n_clusters, c.frame)],
+    "sq_distances": lambda c, X: [(X, c.centers), (X, array.take_rows(X, c.row_numbers()))],
+    "sq_distances_of_tile": lambda c, X: [(X, c.labels, c.centers)],
+    "sq_distances_to": lambda c, X: [(X, c.row_numbers(), c.frame)],
+    "sq_distances_to_own": lambda c, X: [(X, c.labels, c.centers, c.frame)],
+    "sq_norms": lambda c, X: [(X,)],
+    "take_rows": lambda c, X: [(X, c.row_numbers())],
+    "update": lambda c, X: [(X, c.weights, c.labels, c.n_clusters, c.frame)],
+}
+
+
+def same(ours, theirs, c, atol=None):
+    """The same values, up to rounding in the dtype of the rows; whole numbers exactly."""
+    if isinstance(theirs, (tuple, list)):
+        assert len(ours) == len(theirs)
+        for one, other in zip(ours, theirs, strict=True):
+            same(one, other, c, atol)
+        return
+    if isinstance(ours, StoredRows):
+        ours = ours.dense()
+    if hasattr(theirs, "shape") and theirs.shape != ():
+        assert namespace(ours) is namespace(theirs)
+        assert ours.shape == theirs.shape
+        assert ours.dtype == theirs.dtype or c.mixed
+    ours, theirs = (to_numpy(x) if hasattr(x, "shape") else np.asarray(x) for x in (ours, theirs))
+    if theirs.dtype.kind in "iu":
+        assert_array_equal(ours, theirs)
+        return
+    if atol is None:
+        atol = c.precise * np.max(np.abs(theirs), where=np.isfinite(theirs), initial=0)
+    assert_allclose(ours, theirs, rtol=c.precise, atol=atol)
+
+
+def same_sums(ours, theirs, c):
+    """Sums, and weights after them, perhaps labels before: sums may be near 0, beside what is summed."""
+    (*labels, sums, weights), (*their_labels, their_sums, their_weights) = ours, theirs
+    same((labels, weights), (their_labels, their_weights), c)
+    summed = to_numpy(c.weights) @ np.abs(c.host - to_numpy(c.frame.origin))
+    same(sums, their_sums, c, atol=1e-13 * summed.max())
+
+
+def same_but_for_the_square_root_of_rounding(ours, theirs, c):
+    """Of squares near 0, which are differences of larger numbers."""
+    same(ours, theirs, c, atol=1e-6 * np.abs(c.host).max())
+
+
+def same_bounds(ours, theirs, c):
+    """Slack is never more than is true, by brute force; less in a few rows, of which some centers were left out."""
+    same_sums((ours[0], *ours[2:4]), (theirs[0], *theirs[2:4]), c)
+    same(ours[4:], theirs[4:], c)
+    before, path = map(to_numpy, c.state()[1:3])
+    labels, slack, expected = to_numpy(ours[0]), to_numpy(ours[1]), to_numpy(theirs[1])
+    looked_at = before < np.inf
+    assert_array_equal(slack[~looked_at], before[~looked_at])
+    rows, centers = c.host.astype(np.float64) - to_numpy(c.frame.origin), to_numpy(c.centers)
+    size = np.sqrt(max((rows**2).sum(axis=1).max(), (centers**2).sum(axis=1).max()))
+    allowed = 0.05 if c.lib.name == "cupy" else c.frame.rounding**0.5  # CuPy's kernels allow for more rounding
+    assert np.isclose(slack, expected, atol=size * allowed).mean() > 0.9
+    if c.n_clusters > 1:
+        nearest, second = np.sort(np.sqrt(brute_force(rows, centers)), axis=1)[:, :2].T
+        true = path[labels] + second - nearest
+        assert (slack <= true + 1e-9 * size)[looked_at].all()
+
+
+def same_slices(ours, theirs, c):
+    """In order, and all rows; they may be cut."""
+    ours, theirs = list(ours), list(theirs)
+    assert [rows.start for rows in ours[1:]] == [rows.stop for rows in ours[:-1]]
+    assert (ours[0].start, ours[-1].stop) == (theirs[0].start, theirs[-1].stop)
+    assert {rows.stop for rows in theirs} <= {rows.stop for rows in ours}
+
+
+def same_up_to_a_constant(ours, theirs, c):
+    """Equal for equal rows: all that is asked."""
+    same(ours - ours[0], theirs - theirs[0], c, atol=1e-11 * np.abs(to_numpy(theirs)).max())
+
+
+def both_are_contexts(ours, theirs, c):
+    assert isinstance(ours, AbstractContextManager)
+    with ours:
+        pass
+
+
+def is_a_share(ours, theirs, c):
+    """It may differ, as it says what is faster."""
+    assert 0 <= ours <= 1
+
+
+def no_more_numbers(ours, theirs, c):
+    assert 1 <= ours <= theirs
+
+
+def same_sets(ours, theirs, c):
+    """In any order."""
+    assert sorted(to_numpy(ours).tolist()) == sorted(to_numpy(theirs).tolist())
+
+
+COMPARE = {
+    "bounded_step": same_bounds,
+    "cluster_sums": same_sums,
+    "distinct": same_sets,
+    "distances": same_but_for_the_square_root_of_rounding,
+    "lloyd_step": same_sums,
+    "map_slices": same_slices,
+    "own_threads": both_are_contexts,
+    "projections": same_up_to_a_constant,
+    "row_size": no_more_numbers,
+    "share_that_pays": is_a_share,
+    "update": same_sums,
+}
+
+
+def compare(name, function, portable, c, X, dense):
+    """Whether `function(X, …)` computes at all; if it does, the same as `portable(dense, …)`."""
+    assert name in ARGUMENTS, f"no arguments are known for {name}: add them to ARGUMENTS"
+    computed = False
+    for ours, theirs in zip(ARGUMENTS[name](c, X), ARGUMENTS[name](c, dense), strict=True):
+        found = function(*ours)
+        if found is not NotImplemented:
+            COMPARE.get(name, same)(found, portable(*theirs), c)
+            computed = True
+    return computed
