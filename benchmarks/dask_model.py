@@ -1,6 +1,6 @@
 """What limits k-means on a cluster, on paper: python -m benchmarks.dask_model [--n 1e9 --d 128 --k 4096].
 
-A simulation of one dense iteration of `kmeans_xp.dask`: every worker fetches the centers from one that has them,
+A simulation of one dense iteration of `kmeans_xp.data.dask`: every worker fetches the centers from one that has them,
 computes its partitions, and sums go up a tree of tasks with a fan-in of 8, which a scheduler hands out one by one. Of
 its inputs, the rate of a core and the time that Dask takes for a task are measured here; the network, the cores of a
 node and the rate of a GPU are assumptions, printed with the result.

@@ -211,14 +211,14 @@ def measure(shape, rates, peers):
 
 
 def main(options):
-    problem = kmeans_xp.arrays.cuda_problem()
+    problem = kmeans_xp.devices.cuda_problem()
     if problem:
         raise SystemExit(f"No GPU: {problem}")
     import cupy
 
     rates, (peers, missing) = limits(options.quick), usable()
     revision = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    machine = {"device": kmeans_xp.arrays.cuda_devices()[0], "cupy": cupy.__version__, "commit": revision, **rates}
+    machine = {"device": kmeans_xp.devices.cuda_devices()[0], "cupy": cupy.__version__, "commit": revision, **rates}
     machine["CUPY_TF32"] = os.environ.get("CUPY_TF32", "0")
     print(machine)
     print("left out:", ", ".join(missing) or "none")

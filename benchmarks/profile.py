@@ -12,17 +12,19 @@ from unittest import mock
 
 import kmeans_xp
 from benchmarks import bench
-from kmeans_xp import bounds, lloyd, seeding, steps
+from kmeans_xp import algorithms, passes, steps
+from kmeans_xp.data import Purpose, open_data
+from kmeans_xp.seeding import greedy
 
 DEFAULT = ["photo 273,280 x 3, k=256", "noise 20,000 x 784, k=30", "blobs 100,000 x 128, k=1,000"]
 PASSES = {
-    "moments": (kmeans_xp.estimators, "moments"),
-    "seeding: sample": (seeding, "coreset"),
-    "seeding: k-means++": (seeding, "greedy"),
-    "iterations, dense": (bounds, "lloyd_step"),
-    "iterations, bounded": (bounds, "bounded_step"),
-    "final sums": (lloyd, "update"),
-    "inertia": (lloyd, "sq_distances_to_own"),
+    "moments": (passes, "moments"),
+    "seeding: sample": (greedy, "coreset"),
+    "seeding: k-means++": (greedy, "greedy"),
+    "iterations, dense": (algorithms, "lloyd_step"),
+    "iterations, bounded": (algorithms, "bounded_step"),
+    "final sums": (passes, "update"),
+    "inertia": (passes, "inertia"),
 }
 
 
@@ -52,11 +54,10 @@ def profile(X, k):
 
 def dense_seconds(X, k):
     """Seconds of one iteration that compares all rows with all centers."""
-    weights = kmeans_xp.validation.check_sample_weight(None, X)
-    with steps.own_threads(X, k):
-        frame = steps.moments(X, weights, k, 2**22)
+    with open_data(X, None, Purpose(k)) as data:
+        frame, job = passes.moments(data, k, 2**22), data.all_rows()
         centers = frame.enter(X[:k])
-        return min(bench.timed(lambda: steps.lloyd_step(X, weights, centers, frame))[0] for _ in range(5))
+        return min(bench.timed(lambda: steps.lloyd_step(*job, centers, frame))[0] for _ in range(5))
 
 
 def main():

@@ -19,8 +19,11 @@ class State(Protocol):
 
     labels: Any  # (n_samples,) int32
 
-    def step(self, X: Any, sample_weight: Any, centers: Any, frame: Any) -> tuple[Any, ...]:
-        """Label the rows: sums and weights of the clusters; how many labels changed and rows were looked at, 0-d."""
+    def step(self, X: Any, sample_weight: Any, centers: Any, frame: Any, active: Any = None) -> tuple[Any, ...]:
+        """Label the rows: sums and weights of the clusters; how many labels changed and rows were looked at, 0-d.
+
+        If only the stale rows are at hand, on a library whose arrays can be written to, `active` are their numbers.
+        """
 
     def looked_at(self, n_active: float) -> None:
         """Take note of how many rows the last step looked at, once the caller has read it from the device."""
@@ -30,9 +33,6 @@ class State(Protocol):
 
     def stale(self, centers: Any) -> Any:
         """Numbers of the rows that the next step must look at, or None for all of them."""
-
-    def step_on(self, active: Any, X: Any, sample_weight: Any, centers: Any, frame: Any) -> tuple[Any, ...]:
-        """The step when only the stale rows of X are at hand, on libraries whose arrays can be written to."""
 
 
 class Algorithm(Protocol):
@@ -136,7 +136,7 @@ class DenseState:
     def __init__(self, labels):
         self.labels = labels
 
-    def step(self, X, sample_weight, centers, frame):
+    def step(self, X, sample_weight, centers, frame, active=None):
         labels_old = self.labels
         self.labels, *totals = lloyd_step(X, sample_weight, centers, frame)
         n_changed = namespace(centers).count_nonzero(self.labels != labels_old)
@@ -168,14 +168,16 @@ class BoundedState:
         self._pause = 1  # iterations
         self._dense_left = 0
 
-    def step(self, X, sample_weight, centers, frame):
+    def step(self, X, sample_weight, centers, frame, active=None):
+        if active is not None:
+            return self._step_on(active, X, sample_weight, centers, frame)
         if self._dense_left > 0:
             return self._dense(X, sample_weight, centers, frame)
         self._path = self._path_to(centers)
         self._measured = self._centers is not None
-        self.labels, self._slack, self._sums, self._weights, *counts = bounded_step(
-            X, sample_weight, centers, self.labels, self._slack, self._path, self._sums, self._weights, frame
-        )
+        bounds, totals = (self.labels, self._slack, self._path), (self._sums, self._weights)
+        found = bounded_step(X, sample_weight, centers, bounds, totals, frame)
+        self.labels, self._slack, self._sums, self._weights, *counts = found
         self._centers = centers
         return self._sums, self._weights, *counts
 
@@ -194,16 +196,16 @@ class BoundedState:
         xp = namespace(centers)
         return xp.nonzero(self._slack <= xp.take(self._path_to(centers), self.labels))[0]
 
-    def step_on(self, active, X, sample_weight, centers, frame):
+    def _step_on(self, active, X, sample_weight, centers, frame):
+        """The step when X are the stale rows only."""
         self._path = self._path_to(centers)
         self._measured, self._centers = True, centers
         n_changed = n_active = namespace(centers).zeros((), dtype=self.labels.dtype, device=device(centers))
         if active.shape[0] > 0:
             labels, slack = self.labels[active], self._slack[active]
             before = update(X, sample_weight, labels, self._n_clusters, frame)
-            labels, slack, *after, n_changed, n_active = bounded_step(
-                X, sample_weight, centers, labels, slack, self._path, *before, frame
-            )
+            found = bounded_step(X, sample_weight, centers, (labels, slack, self._path), before, frame)
+            labels, slack, *after, n_changed, n_active = found
             self.labels[active], self._slack[active] = labels, slack
             self._sums, self._weights = (
                 kept + (new - old) for kept, new, old in zip((self._sums, self._weights), after, before, strict=True)

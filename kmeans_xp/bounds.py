@@ -31,35 +31,35 @@ def advance(path, centers, centers_old):
 
 @replaceable
 @primitive
-def bounded_step(X, sample_weight, centers, labels, slack, path, sums, weights, frame):
+def bounded_step(X, sample_weight, centers, bounds, totals, frame):
     """`steps.lloyd_step` with bounds, from the results of the last one: labels, slack, sums, weights, counts.
 
-    `labels` and `slack` (n_samples,) are given up: they may be written to. The counts, 0-d, are of rows whose label
-    changed, and of rows that were looked at.
+    `bounds` are labels and slack (n_samples,), which are given up: they may be written to, and the path (n_clusters,).
+    `totals` are sums and weights. The counts, 0-d, are of rows whose label changed, and of rows that were looked at.
     """
-    xp = namespace(X)
-    given = *coefficients(centers, frame), centers, frame
+    xp, (labels, slack, path), (sums, weights) = namespace(X), bounds, totals
+    given = coefficients(centers, frame)
 
     def on_rows(rows, X):
-        state = labels[rows], slack[rows]
-        found = relabel(X, sample_weight[rows], *state, path, *given)
-        return found[0] is state[0], *found
+        labels_before = labels[rows]
+        found = relabel(X, sample_weight[rows], centers, (labels_before, slack[rows], path), given, frame)
+        return found[0] is labels_before, *found
 
     blocks, in_place = [], True
     n_changed = n_active = xp.zeros((), dtype=xp.int64, device=device(X))
-    for _, (same, tile_labels, tile_slack, *totals) in frame.map_rows(on_rows, X, centers.shape[0]):
+    for _, (same, tile_labels, tile_slack, *more) in frame.map_rows(on_rows, X, centers.shape[0]):
         in_place = in_place and same
         blocks.append((tile_labels, tile_slack))
-        sums, weights = sums + totals[0], weights + totals[1]
-        n_changed, n_active = n_changed + totals[2], n_active + totals[3]
+        sums, weights = sums + more[0], weights + more[1]
+        n_changed, n_active = n_changed + more[2], n_active + more[3]
     if not in_place:
         labels, slack = (xp.concat(parts) for parts in zip(*blocks, strict=True))
     return labels, slack, sums, weights, n_changed, n_active
 
 
-def relabel(X, sample_weight, labels, slack, path, minus_2_centers, sq_centers, centers, frame):
-    """`bounded_step` for a tile of rows, not relative to the origin."""
-    xp = namespace(X)
+def relabel(X, sample_weight, centers, bounds, given, frame):
+    """`bounded_step` for a tile of rows, not relative to the origin: what is to be added to the totals."""
+    xp, (labels, slack, path), (minus_2_centers, sq_centers) = namespace(X), bounds, given
     n_clusters = sq_centers.shape[0]
     stale = slack <= xp.take(path, xp.maximum(labels, xp.zeros_like(labels)))
     (active,) = xp.nonzero(stale)  # synchronises: how many is the shape of the result

@@ -52,7 +52,7 @@ class Run:
     def __init__(self, data, n_clusters, frame, metric, algorithm):
         self._data = data
         self.job = Job(0, 0, n_clusters, frame, metric, data.suited(algorithm, n_clusters, frame))
-        self.prunes = self.job.algorithm.prunes
+        self.prunes, self.weight_unit = self.job.algorithm.prunes, data.weight_unit
         self.forget()
 
     def forget(self):
@@ -61,19 +61,15 @@ class Run:
 
     def iterate(self, centers, limits):
         """At least one iteration from the centers: `algorithms.Iterated`."""
-        self._goes_on_from(centers)
+        self.job = replace(self.job, step=self.job.step + 1)
         found = self._data.iterate(self.job, centers, limits)
         self._centers = found.centers_old
         return found
 
     def step(self, centers):
         """Assign the rows to the centers: sums and weights of the clusters."""
-        self._goes_on_from(centers)
+        self.job, self._centers = replace(self.job, step=self.job.step + 1), centers
         return self._data.reduce(passes.step, passes.add, self.job, centers)[:2]
-
-    def _goes_on_from(self, centers):
-        self._centers = centers
-        self.job = replace(self.job, step=self.job.step + 1)
 
     def update(self):
         """Sums and weights of the clusters, anew, from which the next step goes on."""
@@ -106,7 +102,7 @@ class Run:
         return self._data.labels(self.job, self._centers)
 
 
-def lloyd(run, centers, *, max_iter, tol, verbose=0, on_iteration=None, keep_interrupted=False, weight_unit=1):
+def lloyd(run, centers, *, max_iter, tol, verbose=0, on_iteration=None, keep_interrupted=False):
     """Iterate from `centers` until no label changes, the centers move by no more than `tol` (squared), or `max_iter`.
 
     centers (n_clusters, n_features) relative to the origin of the run's frame -> Result. Ends early when
@@ -115,7 +111,7 @@ def lloyd(run, centers, *, max_iter, tol, verbose=0, on_iteration=None, keep_int
 
     The run gives one iteration or several at a time; whatever is to be decided is decided after the last of them.
     """
-    xp, frame, metric = namespace(centers), run.job.frame, run.job.metric
+    xp, frame, metric, unit = namespace(centers), run.job.frame, run.job.metric, run.weight_unit
     history = {"inertia": [], "center_shift": [], "n_changed": [], "seconds": []}
     unchanged = converged = stopped = interrupted = False
     n_empty, completed, were_empty, renewed = 0, centers, False, False
@@ -153,10 +149,10 @@ def lloyd(run, centers, *, max_iter, tol, verbose=0, on_iteration=None, keep_int
             completed = centers
             _note(history, inertia, shift, n_changed, time.perf_counter() - began - seconds * (len(numbers) - 1))
             if verbose:
-                _print_progress(history, unchanged, converged, tol, weight_unit)
+                _print_progress(history, unchanged, converged, tol, unit)
             if on_iteration is not None:
                 _, *latest = (values[-1] for values in history.values())
-                found = frame.leave(centers), inertia * weight_unit, *latest
+                found = frame.leave(centers), inertia * unit, *latest
                 stopped = on_iteration(Iteration(len(history["inertia"]), *found)) is True
         except KeyboardInterrupt:
             if not (keep_interrupted and history["inertia"]):

@@ -5,6 +5,7 @@ A metric is a value: `EUCLIDEAN`, or `Cosine(...)`, whose rows and centers have 
 
 import math
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -15,6 +16,32 @@ from kmeans_xp.rows.csr import SparseRows
 ROWS_BYTES = 2**22  # of the rows that are scaled at a time
 
 
+class Metric(Protocol):
+    """How rows are compared."""
+
+    @property
+    def spherical(self) -> bool:
+        """Whether only directions count."""
+
+    def prepare(self, X: Any, first: int = 0) -> Any:
+        """The rows that are compared. The number of the first is `first`."""
+
+    def weigh(self, X: Any, sample_weight: Any) -> tuple[Any, tuple[int, float]]:
+        """Weights for prepared rows. And how many rows have none although they had, and how much that was."""
+
+    def settle(self, centers: Any, centers_old: Any, frame: Any) -> Any:
+        """Means of rows, relative to the origin, as centers."""
+
+    def cost(self, sq_distances: Any) -> Any:
+        """What is minimised, by squared distances."""
+
+    def distance(self, sq_distances: Any) -> Any:
+        """Distances in the metric."""
+
+    def of_zeros(self, values: Any, X: Any, value: Any) -> Any:
+        """What a pass found for each of the rows (or for each, and something more), but `value` for those of zeros."""
+
+
 @dataclass(frozen=True)
 class Euclidean:
     """Rows are compared as they are."""
@@ -22,27 +49,21 @@ class Euclidean:
     spherical = False
 
     def prepare(self, X, first=0):
-        """The rows that are compared. The number of the first is `first`."""
         return X
 
     def weigh(self, X, sample_weight):
-        """Weights for prepared rows. And how many rows have none although they had, and how much that was."""
         return sample_weight, (0, 0.0)
 
     def settle(self, centers, centers_old, frame):
-        """Means of rows, relative to the origin, as centers."""
         return frame.rounded(centers)
 
     def cost(self, sq_distances):
-        """What is minimised, by squared distances."""
         return sq_distances
 
     def distance(self, sq_distances):
-        """Distances in the metric."""
         return namespace(sq_distances).sqrt(sq_distances)
 
     def of_zeros(self, values, X, value):
-        """What a pass found for each of the rows (or for each, and something more), but `value` for those of zeros."""
         return values
 
 

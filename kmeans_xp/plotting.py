@@ -8,23 +8,20 @@ Of many rows a random share is drawn, which the title says, and only that is rea
 from typing import Any, Self
 
 import numpy as np
-from sklearn.decomposition import PCA
-from sklearn.utils.sparsefuncs import mean_variance_axis
 from sklearn.utils.validation import check_is_fitted
 
 from kmeans_xp import metrics
-from kmeans_xp.arrays import is_cupy_sparse, is_foreign, is_sparse, to_numpy
+from kmeans_xp.arrays import is_foreign, to_numpy
 from kmeans_xp.criteria import CRITERIA
 from kmeans_xp.data import random_rows
-from kmeans_xp.rows.csr import SparseRows
-from kmeans_xp.validation import check_present, check_rows
+from kmeans_xp.projection import host_rows, in_two_dimensions
+from kmeans_xp.validation import check_present
 
 # Okabe and Ito's colours, which people with colour-blindness tell apart too; more clusters than colours go round again,
 # with other marks
 COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000"]
 MARKS = "os^Dv*PX"
 MOST_POINTS = 20_000  # drawn of a scatter
-MOST_NUMBERS = 2**24  # of sparse rows that are made dense
 MOST_SILHOUETTES = 10_000  # that are computed: all pairs of rows are compared
 
 
@@ -274,9 +271,9 @@ class ClustersDisplay(_Display):
     @classmethod
     def _of(cls, X, labels, centers, n_samples):
         """Some of the rows, and the centers."""
-        X = _host_rows(X)
+        X = host_rows(X)
         place, names = in_two_dimensions(X)
-        centers = None if centers is None else place(_host_rows(centers))
+        centers = None if centers is None else place(host_rows(centers))
         return cls(place(X), _labels(labels, X.shape[0]), centers, names, n_samples)
 
     def plot(self, *, ax: Any = None) -> Self:
@@ -384,44 +381,6 @@ class ClusterSizesDisplay(_Display):
         else:
             ax.set_xticks([])
         return self
-
-
-def in_two_dimensions(X):
-    """A function of rows that gives their points, (n_rows, 2), as suits the rows X, and the names of the axes."""
-    if X.shape[1] <= 2:
-        return lambda rows: _padded(_dense(rows)), ("feature 0", "feature 1" if X.shape[1] == 2 else "")
-    if min(X.shape) <= 2 or X.shape[0] * X.shape[1] <= MOST_NUMBERS:
-        X = _dense(X)
-    # Rows that lie far from zero would lose their digits in squares
-    mean, variances = mean_variance_axis(X, axis=0) if is_sparse(X) else (X.mean(axis=0), X.var(axis=0))
-    if variances.sum() > 0:
-        # By the smaller side, or iteratively: n_features² numbers may be many
-        found = PCA(2, random_state=0).fit(X if is_sparse(X) else X - mean)
-        shares, axes = found.explained_variance_ratio_, found.components_.T
-    else:
-        shares, axes = np.zeros(2), np.zeros((X.shape[1], 2))
-    names = tuple(f"principal component {i + 1} ({share:.0%} of the variance)" for i, share in enumerate(shares))
-    return lambda rows: rows @ axes - mean @ axes, names
-
-
-def _padded(points):
-    """Points with a second coordinate."""
-    return np.pad(points, ((0, 0), (0, 2 - points.shape[1])))
-
-
-def _dense(X):
-    return X.toarray() if is_sparse(X) else X
-
-
-def _host_rows(X):
-    """Rows as a NumPy array of float64, or a CSR matrix of SciPy."""
-    X = check_rows(X)
-    if isinstance(X, SparseRows):
-        X = X.as_given()
-        X = X.get() if is_cupy_sparse(X) else X
-    else:
-        X = to_numpy(X)
-    return X.astype(float)
 
 
 def _labels(labels, n_samples=None):

@@ -5,8 +5,8 @@ from importlib import metadata
 
 from threadpoolctl import threadpool_info
 
-from kmeans_xp.arrays import cuda_devices, cuda_problem
 from kmeans_xp.backends import backend_for, backend_names
+from kmeans_xp.devices import cuda_devices, cuda_problem
 
 LIBRARIES = (
     *("kmeans_xp", "numpy", "scipy", "scikit-learn", "array-api-compat"),

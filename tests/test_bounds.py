@@ -146,11 +146,12 @@ def check_bounded_step(rng, dtype, d, k, name="numpy"):
     slack = np.where(labels == right, np.inf, -np.inf)
     slack[rng.uniform(size=n) < 0.5] = -np.inf
     path = rng.uniform(size=k)
-    before = labels.copy(), slack.copy(), path, *steps.update.portable(X, weights, labels, k, frame)
-    expected = bounds.bounded_step.portable(X, weights, centers, *before, frame)
+    totals = steps.update.portable(X, weights, labels, k, frame)
+    given = (labels.copy(), slack.copy(), path), totals, frame
+    expected = bounds.bounded_step.portable(X, weights, centers, *given)
     theirs = moments(lib.asarray(X), lib.asarray(weights), k, 2**20)
-    before = labels, slack.copy(), path, *before[3:]
-    found = bounds.bounded_step(*map(lib.asarray, (X, weights, centers, *before)), theirs)
+    given = (tuple(map(lib.asarray, parts)) for parts in ((labels, slack.copy(), path), totals))
+    found = bounds.bounded_step(*map(lib.asarray, (X, weights, centers)), *given, theirs)
     found = [to_numpy(x) for x in found[:4]] + [int(x) for x in found[4:]]
     np.testing.assert_array_equal(found[0], right)
     np.testing.assert_array_equal(found[0], expected[0])

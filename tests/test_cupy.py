@@ -10,7 +10,7 @@ from conftest import blobs, moments, unbounded
 from test_bounds import SHAPES, check_bounded_step
 
 from benchmarks import gpu
-from kmeans_xp import KMeans, KMeansSweep, arrays, bounds, kmeans_plusplus, steps
+from kmeans_xp import KMeans, KMeansSweep, arrays, bounds, devices, kmeans_plusplus, steps
 from kmeans_xp.algorithms import ALGORITHMS
 from kmeans_xp.frame import frame_at
 from kmeans_xp.metric import EUCLIDEAN
@@ -331,7 +331,7 @@ def test_the_other_device(cupy, rng, metric):
     single = X.astype("float32")
     model = KMeans(4, random_state=0, metric=metric, device="cuda:1").fit(single)
     assert {part.device.id for part in (*model.nearest_centers(single, 2), *model.nearest_rows(single, 2))} == {0}
-    there = arrays.to_device(X, "cuda:1")
+    there = devices.to_device(X, "cuda:1")
     criteria = {"criterion": "gap", "criteria": ["bic"], "n_references": 2}
     sweeps = [
         KMeansSweep([2, 3, 4], estimator=KMeans(metric=metric), random_state=0, **criteria).fit(x) for x in (X, there)
@@ -349,7 +349,7 @@ def test_scratch_memory_is_what_was_estimated(cupy, backend, rng):
     centers = frame.enter(X[:30])
     state = unbounded(X, weights)
     cupy.arange(8).sum(), steps.lloyd_step(X, weights, centers, frame)  # what stays: kernels, constants
-    used = gpu.peak_bytes(lambda: bounds.bounded_step(X, weights, centers, *state, cupy.zeros(30), 0, 0, frame))
+    used = gpu.peak_bytes(lambda: bounds.bounded_step(X, weights, centers, (*state, cupy.zeros(30)), (0, 0), frame))
     assert used <= backend.scratch_bytes(n, 5, 30, frame.tile_bytes)
     for shape in ((10**7, 128, 1024), (10**9, 2, 8)):
         assert backend.scratch_bytes(*shape, arrays._DEVICE_TILE_BYTES) < 2**28 + 2**26

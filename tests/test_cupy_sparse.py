@@ -155,8 +155,13 @@ def test_steps_equal_those_of_scipys_rows(cupy, csr, rng, index, dtype, shifted,
         )
 
     def compare(function, *arguments, atol=1e-10):
-        arguments = [x.copy() if isinstance(x, np.ndarray) else x for x in arguments]
-        on_device = [cupy.asarray(x) if isinstance(x, np.ndarray) else x for x in arguments]
+        def each(x, function):
+            if isinstance(x, tuple):
+                return tuple(each(part, function) for part in x)
+            return function(x) if isinstance(x, np.ndarray) else x
+
+        arguments = [each(x, np.copy) for x in arguments]
+        on_device = [each(x, cupy.asarray) for x in arguments]
         found = function(device_rows, *on_device, device_frame)
         expected = function(rows, *arguments, frame)
         if not isinstance(found, tuple):
@@ -173,8 +178,8 @@ def test_steps_equal_those_of_scipys_rows(cupy, csr, rng, index, dtype, shifted,
     path = rng.uniform(size=9)
     for slack in (np.where(rng.uniform(size=600) < 0.5, np.inf, -np.inf), np.full(600, np.inf)):
         sums = steps.update(rows, weights, labels, 9, frame)
-        compare(bounds.bounded_step, weights, centers, labels, slack, path, *sums, atol=1e-5)
-    compare(bounds.bounded_step, weights, centers, *unbounded(rows, weights), path, 0, 0, atol=1e-5)
+        compare(bounds.bounded_step, weights, centers, (labels, slack, path), sums, atol=1e-5)
+    compare(bounds.bounded_step, weights, centers, (*unbounded(rows, weights), path), (0, 0), atol=1e-5)
 
 
 def test_numbers_that_do_not_lie_side_by_side(csr, rng):

@@ -503,7 +503,7 @@ class TestDevice:
 
     @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
     def test_an_absent_gpu(self, monkeypatch, device):
-        monkeypatch.setattr("kmeans_xp.arrays.cuda_problem", lambda: "no driver")
+        monkeypatch.setattr("kmeans_xp.devices.cuda_problem", lambda: "no driver")
         with pytest.raises(RuntimeError, match=rf"device='{device}' needs a CUDA GPU: no driver. Use device='cpu'"):
             KMeans(1, device=device).fit([[0.0]])
         with pytest.raises(RuntimeError, match=rf"device='{device}' needs a CUDA GPU: no driver. Use device='cpu'"):
@@ -524,7 +524,7 @@ class TestDevice:
     def test_auto_stays_on_the_cpu_without_a_gpu_or_for_little_work(self, monkeypatch, rng):
         X = blobs(rng, 60, 2)
         asked = []
-        monkeypatch.setattr("kmeans_xp.arrays.cuda_problem", lambda: asked.append(1) or "no driver")
+        monkeypatch.setattr("kmeans_xp.devices.cuda_problem", lambda: asked.append(1) or "no driver")
         model = KMeans(2, random_state=0, device="auto")
         assert isinstance(model.fit(X).labels_, np.ndarray)
         assert not asked, "asking costs an import of CuPy"

@@ -15,6 +15,7 @@ PACKAGE = Path(kmeans_xp.__file__).parent
 ORDER = [
     "_sklearn_private",
     "arrays",
+    "devices",
     "cuda/__init__",
     "backends/__init__",
     "backends/_threads",
@@ -56,20 +57,23 @@ ORDER = [
     "estimators/saving",
     "estimators/conversion",
     "estimators/centers",
+    "estimators/runs",
     "estimators/kmeans",
     "estimators/plusplus",
     "estimators/batches",
     "estimators/minibatch",
+    "estimators/fits",
     "estimators/sweep",
     "estimators/__init__",
+    "projection",
     "plotting",
     "versions",
     "__init__",
 ]
 # Libraries other than NumPy, by who may import them
 LIBRARIES = {
-    "array_api_compat": {"arrays"},
-    "cupy": {"arrays", "backends/cupy", "rows/_cupy_kernels"},
+    "array_api_compat": {"arrays", "devices"},
+    "cupy": {"devices", "backends/cupy", "rows/_cupy_kernels"},
     "cupyx": {"rows/_cupy_kernels"},
     "dask": {"data/dask"},
     "kneed": {"estimators/sweep"},
@@ -79,7 +83,7 @@ LIBRARIES = {
     "scipy": {"backends/_blocks", "rows/scipy"},
     "threadpoolctl": {"backends/_threads", "versions"},
 }
-KNOW_SCIKIT_LEARN = {"_sklearn_private", "validation", "data/__init__", "plotting"}  # and the estimators
+KNOW_SCIKIT_LEARN = {"_sklearn_private", "validation", "data/__init__", "projection", "plotting"}  # and the estimators
 BACKENDS_KNOW = {"backends/__init__", "cuda/__init__"}  # of ours; and other files in backends
 
 

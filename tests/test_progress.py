@@ -123,7 +123,7 @@ def test_more_interruptions_leave_the_estimator_as_it_was(rng, monkeypatch, esti
         interrupt()
 
     if isinstance(model, KMeans):
-        monkeypatch.setattr("kmeans_xp.estimators.kmeans.lloyd", interrupt)
+        monkeypatch.setattr("kmeans_xp.estimators.runs.lloyd", interrupt)
     elif isinstance(model, MiniBatchKMeans):
         monkeypatch.setattr("kmeans_xp.estimators.batches.State._reassign", draw_and_interrupt)
     else:
@@ -145,19 +145,19 @@ def test_an_interruption_is_kept_if_asked(rng, monkeypatch, where, algorithm):
     if where == "callback":
         model.set_params(on_iteration=interrupt_at(4))
     else:
-        from kmeans_xp.data.source import Block
+        from kmeans_xp.data.memory import InMemory
 
-        iterate, calls = Block.iterate, []
+        iterate, calls = InMemory.iterate, []
 
-        def interrupted(block, job, *args):
+        def interrupted(data, job, *args):
             calls.append(1)
-            found = iterate(block, job, *args)
+            found = iterate(data, job, *args)
             if len(calls) == 5:
-                block.state(job).labels[::2] = 0
+                data.block.state(job).labels[::2] = 0
                 raise KeyboardInterrupt
             return found
 
-        monkeypatch.setattr(Block, "iterate", interrupted)
+        monkeypatch.setattr(InMemory, "iterate", interrupted)
     with pytest.warns(ConvergenceWarning, match="interrupted after 4 iterations"):
         model.fit(X)
     assert model.n_iter_ == 4

@@ -142,8 +142,8 @@ def test_single_rows_are_read_from_a_map(tmp_path, rng, monkeypatch):
     monkeypatch.setattr(stream, "PAGE", 1)
     X = blobs(rng, 30_000, 8, n_clusters=9, spread=3)
     partly = []
-    step = BoundedState.step_on
-    monkeypatch.setattr(BoundedState, "step_on", lambda *args: partly.append(len(args[1])) or step(*args))
+    step = BoundedState._step_on
+    monkeypatch.setattr(BoundedState, "_step_on", lambda *args: partly.append(len(args[1])) or step(*args))
     job = {"n_clusters": 9, "init": X[:9], "tol": 0, "algorithm": "elkan"}
     ours = KMeans(**job).fit(as_memmap(X, tmp_path))
     assert max(partly) > 0
@@ -523,7 +523,7 @@ def test_a_new_seeding_is_used_wherever_rows_lie(rng, monkeypatch, n_samples):
 def test_into_a_gpu_that_is_too_small(rng, monkeypatch, device, algorithm):
     load("cupy")
     monkeypatch.setattr("kmeans_xp.data.AUTO_GPU_WORK", 0)
-    monkeypatch.setattr("kmeans_xp.arrays.fits_on_device", lambda X, name: False)
+    monkeypatch.setattr("kmeans_xp.devices.fits_on_device", lambda X, name: False)
     X = blobs(rng, 20_000, 8, n_clusters=5, dtype="float32")
     job = {"n_clusters": 5, "init": X[:5], "algorithm": algorithm}
     model = KMeans(**job, device=device)

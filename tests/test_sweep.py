@@ -12,7 +12,8 @@ from sklearn.preprocessing import StandardScaler
 
 from kmeans_xp import KMeans, KMeansSweep, metrics
 from kmeans_xp.arrays import to_numpy
-from kmeans_xp.estimators.sweep import recommend, without_clusters
+from kmeans_xp.estimators.fits import without_clusters
+from kmeans_xp.estimators.sweep import recommend
 from kmeans_xp.metrics import CRITERIA
 
 

@@ -63,6 +63,16 @@ def test_mypy_finds_mistakes(tmp_path, code):
 PROTOCOLS = [
     ("kmeans_xp.rows.scipy.ScipyRows", "kmeans_xp.rows.Rows"),
     ("kmeans_xp.rows.cupy.CupyRows", "kmeans_xp.rows.Rows"),
+    ("kmeans_xp.data.memory.InMemory", "kmeans_xp.data.source.Source"),
+    ("kmeans_xp.data.stream.Stream", "kmeans_xp.data.source.Source"),
+    ("kmeans_xp.data.dask.Partitions", "kmeans_xp.data.source.Source"),
+    ("kmeans_xp.algorithms.Dense", "kmeans_xp.algorithms.Algorithm"),
+    ("kmeans_xp.algorithms.Bounded", "kmeans_xp.algorithms.Algorithm"),
+    ("kmeans_xp.algorithms.Auto", "kmeans_xp.algorithms.Algorithm"),
+    ("kmeans_xp.algorithms.DenseState", "kmeans_xp.algorithms.State"),
+    ("kmeans_xp.algorithms.BoundedState", "kmeans_xp.algorithms.State"),
+    ("kmeans_xp.metric.Euclidean", "kmeans_xp.metric.Metric"),
+    ("kmeans_xp.metric.Cosine", "kmeans_xp.metric.Metric"),
 ]
 
 

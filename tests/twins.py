@@ -78,7 +78,7 @@ def case(lib, host, n_clusters, dtype, known=True, tile_bytes=10_000, precise=No
 
 def bounds_of_a_step(c, X):
     labels, slack, path, *sums = c.state()
-    return X, c.weights, c.centers, labels, slack, path, *sums, c.frame
+    return X, c.weights, c.centers, (labels, slack, path), sums, c.frame
 
 
 def sums_of_a_step(c, X):

@@ -27,6 +27,8 @@ def count_parts(work, most=MOST_PARTS):
 
 def in_parallel(n_parts, function):
     """Results of `function(part, n_parts)` for all parts, in order, on as many threads as the BLAS would use."""
+    if n_parts == 1:
+        return [function(0, 1)]
     n_helpers = min(blas.n_threads(), n_parts) - 1
     results, parts = [None] * n_parts, deque(range(n_parts))
     parts.extend([None] * (n_helpers + 1))  # the end, for each thread

@@ -75,8 +75,9 @@ def update(X, sample_weight, labels, n_clusters, frame):
     return totals[0][:, :-1], totals[0][:, -1].copy()  # which a fitted model keeps
 
 
-def bounded_step(X, sample_weight, centers, labels, slack, path, sums, weights, frame):
+def bounded_step(X, sample_weight, centers, bounds, totals, frame):
     """`bounds.bounded_step`, writing into labels and slack."""
+    labels, slack, path = bounds
     kernels = _kernels(X, frame.distance_dtype)
     if kernels is None:
         return NotImplemented

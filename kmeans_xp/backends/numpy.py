@@ -156,16 +156,17 @@ def lloyd_step(X, sample_weight, centers, frame):
     labels = np.full(X.shape[0], -1, dtype=np.int32)
     if _passes(X, frame) is not _blocks:
         slack, path = np.zeros(X.shape[0]), np.zeros(len(centers))
-        return labels, *bounded_step(X, sample_weight, centers, labels, slack, path, 0, 0, frame)[2:4]
+        return labels, *bounded_step(X, sample_weight, centers, (labels, slack, path), (0, 0), frame)[2:4]
     job = (X, sample_weight, *_coefficients(centers, frame), labels)
     *totals, doubtful = _sums(_blocks.lloyd_step, X.size * len(centers), centers.shape, *job)
-    _settle(np.concatenate(doubtful), X, sample_weight, centers, labels, *totals, frame)
+    _settle(np.concatenate(doubtful), X, sample_weight, centers, labels, totals, frame)
     return labels, *totals
 
 
 @_or_plain
-def bounded_step(X, sample_weight, centers, labels, slack, path, sums, weights, frame):
+def bounded_step(X, sample_weight, centers, bounds, totals, frame):
     """`bounds.bounded_step`, writing into labels and slack."""
+    labels, slack, path = bounds
     passes, work = _passes(X, frame), 8 * X.size
     origin, minus_2_centers, sq_norms, doubt = _coefficients(centers, frame)
     # Of ||x||², of ||c||² at most, and what leaves a label in doubt
@@ -178,15 +179,16 @@ def bounded_step(X, sample_weight, centers, labels, slack, path, sums, weights, 
             if not _few_candidates(X, origin, labels, centers, *between):
                 between = NOTHING
         job = (*job, between)
-    more_sums, more_weights, n_changed, n_active, doubtful = _sums(passes.relabel, work, centers.shape, *job)
+    *more, n_changed, n_active, doubtful = _sums(passes.relabel, work, centers.shape, *job)
     rows = np.concatenate([np.empty(0, dtype=np.intp), *doubtful])
-    n_changed += _settle(rows, X, sample_weight, centers, labels, more_sums, more_weights, frame)
+    n_changed += _settle(rows, X, sample_weight, centers, labels, more, frame)
     slack[rows] = -np.inf
-    return labels, slack, sums + more_sums, weights + more_weights, n_changed, n_active
+    sums, weights = (total + part for total, part in zip(totals, more, strict=True))
+    return labels, slack, sums, weights, n_changed, n_active
 
 
-def _settle(rows, X, sample_weight, centers, labels, sums, weights, frame):
-    """Give the rows whose label is in doubt the right one, in labels, sums and weights. -> how many labels changed"""
+def _settle(rows, X, sample_weight, centers, labels, totals, frame):
+    """Give the rows whose label is in doubt the right one, in labels and totals. -> how many labels changed"""
     if len(rows) == 0:
         return 0
     rows.sort()  # whichever thread found them
@@ -195,7 +197,7 @@ def _settle(rows, X, sample_weight, centers, labels, sums, weights, frame):
     if len(wrong):
         rows, right = rows[wrong], right[wrong]
         tile = frame.shift(X[rows], np.float64)
-        _blocks.move(tile, labels[rows], right, sample_weight[rows], sums, weights)
+        _blocks.move(tile, labels[rows], right, sample_weight[rows], *totals)
         labels[rows] = right
     return len(wrong)
 

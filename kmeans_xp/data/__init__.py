@@ -11,7 +11,7 @@ import numpy as np
 from sklearn import get_config
 from sklearn.utils import check_random_state
 
-from kmeans_xp import arrays
+from kmeans_xp import arrays, devices
 from kmeans_xp._sklearn_private import rows_at
 from kmeans_xp.data.memory import InMemory
 from kmeans_xp.data.source import PerRow as PerRow
@@ -61,26 +61,26 @@ def open_data(X, sample_weight=None, purpose=LOOK):
 
 
 def _opened(X, sample_weight, purpose):
-    job = {"metric": purpose.metric, "fitting": purpose.fitting}
     checked = {"estimator": purpose.estimator, "reset": purpose.learns}
     if arrays.is_dask(X):
         from kmeans_xp.data.dask import Partitions
 
         check_device_of_dask(purpose.device)
-        return Partitions(check_source(X, **checked), sample_weight, purpose.n_clusters, **job)
+        return Partitions(check_source(X, **checked), sample_weight, purpose)
     if _is_read_in_blocks(X, purpose):
         X, target = check_source(X, **checked), _target(X, purpose)
         sample_weight, device = check_weight_of_source(sample_weight, X), None if target == "cpu" else target
-        return Stream(X, sample_weight, purpose.n_clusters, working_memory(), device=device, **job)
+        return Stream(X, sample_weight, purpose, working_memory(), device)
     if purpose.method is not None:
         check_same_library(X, purpose.estimator, purpose.method)
     home = check_rows(X, **checked)
     target = _target(home, purpose)
-    X = home if target is None else arrays.to_device(home, target)
+    X = home if target is None else devices.to_device(home, target)
     with computing(X, gradients=purpose.gradients):
         weights = check_sample_weight(sample_weight, X)
         given = None if sample_weight is None else weights
-        return InMemory(purpose.metric.prepare(X), weights, home=home, given_weights=given, **job)
+        X, metric = purpose.metric.prepare(X), purpose.metric
+        return InMemory(X, weights, metric, home=home, given_weights=given, fitting=purpose.fitting)
 
 
 def _target(X, purpose):
@@ -88,16 +88,16 @@ def _target(X, purpose):
     if purpose.device != "auto":
         return purpose.device
     pays = X.shape[0] * X.shape[1] * purpose.n_clusters >= AUTO_GPU_WORK
-    return "cuda" if pays and not arrays.is_foreign(X) and arrays.cuda_problem() is None else None
+    return "cuda" if pays and not arrays.is_foreign(X) and devices.cuda_problem() is None else None
 
 
 def _is_read_in_blocks(X, purpose):
     """Whether X is to be read block by block."""
     if type(X) is np.ndarray and X.ndim == 2:
         target = _target(X, purpose)
-        is_cuda = target is not None and arrays.parse_device(target)[0] == "cuda"
+        is_cuda = target is not None and devices.parse_device(target)[0] == "cuda"
         if is_cuda:  # that is too small for it
-            return not arrays.fits_on_device(X, target)
+            return not devices.fits_on_device(X, target)
         return purpose.metric.spherical and X.nbytes > working_memory()  # scaled block by block
     return _lies_in_a_file(X)
 

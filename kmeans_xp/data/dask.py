@@ -46,21 +46,23 @@ class Partitions:
     in_blocks = True
     iterate = iterate_over_blocks
 
-    def __init__(self, X, sample_weight, n_clusters, *, metric, fitting):
+    def __init__(self, X, sample_weight, purpose):
         self._X, self._sample_weight = rows_together(X), sample_weight
-        self._metric, self._n_clusters, self.weight_unit = metric, n_clusters, 1.0
+        self._metric, self._n_clusters, self.weight_unit = purpose.metric, purpose.n_clusters, 1.0
         self._n_runs = self._n_passes = 0
-        self.given, self.home = X, X._meta
+        self.given, self.home, self.lost, self.masses = X, X._meta, (0, 0.0), {}
         # Centers and sums are NumPy's on the client, whatever library the workers use
         self.like = np.empty((0, X.shape[1]), dtype=float_dtype(X))
         rows, weights = _parts(self._X, sample_weight)
         self._name = f"kmeans_xp-{uuid.uuid4().hex}"
         self._blocks = {
-            index: delayed(_block)(*part, index, metric, fitting, dask_key_name=f"{self._name}-partition-{index}")
+            index: delayed(_block)(
+                *part, index, purpose.metric, purpose.fitting, dask_key_name=f"{self._name}-partition-{index}"
+            )
             for index, part in enumerate(zip(rows, weights, _announced(self._X), strict=True))
         }
         self.shape = self._X.shape
-        if fitting:
+        if purpose.fitting:
             self._keep()
 
     def _keep(self):

@@ -1,6 +1,7 @@
 """Rows in memory: a source of one block."""
 
 from kmeans_xp import arrays, passes
+from kmeans_xp.algorithms import iterations
 from kmeans_xp.data.source import Block, PerRow
 from kmeans_xp.rows.array import take_rows
 from kmeans_xp.rows.csr import as_given
@@ -16,7 +17,7 @@ class InMemory:
     in_blocks = False
 
     def __init__(self, X, sample_weight, metric, *, home=None, given_weights=None, fitting=True):
-        self.weight_unit, self.lost = 1.0, (0, 0.0)
+        self.weight_unit, self.lost, self.masses = 1.0, (0, 0.0), {}
         if fitting:
             sample_weight, self.weight_unit = in_unit(sample_weight)
             sample_weight, self.lost = metric.weigh(X, sample_weight)
@@ -40,7 +41,8 @@ class InMemory:
         return out
 
     def iterate(self, job, centers, limits):
-        return self.block.iterate(job, centers, limits)
+        state, X, frame = self.block.begun(job)
+        return iterations(X, self.block.sample_weight, centers, state, frame, job.metric, limits)
 
     def labels(self, job, centers):
         return arrays.asarray_like(passes.labels(self.block, job, centers), self.home)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from kmeans_xp import passes
-from kmeans_xp.algorithms import Algorithm, Iterated, Limits, iterations
+from kmeans_xp.algorithms import Algorithm, Iterated, Limits
 from kmeans_xp.steps import move
 
 
@@ -17,11 +17,14 @@ class Source(Protocol):
     shape: tuple[int, int]  # of all rows
     like: Any  # array (of no rows, perhaps) of the library, dtype and device that centers are computed with
     home: Any  # the same for what the user gets
-    given: Any  # what a callable of the user is given for X
     in_blocks: bool  # whether there may be more than one
     weight_unit: float  # that the weights of a fit are divided by
     lost: tuple[int, float]  # rows, and their weight, that the metric leaves out of a fit; from `passes.moments` on
     masses: dict[int, tuple[float, float]]  # of each block, see `passes.spread`; from `passes.moments` on
+
+    @property
+    def given(self) -> Any:
+        """What a callable of the user is given for X."""
 
     def reduce(self, function: Any, combine: Any, *args: Any) -> Any:
         """`combine` of `function(block, *args)` for all blocks, in their order; it is associative."""
@@ -85,17 +88,19 @@ class Block:
         self.lost = lost  # rows, and weight, that the metric leaves out
         self.drawing = None  # what a seeding remembers of the rows
         self._run = self._step = self._state = self._frame = None
+        self._shifted = None, None
         self.put(X, sample_weight)
 
     def put(self, X, sample_weight, active=None):
         """Have the rows in memory, or only those whose numbers are `active`."""
         self.X, self.sample_weight, self.active = X, sample_weight, active
-        if self._run is not None and active is None:
+        if self._run is not None:
             self._shift()
 
     def drop(self):
         """Keep nothing but what is remembered of the rows."""
-        self.X = self.sample_weight = self.active = self._shifted = None
+        self.X = self.sample_weight = self.active = None
+        self._shifted = None, None
 
     def state(self, job):
         """What the run remembers of the rows: from the beginning, where nothing is known of it."""
@@ -113,19 +118,15 @@ class Block:
         """Whether it is that of the last step: Dask may have kept a copy of an earlier one."""
         return self.knows(job) and self._step == job.step
 
+    def begun(self, job):
+        """What the run remembers of the rows, with a step begun; the rows and the frame as the step sees them."""
+        state, self._step = self.state(job), job.step
+        return state, *self._shifted
+
     def step(self, job, centers):
         """Label the rows: sums and weights of the clusters, counts of labels changed and rows looked at."""
-        state, self._step = self.state(job), job.step
-        if self.active is not None:
-            return state.step_on(self.active, self.X, self.sample_weight, centers, job.frame)
-        X, frame = self._shifted
-        return state.step(X, self.sample_weight, centers, frame)
-
-    def iterate(self, job, centers, limits):
-        """At least one iteration of these rows alone."""
-        state, self._step = self.state(job), job.step
-        X, frame = self._shifted
-        return iterations(X, self.sample_weight, centers, state, frame, job.metric, limits)
+        state, X, frame = self.begun(job)
+        return state.step(X, self.sample_weight, centers, frame, self.active)
 
     def labeled(self, job, centers):
         """The state after the last step, which was from `centers`."""
@@ -134,8 +135,10 @@ class Block:
         return self._state
 
     def _shift(self):
-        """What steps see of the rows: small ones are shifted once."""
-        self._shifted = self._frame.shift_once(self.X, self._frame.distance_dtype)
+        """What steps see of the rows: few of them are shifted once."""
+        self._shifted = self.X, self._frame
+        if self.active is None:
+            self._shifted = self._frame.shift_once(self.X, self._frame.distance_dtype)
 
     def __sizeof__(self):
         """Bytes, for Dask's account of a worker's memory: the rows, their weights, labels and bounds."""

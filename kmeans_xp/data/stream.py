@@ -17,13 +17,12 @@ from kmeans_xp.arrays import (
     asarray_like,
     check_file,
     float_dtype,
-    slots,
     takes_numbers,
-    to_device,
     to_numpy,
     write_rows,
 )
 from kmeans_xp.data.source import Block, PerRow, iterate_over_blocks
+from kmeans_xp.devices import slots, to_device
 from kmeans_xp.steps import computing, in_unit
 
 BLOCK_BYTES = 2**26  # of a block, where working memory allows
@@ -122,11 +121,11 @@ class Stream:
     in_blocks = True
     iterate = iterate_over_blocks
 
-    def __init__(self, X, sample_weight, n_clusters, working_memory, *, metric, device, fitting):
-        self._X, self._metric, self._n_clusters, self._device, self._fitting = X, metric, n_clusters, device, fitting
-        self.given, self.home = X, np.empty(0)
+    def __init__(self, X, sample_weight, purpose, working_memory, device):
+        self._X, self._purpose, self._device, n_clusters = X, purpose, device, purpose.n_clusters
+        self.given, self.home, self.lost, self.masses = X, np.empty(0), (0, 0.0), {}
         self._sample_weight, self.weight_unit = sample_weight, 1.0
-        if fitting and sample_weight is not None:
+        if purpose.fitting and sample_weight is not None:
             self._sample_weight, self.weight_unit = in_unit(sample_weight)
         self._reader = Reader(X)
         self.shape, self._dtype = self._reader.shape, self._reader.dtype
@@ -206,12 +205,12 @@ class Stream:
         else:
             weights = self._sample_weight[self._rows(block)]
             weights = weights if active is None else weights[to_numpy(active)]
-        with computing(X, self._n_clusters):
+        with computing(X, self._purpose.n_clusters):
             weights = asarray_like(weights, X)
             if X.shape[0]:
-                X = self._metric.prepare(X, block.start)
-                if self._fitting:
-                    weights, block.lost = self._metric.weigh(X, weights)
+                X = self._purpose.metric.prepare(X, block.start)
+                if self._purpose.fitting:
+                    weights, block.lost = self._purpose.metric.weigh(X, weights)
             block.put(X, weights, active)
             yield block
             block.drop()

@@ -6,20 +6,17 @@ from numbers import Integral, Real
 from typing import Any, Literal, Self
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 
 from kmeans_xp import arrays, passes, seeding
 from kmeans_xp._sklearn_private import Interval, StrOptions
 from kmeans_xp.algorithms import ALGORITHMS
 from kmeans_xp.data import Purpose, open_data, working_memory
-from kmeans_xp.data.memory import InMemory
 from kmeans_xp.estimators import conversion
 from kmeans_xp.estimators.centers import NearestCenters, attributes, checking_parameters
-from kmeans_xp.lloyd import Iteration, Run, lloyd
-from kmeans_xp.metric import unit_rows
-from kmeans_xp.validation import check_centers, check_n_samples, check_spread
+from kmeans_xp.estimators.runs import best_run, sizes_of
+from kmeans_xp.lloyd import Iteration
+from kmeans_xp.validation import check_n_samples, check_spread
 
 
 @seeding.describing_seedings
@@ -266,8 +263,8 @@ class KMeans(NearestCenters):
                 check_n_samples(data, self.n_clusters)
                 frame = passes.moments(data, self.n_clusters, arrays.tile_bytes(data.like, working_memory()))
                 check_spread(frame.spread)
-                result = self._best_run(data, frame)
-                sizes = self._sizes(result, data)
+                result = best_run(self, data, frame)
+                sizes = sizes_of(result, data)
 
             self._keep(result.centers, frame, data.home)
             n_lost, weight = data.lost
@@ -294,96 +291,6 @@ class KMeans(NearestCenters):
         """Context in which X is a source, for a fit."""
         given = {"metric": self._metric, "device": self.device, "estimator": self}
         return open_data(X, sample_weight, Purpose(self.n_clusters, **given, fitting=True, learns=True))
-
-    def _sizes(self, result, data):
-        """Weights of the clusters. Rows that the metric left out have the first label."""
-        sizes, (_, lost) = result.weights, data.lost
-        xp = arrays.namespace(sizes)
-        first = xp.astype(xp.arange(sizes.shape[0], device=arrays.device(sizes)) == 0, sizes.dtype)
-        return (sizes + lost * first) * data.weight_unit
-
-    def _best_run(self, data, frame):
-        """Result of lowest inertia among `n_init` runs."""
-        random_state = check_random_state(self.random_state)
-        stopping = {"max_iter": self.max_iter, "tol": self.tol * frame.spread / data.shape[1]}
-        watching = {
-            "verbose": self.verbose,
-            "on_iteration": self.on_iteration,
-            "keep_interrupted": self.keep_interrupted,
-            "weight_unit": data.weight_unit,
-        }
-        best, interrupted = None, False
-        for _ in range(self._n_runs()):
-            try:
-                result = self._run(data, frame, random_state, stopping, watching)
-            except KeyboardInterrupt:
-                if best is None or not self.keep_interrupted:
-                    raise
-                interrupted = True
-                break
-            # Better by more than rounding: runs that found the same clusters must not compete by their last bits,
-            # which differ from library to library.
-            if best is None or result.inertia < best.inertia * (1 - 1e-9):
-                best = result
-            interrupted = result.interrupted
-            if interrupted:
-                break
-        if interrupted:
-            warnings.warn(
-                f"The fit was interrupted after {result.n_iter} iterations.", ConvergenceWarning, stacklevel=4
-            )
-        elif best.n_distinct < self.n_clusters:
-            warnings.warn(
-                f"Number of distinct clusters ({best.n_distinct}) found smaller than n_clusters ({self.n_clusters}). "
-                "Possibly due to duplicate points in X.",
-                ConvergenceWarning,
-                stacklevel=4,
-            )
-        elif not best.converged and best.n_iter == self.max_iter:
-            warnings.warn(
-                f"KMeans did not converge in max_iter={self.max_iter} iterations: in the last one "
-                f"{best.history['n_changed'][-1]} rows changed cluster. Increase max_iter or tol.",
-                ConvergenceWarning,
-                stacklevel=4,
-            )
-        return best
-
-    def _run(self, data, frame, random_state, stopping, watching):
-        """Result of one run."""
-        how = self._metric, ALGORITHMS[self.algorithm]
-        if isinstance(self.init, str):
-
-            def refine(X, sample_weight, centers):
-                sample = InMemory(X, sample_weight, self._metric, fitting=False)
-                run = Run(sample, self.n_clusters, frame, *how)
-                return frame.enter(lloyd(run, centers, **stopping).centers)
-
-            centers = seeding.first_centers(self.init, data, self.n_clusters, frame, random_state, refine)
-        else:
-            centers = frame.enter(self._given_centers(data, random_state))
-        if self.verbose:
-            print("Initialization complete")
-        return lloyd(Run(data, self.n_clusters, frame, *how), centers, **stopping, **watching)
-
-    def _n_runs(self):
-        """Number of runs that `n_init` asks for."""
-        n_runs = seeding.n_runs(self.init, self.n_init)
-        if self.n_init not in ("auto", n_runs):
-            warnings.warn(
-                "Explicit initial center position passed: performing only one init in KMeans instead of "
-                f"n_init={self.n_init}.",
-                RuntimeWarning,
-                stacklevel=5,
-            )
-        return n_runs
-
-    def _given_centers(self, data, random_state):
-        """Centers that the caller gave, or whose callable did."""
-        init = self.init
-        if callable(init):
-            init = init(data.given, self.n_clusters, random_state=random_state)
-        centers = check_centers(init, data.like, self.n_clusters)
-        return unit_rows(centers) if self._metric.spherical else centers
 
     def to_sklearn(self) -> Any:
         """A fitted :class:`sklearn.cluster.KMeans` with these centers, on NumPy.

@@ -77,9 +77,9 @@ class SparseRows(StoredRows):
         """Always: the sums of clusters cost little beside comparing a row with all centers."""
         return 1.0
 
-    def bounded_step(self, sample_weight, centers, labels, slack, path, sums, weights, frame):
+    def bounded_step(self, sample_weight, centers, bounds, totals, frame):
         """Writes into labels, slack and, of SciPy's rows, once there are some, sums and weights."""
-        xp = namespace(self)
+        xp, (labels, slack, path) = namespace(self), bounds
         (active,) = xp.nonzero(slack <= path[xp.maximum(labels, 0)])  # synchronises: how many is a shape
         rows = self.some_rows(active)
         nearest_two = self._nearest_two(centers, frame)
@@ -89,7 +89,7 @@ class SparseRows(StoredRows):
         old = labels[active]
         labels[active], slack[active] = new, gap + path[new]
         moves = active, old, new
-        sums, weights = self._moved(sums, weights, moves, sample_weight, labels, len(centers), frame)
+        sums, weights = self._moved(totals, moves, sample_weight, labels, len(centers), frame)
         return labels, slack, sums, weights, xp.count_nonzero(new != old), xp.asarray(len(active))
 
     def _nearest_two(self, centers, frame):

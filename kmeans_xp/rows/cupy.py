@@ -81,7 +81,7 @@ class CupyRows(SparseRows):
         sums, weights = totals[:, :-1], totals[:, -1].copy()  # which a fitted model keeps
         return sums if self._origin is None else sums - weights[:, None] * self._origin, weights
 
-    def _moved(self, sums, weights, moves, sample_weight, labels, n_clusters, frame):
+    def _moved(self, totals, moves, sample_weight, labels, n_clusters, frame):
         """Sums after rows have changed cluster: of all rows, whose numbers are sorted."""
         return self.update(sample_weight, labels, n_clusters, frame)
 

@@ -78,9 +78,9 @@ class ScipyRows(SparseRows):
             np.add.at(flat, self._places(labels[rows], indices, sizes), data * np.repeat(sample_weight[rows], sizes))
         weights += np.bincount(labels, sample_weight, len(sums))
 
-    def _moved(self, sums, weights, moves, sample_weight, labels, n_clusters, frame):
+    def _moved(self, totals, moves, sample_weight, labels, n_clusters, frame):
         """Sums after rows have changed cluster: those of these rows cost less than those of all."""
-        active, old, new = moves
+        (sums, weights), (active, old, new) = totals, moves
         if isinstance(sums, int):
             sums, weights = np.zeros((n_clusters, self.shape[1])), np.zeros(n_clusters)
         changed, moved_weights = new != old, np.zeros(n_clusters)

@@ -1,0 +1,92 @@
+"""Fits for ascending numbers of clusters, on shared work; and the gap statistic, which makes them of random rows."""
+
+import math
+import time
+
+import numpy as np
+from sklearn.base import clone
+
+from kmeans_xp import arrays
+from kmeans_xp.algorithms import ALGORITHMS
+from kmeans_xp.data import working_memory
+from kmeans_xp.data.memory import InMemory
+from kmeans_xp.lloyd import Run, lloyd
+from kmeans_xp.passes import moments
+from kmeans_xp.rows.array import take_rows
+from kmeans_xp.seeding.greedy import added, greedy, sample_of
+from kmeans_xp.steps import computing
+from kmeans_xp.validation import check_n_samples, check_spread
+
+SMALLEST = np.finfo(float).tiny  # of inertias whose logarithm is taken
+
+
+class Fits:
+    """Models for ascending numbers of clusters, each from the centers of the one before or from fresh ones."""
+
+    def __init__(self, model, numbers, X, sample_weight, rng):
+        self.model, self.numbers, self.rng = model, numbers, rng
+        self._given = X, sample_weight
+        with model._opened_to_fit(X, sample_weight) as self.data:
+            like = self.data.like
+            check_n_samples(self.data, numbers[-1])
+            self._frame = moments(self.data, numbers[-1], arrays.tile_bytes(like, working_memory()))
+            check_spread(self._frame.spread)
+            self.sample = sample_of(self.data, numbers[-1], self._frame, rng)[:2]
+
+    def __iter__(self):
+        """Yield fitted models and the seconds that each took."""
+        X, sample_weight = self._given
+        frame, like, centers = self._frame, self.data.like, None
+        for k in self.numbers:
+            began = time.perf_counter()
+            with computing(like, k):
+                centers = self._start(centers, k)
+                init = arrays.asarray_like(frame.leave(centers), self.data.home)
+            fitted = clone(self.model).set_params(n_clusters=k, init=init, n_init=1).fit(X, sample_weight=sample_weight)
+            with computing(like):
+                centers = frame.enter(arrays.asarray_like(fitted.cluster_centers_, like))
+            yield fitted, time.perf_counter() - began
+
+    def _start(self, centers, n_clusters):
+        """Centers, relative to the origin: the better on the sample of a fresh start and one that adds to `centers`."""
+        job = n_clusters, self._frame, self.rng
+        starts = [take_rows(self.sample[0], greedy(*self.sample, *job, None))]
+        if centers is not None:
+            starts.append(added(*self.sample, self._frame.leave(centers), *job))
+        runs = [self._run_on_sample(self._frame.enter(start), n_clusters) for start in starts]
+        return self._frame.enter(min(runs, key=lambda run: run.inertia).centers)
+
+    def _run_on_sample(self, centers, n_clusters):
+        model, metric = self.model, self.model._metric
+        data, tol = InMemory(*self.sample, metric, fitting=False), model.tol * self._frame.spread / self.data.shape[1]
+        run = Run(data, n_clusters, self._frame, metric, ALGORITHMS[model.algorithm])
+        return lloyd(run, centers, max_iter=model.max_iter, tol=tol)
+
+
+def gaps(fits, inertias, n_references):
+    """Gap statistic for each number of clusters, and its standard error: lists."""
+    X, sample_weight = map(arrays.to_numpy, fits.sample)
+    X, sample_weight = X[sample_weight > 0], sample_weight[sample_weight > 0]
+    logs = []
+    for _ in range(n_references):
+        with computing(fits.data.like):
+            rows = without_clusters(X.astype(float), sample_weight, fits.rng)
+            rows = arrays.asarray_like(rows, fits.sample[0], fits.sample[0].dtype)
+        references = Fits(fits.model, fits.numbers, rows, None, fits.rng)
+        scale = sample_weight.sum() / len(sample_weight)
+        logs.append([math.log(max(fitted.inertia_ * scale, SMALLEST)) for fitted, _ in references])
+    logs = np.asarray(logs)
+    found = logs.mean(axis=0) - np.log(np.maximum(np.asarray(inertias) / fits.data.weight_unit, SMALLEST))
+    return found.tolist(), (logs.std(axis=0) * math.sqrt(1 + 1 / n_references)).tolist()
+
+
+def without_clusters(X, sample_weight, rng):
+    """As many rows, spread evenly over the box along the principal axes of the rows of X."""
+    mean = np.average(X, axis=0, weights=sample_weight)
+    X = X - mean
+    if X.shape[0] < X.shape[1]:  # no more axes than rows: the box is flat in all other directions
+        axes = np.linalg.svd(np.sqrt(sample_weight)[:, None] * X, full_matrices=False)[2].T
+    else:
+        _, axes = np.linalg.eigh((X.T * sample_weight) @ X)
+    X = X @ axes
+    return rng.uniform(X.min(axis=0), X.max(axis=0), size=X.shape) @ axes.T + mean
