@@ -18,6 +18,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from kmeans_xp import KMeans, KMeansSweep, MiniBatchKMeans, kmeans_plusplus, metrics, passes, seeding, steps
 from kmeans_xp.algorithms import ALGORITHMS
+from kmeans_xp.data import dask as dask_source
 from kmeans_xp.data.source import Block, Job
 from kmeans_xp.metric import EUCLIDEAN
 
@@ -654,3 +655,24 @@ def test_a_device_is_refused(rng):
         model = KMeans(3, random_state=0).fit(X).set_params(device=device)
         with pytest.raises(ValueError, match=rf"device='{device}' is not possible for Dask"):
             model.predict(da.from_array(X, chunks=(50, 3)))
+
+
+def test_what_travels_is_on_the_host_and_has_no_entry_for_each_row(table, monkeypatch):
+    """Workers need not have the library of the model; each gets the labels of its own rows."""
+    torch = load("torch").xp
+    X = table.to_numpy()
+    model, lazy = KMeans(4, random_state=0).fit(torch.tensor(X)), da.from_array(X, chunks=(7000, -1))
+    graph = pickle.dumps(dict(model.predict(lazy).dask))
+    assert b"torch" not in graph
+    assert_array_equal(pickle.loads(graph) and model.predict(lazy).compute(), model.predict(X))
+    sizes, run = [], dask_source._run
+
+    def watched(function, block, common, entries, n_clusters):
+        sizes.append((len(pickle.dumps(common)), 0 if entries is None else len(entries.values[0])))
+        return run(function, block, common, entries, n_clusters)
+
+    monkeypatch.setattr(dask_source, "_run", watched)
+    with dask.config.set(scheduler="synchronous"):
+        metrics.davies_bouldin_score(lazy, np.arange(len(X)) % 3)
+    assert max(common for common, _ in sizes) < 3000
+    assert {entries for _, entries in sizes} == {0, 7000, 2000}

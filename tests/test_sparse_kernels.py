@@ -30,7 +30,7 @@ def module(seed):
 
 @pytest.fixture(params=[0, 1, 2], ids="order{}".format)
 def launch(request):
-    """Launch a kernel by name; Python's int is `long long`, as in backends/_cupy_sparse.py."""
+    """Launch a kernel by name; Python's int is `long long`, as in rows/_cupy_kernels.py."""
     kernels = module(request.param)
 
     def launch(name, grid, block, *arguments, shared_mem=0):

@@ -78,7 +78,9 @@ class Partitions:
             self._blocks = dict(zip(self._blocks, dask.persist(*blocks), strict=True))
 
     def reduce(self, function, combine, *args):
-        common = delayed(_Together(args), traverse=False)  # one task: each worker fetches the centers once
+        common = delayed(
+            _Together(_for_workers(args)), traverse=False
+        )  # one task: each worker fetches the centers once
         self._n_passes += 1
         name = f"{self._name}-pass-{self._n_passes}"
         values = [
@@ -96,7 +98,7 @@ class Partitions:
         X = self._X
         meta = asarray_like(np.empty((0, *(more_shape or (1,))), dtype or float_dtype(X)), X._meta)
         per_row = [da.from_array(arg.values[:, None], (X.chunks[0], 1)) for arg in args if isinstance(arg, PerRow)]
-        job = _Together((function, args, self._metric, self._n_clusters, _announced(X), meta))
+        job = _Together((function, _for_workers(args), self._metric, self._n_clusters, _announced(X), meta))
         chunks = X.chunks[0], meta.shape[1:]
         result = X.map_blocks(_rows_of, *per_row, job=job, dtype=meta.dtype, meta=meta, chunks=chunks)
         if more_shape == ():  # to drop the axis at once, Dask would look into partitions
@@ -149,6 +151,11 @@ class Partitions:
         ends = np.cumsum(self._X.chunks[0])
         rows = slice(ends[index] - self._X.chunks[0][index], ends[index])
         return _Together([arg.values[rows] for arg in args if isinstance(arg, PerRow)])
+
+
+def _for_workers(args):
+    """Arguments that all partitions are given alike, on the host: a worker may have another library."""
+    return tuple(PerRow(None) if isinstance(arg, PerRow) else _moved(arg, to_numpy) for arg in args)
 
 
 def rows_together(X):
