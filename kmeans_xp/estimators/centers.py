@@ -225,8 +225,10 @@ class NearestCenters(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, C
         with self._opened(X, "nearest_centers") as data:
             given = self._model(data), n_centers
             found = data.write(None, neighbors.nearest_centers, *given, dtype=np.float64, more_shape=(2 * n_centers,))
-            labels = arrays.namespace(found).astype(found[:, n_centers:], arrays.namespace(found).int32)
-            return self._neighbors(found[:, :n_centers], labels, data.home, return_distance)
+        with computing(data.home):
+            xp, like = arrays.namespace(found), arrays.result_dtype(data.home)
+            distances, labels = xp.astype(found[:, :n_centers], like), xp.astype(found[:, n_centers:], xp.int32)
+        return (distances, labels) if return_distance else labels
 
     def nearest_rows(self, X: Any, n_rows: int = 1, *, return_distance: bool = True) -> Any:
         """The rows that are nearest to each center: examples of what is in a cluster.
@@ -255,8 +257,10 @@ class NearestCenters(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, C
             n_rows = check_count("n_rows", n_rows, data.n_rows("to number rows"), "n_samples")
             combine = partial(neighbors.nearer_rows, n_rows=n_rows)
             distances, rows = data.reduce(neighbors.nearest_rows, combine, self._model(data), n_rows)
-            like = data.home
-            return self._neighbors(*(arrays.asarray_like(x, like) for x in (distances, rows)), like, return_distance)
+        with computing(data.home):
+            distances = arrays.asarray_like(distances, data.home, arrays.result_dtype(data.home))
+            rows = arrays.asarray_like(rows, data.home)
+        return (distances, rows) if return_distance else rows
 
     def _opened(self, X, method, sample_weight=None):
         """Context in which X is a source, for a method of the fitted estimator."""
@@ -277,12 +281,6 @@ class NearestCenters(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, C
                 largest = None if more_shape else self.cluster_centers_.shape[0] - 1
                 check_out(out, (data.n_rows("to write into out"), *more_shape), largest)
             return data.write(out, function, self._model(data), dtype=dtype, more_shape=more_shape)
-
-    def _neighbors(self, distances, numbers, like, return_distance):
-        """What `nearest_centers` and `nearest_rows` return."""
-        if not return_distance:
-            return numbers
-        return arrays.namespace(distances).astype(distances, arrays.result_dtype(like)), numbers
 
     def _clusters(self):
         """Number of centers, as a shape: the parameter may have been set anew."""
