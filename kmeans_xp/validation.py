@@ -164,9 +164,10 @@ def check_sample_weight(sample_weight, X, *, may_be_zero=False):
     if is_dask(sample_weight):
         sample_weight = as_dask_array(sample_weight, "sample_weight").compute()
     refuse_masked(sample_weight, "sample_weight")
-    if sample_weight is None or isinstance(sample_weight, numbers.Number):
-        weight = 1.0 if sample_weight is None else float(sample_weight)
-        sample_weight = xp.full(n_samples, weight, dtype=dtype, device=device(X))
+    if sample_weight is None:
+        return xp.ones(n_samples, dtype=dtype, device=device(X))
+    if isinstance(sample_weight, numbers.Number):
+        sample_weight = xp.full(n_samples, float(sample_weight), dtype=dtype, device=device(X))
     elif is_foreign(sample_weight):
         sample_weight = _check_foreign(sample_weight, "sample_weight")
     else:

@@ -42,6 +42,7 @@ class Purpose:
     n_clusters: int = 1
     metric: Any = EUCLIDEAN
     device: str | None = None  # where to compute, see KMeans
+    weighs: bool = True  # whether weights of rows are asked for
     fitting: bool = False  # many passes: they stay where they are computed with, and weights are in their unit
     estimator: Any = None  # that knows the number and names of the features
     learns: bool = False  # or learns them
@@ -77,7 +78,7 @@ def _opened(X, sample_weight, purpose):
     target = _target(home, purpose)
     X = home if target is None else devices.to_device(home, target)
     with computing(X, gradients=purpose.gradients):
-        weights = check_sample_weight(sample_weight, X)
+        weights = check_sample_weight(sample_weight, X) if purpose.weighs else None
         given = None if sample_weight is None else weights
         X, metric = purpose.metric.prepare(X), purpose.metric
         return InMemory(X, weights, metric, home=home, given_weights=given, fitting=purpose.fitting)

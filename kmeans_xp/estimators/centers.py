@@ -265,8 +265,8 @@ class NearestCenters(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, C
     def _opened(self, X, method, sample_weight=None):
         """Context in which X is a source, for a method of the fitted estimator."""
         check_is_fitted(self)
-        given = {"metric": self._metric, "device": self.device, "estimator": self, "method": method}
-        purpose = Purpose(self.cluster_centers_.shape[0], **given, gradients=method == "transform")
+        job = {"estimator": self, "method": method, "weighs": method == "score", "gradients": method == "transform"}
+        purpose = Purpose(self.cluster_centers_.shape[0], self._metric, self.device, **job)
         return open_data(X, sample_weight, purpose)
 
     def _model(self, data):
