@@ -50,7 +50,7 @@ def compare(X, k, chunks):
             call(rows[: 10 * k])  # imports
             before = client.run(resident_bytes)
             seconds, model = timed(lambda call=call, rows=rows: call(rows))
-            inertia = -KMeans.from_sklearn(model).score(X)
+            inertia = -KMeans.from_centers(np.asarray(model.cluster_centers_)).score(X)
             peaks = client.run(peak_bytes)
             grown = ", ".join(f"{(peaks[worker] - before[worker]) / 2**20:.0f}" for worker in peaks)
             print(
