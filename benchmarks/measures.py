@@ -30,7 +30,7 @@ class Calls:
     """What Python calls in the package while this is active, on this thread."""
 
     def __init__(self, X=None):
-        self.n, self.chains, self.takers, self._X = 0, [], [], X
+        self.n, self.n_in_backends, self.chains, self.takers, self._X = 0, 0, [], [], X
 
     def __enter__(self):
         sys.setprofile(self._note)
@@ -43,6 +43,7 @@ class Calls:
         if event != "call" or not is_ours(frame):
             return
         self.n += 1
+        self.n_in_backends += is_in_backend(frame)
         code, chain = frame.f_code, chain_of(frame)
         if not self.chains and any(frame.f_locals[name] is self._X for name in code.co_varnames[: code.co_argcount]):
             self.takers.append(code.co_qualname)
@@ -52,6 +53,12 @@ class Calls:
 
 def is_ours(frame):
     return frame.f_code.co_filename.startswith(str(PACKAGE))
+
+
+def is_in_backend(frame):
+    """Whether it is a backend's: what it replaces a step by may be one native call."""
+    path = Path(frame.f_code.co_filename).relative_to(PACKAGE)
+    return path.parts[0] == "backends" and path.name != "__init__.py"
 
 
 def multiplies(code):
@@ -64,7 +71,8 @@ def chain_of(frame):
     """Names of the functions of the package that are running, the outermost first."""
     names = []
     while frame is not None:
-        names += [frame.f_code.co_qualname] if is_ours(frame) else []
+        if is_ours(frame):
+            names.append(f"[{frame.f_code.co_qualname}]" if is_in_backend(frame) else frame.f_code.co_qualname)
         frame = frame.f_back
     return names[::-1]
 
@@ -87,7 +95,7 @@ def calls_of_fit(n_iter):
     fit(X)  # imports
     with Calls() as calls:
         fit(X, n_iter)
-    return calls.n
+    return np.array([calls.n, calls.n - calls.n_in_backends])
 
 
 def numbers_of_parameters():
@@ -104,14 +112,17 @@ def main():
     print(f"{sum(lines.values()):6}  lines of Python in {len(lines)} files")
     print(f"{lines[longest]:6}  lines in the longest, {longest}")
     print(f"{sum(n >= 8 for n in numbers_of_parameters()):6}  functions with 8 parameters or more")
-    print(f"{(calls_of_fit(14) - calls_of_fit(4)) / 10:6.1f}  calls an iteration, NumPy 3,000 x 10, k=8")
+    calls, around = (calls_of_fit(14) - calls_of_fit(4)) / 10
+    print(f"{calls:6.1f}  calls an iteration, NumPy 3,000 x 10, k=8; {around:.1f} of them outside of the backend")
     sklearn.set_config(working_memory=1)
     with tempfile.TemporaryDirectory() as folder, dask.config.set(scheduler="sync"):
         for name, X in data(folder):
             with Calls(X) as calls:
                 fit(X)
             deepest = max(calls.chains, key=len)
-            print(f"\n{len(deepest) - deepest.index('lloyd') - 1:6}  calls from lloyd() to the product, {name}")
+            below = deepest[deepest.index("lloyd") + 1 :]
+            to_backend = sum(not call.startswith("[") for call in below)
+            print(f"\n{len(below):6}  calls from lloyd() to the product, {name}; {to_backend} to the [backend]")
             print(f"        {' > '.join(deepest)}")
             takers = list(dict.fromkeys(calls.takers))
             print(f"{len(takers):6}  functions that are given X before that\n        {', '.join(takers)}")
