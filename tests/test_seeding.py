@@ -146,6 +146,7 @@ HARD = [
 ]
 
 
+@pytest.mark.quality
 @pytest.mark.parametrize("shape", HARD)
 def test_a_sample_is_enough_for_hard_data(shape):
     """Final inertia of some seeds against scikit-learn's k-means++ on all rows, at the real sample size."""
@@ -187,6 +188,7 @@ def test_random_follows_the_weights():
     np.testing.assert_allclose(np.bincount(first) / 3000, weights / 10, atol=0.03)
 
 
+@pytest.mark.quality
 @pytest.mark.parametrize("method", ["k-means++", "k-means||"])
 @pytest.mark.parametrize("shape", ["blobs", "heavy tail", "tiny far clusters", "uneven weights"])
 def test_final_inertia_is_as_good_as_scikit_learns(method, shape):
