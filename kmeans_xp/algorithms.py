@@ -20,7 +20,8 @@ class State(Protocol):
     labels: Any  # (n_samples,) int32
 
     def step(self, X: Any, sample_weight: Any, centers: Any, frame: Any, active: Any = None) -> tuple[Any, ...]:
-        """Label the rows: sums and weights of the clusters; how many labels changed and rows were looked at, 0-d.
+        """Label the rows: sums and weights of the clusters; how many labels changed and, if that was for bounds
+        to say, how many rows were looked at, 0-d.
 
         If only the stale rows are at hand, on a library whose arrays can be written to, `active` are their numbers.
         """

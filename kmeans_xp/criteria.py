@@ -38,7 +38,7 @@ class Clusters:
 
     def __init__(self, data, labels):
         self.data, self.n_features = data, data.shape[1]
-        self.n_clusters, labels = check_labels(labels, data.like, data.n_rows("where each has a label"))
+        self.n_clusters, labels = check_labels(labels, data.like, data.n_rows("where each row has a label"))
         self.labels, self.xp = PerRow(labels), arrays.namespace(data.like)
         frame = moments(data, self.n_clusters, arrays.tile_bytes(data.like, working_memory()))
         check_spread(frame.spread)

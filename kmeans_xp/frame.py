@@ -25,10 +25,7 @@ class Frame:
     shifted: bool = False  # the rows that it is used for are relative to the origin already
 
     def map_tiles(self, function, X, n_clusters, dtype=None):
-        """A pass: yield slices of rows and `function(rows, tile)` for them, in the order of the rows.
-
-        A tile is those rows relative to the origin.
-        """
+        """Yield slices of rows and `function(rows, tile)` for them, in their order; tiles are relative to the origin."""
         dtype = dtype or self.distance_dtype
         return self.map_rows(lambda rows, X: function(rows, self.shift(X, dtype)), X, n_clusters)
 
@@ -36,8 +33,8 @@ class Frame:
     def rounding(self):
         """Bounds the rounding error of a squared distance: at most this times ||x||² + ||c||².
 
-        The error of a score is at most about (n_features + 8) eps (||x||² + ||c||²). 20 times that keeps the lead of
-        the own center larger than the errors of two scores for as long as a slack lasts, when norms may have doubled.
+        That of a score is smaller than (n_features + 8) eps (||x||² + ||c||²), see `doubt`. 20 times that keeps the lead
+        of the own center larger than the errors of two scores for as long as a slack lasts, when norms may have doubled.
         """
         return 20 * (self.origin.shape[0] + 8) * float(namespace(self.origin).finfo(self.distance_dtype).eps)
 
@@ -47,7 +44,8 @@ class Frame:
 
         c is the center of the lower one, and the other one is a lower bound, see `coefficients`. The error of a score
         is at most (n_features / 2 + 4) eps (||x||² + ||c||²): that of products is n_features / 2, as |x·c| is at most
-        half of the squares; the rest of rounding rows, centers, ||c||² and the sum. 1 more for the comparison itself.
+        half of the squares; the rest of rounding rows, centers, ||c||² and the sum. Twice that for two scores, and 2 more
+        for the comparison itself.
         """
         return (self.origin.shape[0] + 10) * float(namespace(self.origin).finfo(self.distance_dtype).eps)
 
@@ -72,7 +70,7 @@ class Frame:
         return self.shift(X, dtype), replace(self, shifted=True)
 
     def map_rows(self, function, X, n_clusters):
-        """The same with the rows as they stand: yield slices and `function(rows, X[rows])`.
+        """Yield slices of rows and `function(rows, X[rows])` for them, in their order.
 
         The rows are few enough that temporaries fit in `tile_bytes`. The slices depend on nothing but the shapes, so
         that the same rows give the same bits in every pass.

@@ -33,7 +33,7 @@ class Iteration:
 
 @dataclass(frozen=True)
 class Result:
-    """What one run found. `labels` and `inertia` are those of `centers`."""
+    """What one run found. `labels` and `inertia` are those of `centers`; weights and inertia are in units of weight."""
 
     centers: Any  # (n_clusters, n_features), relative to zero, in the dtype of X
     labels: Any  # (n_samples,) int32

@@ -9,11 +9,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from kmeans_xp.arrays import collect, device, first_few, namespace, result_dtype, to_floats, to_numpy
-from kmeans_xp.rows.array import largest, map_slices
-from kmeans_xp.rows.csr import SparseRows
-
-ROWS_BYTES = 2**22  # of the rows that are scaled at a time
+from kmeans_xp.arrays import device, first_few, namespace, result_dtype, to_floats, to_numpy
+from kmeans_xp.rows.array import largest, scaled
 
 
 class Metric(Protocol):
@@ -111,14 +108,8 @@ class Cosine:
 
 def unit_rows(X, first=0, refuses_zeros=True, name="the centers"):
     """Rows scaled to norm 1, a new array of float32 or float64; those of zeros stay as they are, or are refused."""
-    xp, dtype = namespace(X), result_dtype(X)
-    n_rows = max(1, ROWS_BYTES // (8 * X.shape[1]))
-    slices = [slice(start, min(start + n_rows, X.shape[0])) for start in range(0, X.shape[0], n_rows)]
-    if isinstance(X, SparseRows):
-        most = largest(X)
-    else:
-        most = collect(((rows, largest(X[rows, :])) for rows in slices), X.shape[0])
-    most = xp.astype(most, dtype, copy=False)
+    xp = namespace(X)
+    most = xp.astype(largest(X), result_dtype(X), copy=False)
     low, high = to_floats(xp.min(most), xp.max(most))
     if not math.isfinite(high):
         raise ValueError("Input X contains NaN or infinity.")
@@ -128,15 +119,4 @@ def unit_rows(X, first=0, refuses_zeros=True, name="the centers"):
             f"metric='cosine' compares directions, and rows of zeros have none: row {first_few(zeros)} of {name}. "
             + ("Leave them out, or set zero_rows='warn'." if name == "X" else "Leave them out.")
         )
-
-    def or_1(values):
-        return xp.where(values > 0, values, xp.ones_like(values))
-
-    def scaled(rows):
-        tile = xp.astype(X[rows, :], dtype, copy=False)
-        tile = tile / or_1(most[rows])[:, None]  # squares of float32 numbers leave its range beyond about 1e±19
-        return rows, tile / or_1(xp.linalg.vector_norm(tile, axis=1))[:, None]
-
-    if isinstance(X, SparseRows):
-        return X.unit_rows(most)
-    return collect(map_slices(X, scaled, slices), X.shape[0])
+    return scaled(X, most)

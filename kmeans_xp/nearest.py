@@ -57,7 +57,7 @@ def put(values, mask, new):
 
 
 def nearest_by_differences(X, centers, frame):
-    """The same as `nearest`, from differences in float64, added in the same order on every library.
+    """Index of the nearest center of each row, from differences in float64, added in the same order on every library.
 
     The rivals a of the center b that has the lowest sum of squared differences are compared with it by
     ||x - a||² - ||x - b||² = (a - b)·((a - x) + (b - x)), which keeps its digits for rows far away from both.

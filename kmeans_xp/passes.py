@@ -1,4 +1,7 @@
-"""Every pass over the rows, once: a function of a block, and how the results of two blocks add up.
+"""Passes over the rows, each once: a function of a block, and how the results of two blocks add up.
+
+Here are those of a fit; what fitted centers say of rows is in `prediction` and `neighbors`, and how good clusters are
+in `criteria`.
 
 Blocks are made by the sources in `data`, which also move what else a pass is given to where the block is.
 """

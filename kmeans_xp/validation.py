@@ -87,7 +87,7 @@ def check_not_lazy(X):
     if is_dask(X):
         raise TypeError(
             f"A dask {type(X).__name__.lower()} was passed for X, but data in memory is required here. "
-            "Use '.compute()' first."
+            "Use '.compute()' first, or 'fit', which takes arrays and data frames of Dask as they are."
         )
 
 
@@ -128,7 +128,7 @@ def check_source(X, estimator=None, *, reset=True):
 
 def check_out(out, shape, largest=None):
     """Where results are to be written has room for them: integers from 0 to `largest` or, if it is None, floats."""
-    if not hasattr(out, "shape") or not is_writeable(out):
+    if not hasattr(out, "shape") or is_dask(out) or not is_writeable(out):
         read_only = "a read-only " if hasattr(out, "shape") else ""
         raise TypeError(f"out must be an array to write into, got {read_only}{type(out).__name__}.")
     if tuple(out.shape) != shape:

@@ -1,5 +1,7 @@
 """Seeding: the law it follows, the same points on every library, and the quality of what it starts."""
 
+import re
+
 import numpy as np
 import pytest
 from conftest import blobs, brute_force, in_memory, inertia, load, moments
@@ -288,7 +290,12 @@ def test_a_chain_ends_by_the_law_of_k_means_plus_plus():
 
 
 def test_the_docstrings_list_the_methods():
-    for estimator in (KMeans, MiniBatchKMeans):
-        assert "init : {'k-means++', 'k-means||', 'afk-mc2', 'random'}, array-like" in estimator.__doc__
-    for name in METHODS:
+    for estimator, n_runs in ((KMeans, 10), (MiniBatchKMeans, 3)):
+        assert f"init : {{{', '.join(map(repr, seeding.METHODS))}}}, array-like" in estimator.__doc__
+        assert f"'auto' is\n        {n_runs} for 'random', {n_runs} for callables, otherwise 1." in estimator.__doc__
+        assert "{" not in estimator.__doc__.replace("{'", "")
+        assert max(map(len, estimator.__doc__.splitlines())) <= 120
+    for name, method in seeding.METHODS.items():
         assert f"        '{name}' : " in KMeans.__doc__
+        for reference in re.findall(r"\[\d+\]_", method.description):
+            assert f".. {reference[:-1]} " in KMeans.__doc__

@@ -249,7 +249,7 @@ def test_rows_are_scaled_piece_by_piece(rng, monkeypatch, dtype):
     largest = rows.largest()
     assert largest.dtype == dtype
     assert_array_equal(largest, X.max(axis=1))
-    unit = rows.unit_rows(largest)
+    unit = rows.scaled(largest)
     norms = np.linalg.norm(X, axis=1, keepdims=True)
     assert unit.dtype == dtype
     assert_allclose(unit.dense(), X / np.where(norms > 0, norms, 1), rtol=1e-6 if dtype == "float32" else 1e-14)

@@ -208,7 +208,7 @@ def test_partitions_of_dask(rng):
     np.testing.assert_array_equal(model.labels_.compute(), expected.labels_)
     assert model.score(da.from_array(X, chunks=(700, 6))) == pytest.approx(-expected.inertia_)
     X[1500] = 0
-    with pytest.raises(ValueError, match=r"Partition 2 of X: .* row 100"):
+    with pytest.raises(ValueError, match=r"Partition 2 of X: .* row 1500 of X"):
         KMeans(5, metric="cosine", zero_rows="raise").fit(da.from_array(X, chunks=(700, 6)))
 
 

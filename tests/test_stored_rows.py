@@ -20,7 +20,7 @@ for module in pkgutil.iter_modules(kmeans_xp.rows.__path__, "kmeans_xp.rows."):
     if "._" not in module.name:
         importlib.import_module(module.name)
 
-NOT_RELATIVE = {"largest"}  # asked before an origin is subtracted
+NOT_RELATIVE = {"as_given", "largest", "scaled"}  # asked before an origin is subtracted
 
 
 def concrete(kind):

@@ -99,6 +99,7 @@ def slices_of(X, n_rows=7):
 
 # Calls of each step for a case and its rows, as an array or stored otherwise
 ARGUMENTS = {
+    "as_given": lambda c, X: [(X,)],
     "assign": lambda c, X: [(X, c.centers, c.frame)],
     "bounded_step": lambda c, X: [bounds_of_a_step(c, X)],
     "choose": lambda c, X: [candidates_of_a_draw(c, X)],
@@ -115,6 +116,7 @@ ARGUMENTS = {
     "projections": lambda c, X: [(X, c.centers[0, :])],
     "relative": lambda c, X: [(X, origin, c.lib.xp.float64) for origin in (c.frame.origin, None)],
     "row_size": lambda c, X: [(X,)],
+    "scaled": lambda c, X: [(X, array.largest(X))],
     "share_that_pays": lambda c, X: [(X, c.n_clusters, c.frame)],
     "sq_distances": lambda c, X: [(X, c.centers), (X, array.take_rows(X, c.row_numbers()))],
     "sq_distances_of_tile": lambda c, X: [(X, c.labels, c.centers)],
@@ -207,12 +209,19 @@ def no_more_numbers(ours, theirs, c):
     assert 1 <= ours <= theirs
 
 
+def same_rows(ours, theirs, c):
+    """A matrix of what the rows are relative to zero."""
+    ours = ours.toarray() if hasattr(ours, "toarray") else ours
+    same(ours, theirs, c)
+
+
 def same_sets(ours, theirs, c):
     """In any order."""
     assert sorted(to_numpy(ours).tolist()) == sorted(to_numpy(theirs).tolist())
 
 
 COMPARE = {
+    "as_given": same_rows,
     "bounded_step": same_bounds,
     "cluster_sums": same_sums,
     "distinct": same_sets,

@@ -1,4 +1,4 @@
-"""Where rows lie: in memory, in a file, on the workers of a Dask cluster. Only here it is asked what X is.
+"""Where rows lie: in memory, in a file, on the workers of a Dask cluster. Only here it is asked which of them X is.
 
 `open_data` makes a `source.Source` of it, over which passes are made alike.
 """
@@ -18,8 +18,7 @@ from kmeans_xp.data.source import PerRow as PerRow
 from kmeans_xp.data.source import Source as Source
 from kmeans_xp.data.stream import Reader, Stream
 from kmeans_xp.metric import EUCLIDEAN
-from kmeans_xp.rows.array import take_rows
-from kmeans_xp.rows.csr import as_given
+from kmeans_xp.rows.array import as_given, take_rows
 from kmeans_xp.steps import computing
 from kmeans_xp.validation import (
     check_device_of_dask,
@@ -62,6 +61,7 @@ def open_data(X, sample_weight=None, purpose=LOOK):
 
 
 def _opened(X, sample_weight, purpose):
+    """The source of X."""
     checked = {"estimator": purpose.estimator, "reset": purpose.learns}
     if arrays.is_dask(X):
         from kmeans_xp.data.dask import Partitions
@@ -96,8 +96,7 @@ def _is_read_in_blocks(X, purpose):
     """Whether X is to be read block by block."""
     if type(X) is np.ndarray and X.ndim == 2:
         target = _target(X, purpose)
-        is_cuda = target is not None and devices.parse_device(target)[0] == "cuda"
-        if is_cuda:  # that is too small for it
+        if target is not None and devices.parse_device(target)[0] == "cuda":
             return not devices.fits_on_device(X, target)
         return purpose.metric.spherical and X.nbytes > working_memory()  # scaled block by block
     return _lies_in_a_file(X)

@@ -272,7 +272,7 @@ def _block(X, sample_weight, announced, index, metric, fitting):
             raise TypeError("Sparse partitions are not supported. Use '.map_blocks(lambda X: X.toarray())'.")
         with computing(X):
             sample_weight, lost = check_sample_weight(sample_weight, X, may_be_zero=True), (0, 0.0)
-            X = metric.prepare(X)
+            X = metric.prepare(X, 0 if math.isnan(shape[0]) else start)  # by which errors name rows
             if fitting:
                 sample_weight, lost = metric.weigh(X, sample_weight)
             return Block(X, sample_weight, index, start, lost)

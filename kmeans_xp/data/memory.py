@@ -3,8 +3,7 @@
 from kmeans_xp import arrays, passes
 from kmeans_xp.algorithms import iterations
 from kmeans_xp.data.source import Block, PerRow
-from kmeans_xp.rows.array import take_rows
-from kmeans_xp.rows.csr import as_given
+from kmeans_xp.rows.array import as_given, take_rows
 from kmeans_xp.steps import in_unit
 
 

@@ -16,7 +16,7 @@ class Source(Protocol):
 
     shape: tuple[int, int]  # of all rows
     like: Any  # array (of no rows, perhaps) of the library, dtype and device that centers are computed with
-    home: Any  # the same for what the user gets
+    home: Any  # array (of no rows, perhaps) of the library and on the device of what the user gets
     in_blocks: bool  # whether there may be more than one
     weight_unit: float  # that the weights of a fit are divided by
     lost: tuple[int, float]  # rows, and their weight, that the metric leaves out of a fit; from `passes.moments` on
@@ -29,7 +29,7 @@ class Source(Protocol):
     def reduce(self, function: Any, combine: Any, *args: Any) -> Any:
         """`combine` of `function(block, *args)` for all blocks, in their order; it is associative."""
 
-    def write(self, out: Any, function: Any, *args: Any, dtype: Any, more_shape: tuple[int, ...]) -> Any:
+    def write(self, out: Any, function: Any, *args: Any, dtype: Any = None, more_shape: tuple[int, ...] = ()) -> Any:
         """`function(block, *args)`, (n_rows, *more_shape), of all rows: `out`, or what the user gets if it is None.
 
         dtype, of NumPy, is that of the result where it is made before it is known; None for that of the rows.
@@ -142,7 +142,8 @@ class Block:
 
     def __sizeof__(self):
         """Bytes, for Dask's account of a worker's memory: the rows, their weights, labels and bounds."""
-        return super().__sizeof__() + self.X.nbytes + 20 * self.X.shape[0]
+        rows = 0 if self.X is None else self.X.nbytes + 20 * self.X.shape[0]
+        return super().__sizeof__() + rows
 
 
 def iterate_over_blocks(source, job, centers, limits):

@@ -25,7 +25,7 @@ class KMeans(NearestCenters):
 
     Same as :class:`sklearn.cluster.KMeans`, except that
 
-    - results live in the library, dtype and device of the input (NumPy, CuPy, torch, JAX, dpnp, array-api-strict);
+    - results live in the library, dtype and device of the input (NumPy, CuPy, torch, JAX, array-api-strict);
       a model fitted on one predicts on any other: the centers move, the data stays;
     - a seed picks the same starting points on every library; of up to `max(20_000, 50 * n_clusters)` rows, also
       whatever their order, and a weight of 2 is the same as the row standing there twice;
@@ -42,19 +42,19 @@ class KMeans(NearestCenters):
     n_clusters : int, default=8
         Number of clusters.
 
-    init : {seedings}, array-like of shape (n_clusters, n_features) or callable, default='k-means++'
+    init : {seedings}, array-like or callable, default='k-means++'
         How to choose the first centers.
 
         {each seeding}
 
-        array-like : the centers themselves, of any library.
+        array-like : the centers themselves, (n_clusters, n_features), of any library.
 
         callable : `init(X, n_clusters, random_state=random_state)` returns the centers. It is given X as it is
         (scikit-learn passes it centered data).
 
     n_init : 'auto' or int, default='auto'
-        Number of runs with different seeds, of which the one with the lowest inertia is kept. 'auto' is 10 for
-        'random' and callables, otherwise 1.
+        Number of runs with different seeds, of which the one with the lowest inertia is kept. 'auto' is
+        {runs}, otherwise 1.
 
     max_iter : int, default=300
         Most iterations of one run.

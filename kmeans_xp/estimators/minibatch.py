@@ -38,7 +38,7 @@ class MiniBatchKMeans(NearestCenters):
     n_clusters : int, default=8
         Number of clusters.
 
-    init : {seedings}, array-like of shape (n_clusters, n_features) or callable, default='k-means++'
+    init : {seedings}, array-like or callable, default='k-means++'
         How to choose the first centers among `init_size` random rows; see :class:`KMeans`.
 
     max_iter : int, default=100
@@ -68,8 +68,8 @@ class MiniBatchKMeans(NearestCenters):
         scikit-learn).
 
     n_init : 'auto' or int, default='auto'
-        Number of seedings, of which the one with the lowest inertia is used. 'auto' is 3 for 'random' and callables,
-        otherwise 1.
+        Number of seedings, of which the one with the lowest inertia is used. 'auto' is
+        {runs}, otherwise 1.
 
     reassignment_ratio : float, default=0.01
         A cluster with a smaller share of the largest cluster's weight moves to a random row of the batch.

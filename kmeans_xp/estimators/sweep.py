@@ -114,7 +114,7 @@ class KMeansSweep(Saved, MetaEstimatorMixin, TransformerMixin, ClusterMixin, Bas
 
     _parameter_constraints = {
         "n_clusters": ["array-like", range],
-        "criterion": [StrOptions({"elbow", "gap", *CRITERIA})],
+        "criterion": [StrOptions(dict.fromkeys(["elbow", "gap", *CRITERIA]).keys())],
         "criteria": ["array-like", tuple, set],
         "n_references": [Interval(Integral, 1, None, closed="left")],
         "estimator": [KMeans, None],

@@ -16,8 +16,8 @@ PRIMITIVES = {}  # functions by their names
 def primitive(portable):
     """Let stored rows answer what `portable` answers for arrays, by a method of its name; `.portable` stays reachable.
 
-    A step that is `replaceable` too is a pass: it follows from the other primitives, and stored rows have a method only
-    if that is faster, or more exact.
+    A step that is `replaceable` too follows from the other primitives, and stored rows have a method only if that is
+    faster, or more exact.
     """
     name = portable.__name__
 
@@ -85,6 +85,12 @@ class Rows(Protocol):
 
     def largest(self) -> Any:
         """Largest absolute value in each row, before an origin is subtracted, (n_samples,); NaN where there is one."""
+
+    def scaled(self, most: Any, /) -> Self:
+        """The rows divided by their norms; `most` are the largest absolute values in them."""
+
+    def as_given(self) -> Any:
+        """The rows as a user has them."""
 
     def sq_norms(self) -> Any:
         """Squared norm of each row, (n_samples,)."""

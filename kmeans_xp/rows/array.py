@@ -1,8 +1,10 @@
 """Rows that are stored in an array: what is asked of them, in the pure Array API (see `rows.primitive`)."""
 
-from kmeans_xp.arrays import device, namespace
+from kmeans_xp.arrays import collect, device, namespace
 from kmeans_xp.backends import replaceable
 from kmeans_xp.rows import primitive
+
+PIECE_BYTES = 2**22  # of rows, as float64, that are copied at a time
 
 
 @primitive
@@ -44,11 +46,39 @@ def joined(X, *others):
     return namespace(X).concat((X, *others), axis=0) if others else X
 
 
+def pieces(X):
+    """Slices of few rows, for what needs a copy of them."""
+    n_rows = max(1, PIECE_BYTES // (8 * X.shape[1]))
+    return [slice(start, min(start + n_rows, X.shape[0])) for start in range(0, X.shape[0], n_rows)]
+
+
 @primitive
 def largest(X):
     """Largest absolute value in each row."""
     xp = namespace(X)
-    return xp.max(xp.abs(X), axis=1)
+    return collect(((rows, xp.max(xp.abs(X[rows, :]), axis=1)) for rows in pieces(X)), X.shape[0])
+
+
+@primitive
+def scaled(X, most):
+    """Rows scaled to norm 1, in the dtype of `most`, the largest absolute values in them; those of zeros stay."""
+    xp = namespace(X)
+
+    def or_1(values):
+        return xp.where(values > 0, values, xp.ones_like(values))
+
+    def scale(rows):
+        tile = xp.astype(X[rows, :], most.dtype, copy=False)
+        tile = tile / or_1(most[rows])[:, None]  # squares of float32 numbers leave its range beyond about 1e±19
+        return rows, tile / or_1(xp.linalg.vector_norm(tile, axis=1))[:, None]
+
+    return collect(map_slices(X, scale, pieces(X)), X.shape[0])
+
+
+@primitive
+def as_given(X):
+    """Validated rows as a user has them: an array, or a CSR matrix."""
+    return X
 
 
 @primitive

@@ -107,9 +107,9 @@ class SparseRows(StoredRows):
 
         return of_tile
 
-    def unit_rows(self, largest):
-        """The rows divided by their norms, with new numbers. `largest` is the largest absolute value in each."""
-        scaled = self.divided(largest)
+    def scaled(self, most):
+        """The rows divided by their norms, with new numbers."""
+        scaled = self.divided(most)
         return scaled.divided(namespace(self).sqrt(scaled.sq_norms()))
 
     def _moved_origin(self, origin):
@@ -124,8 +124,3 @@ def _coefficients(centers, frame):
     """`nearest.coefficients`, contiguous and float64: they would be copied in each product."""
     minus_2_centers, sq_norms = coefficients(centers, frame)
     return namespace(centers).ascontiguousarray(minus_2_centers, dtype=np.float64), sq_norms
-
-
-def as_given(X):
-    """Validated rows as a user has them: an array, or a CSR matrix."""
-    return X.as_given() if isinstance(X, SparseRows) else X

@@ -103,10 +103,10 @@ class ScipyRows(SparseRows):
             found[rows][some] = np.maximum.reduceat(np.abs(data), (np.cumsum(sizes) - sizes)[some])
         return found
 
-    def unit_rows(self, largest):
+    def scaled(self, most):
         scaled = np.empty_like(self.matrix.data)
         for (rows, data, _, sizes), (_, out, _, _) in zip(self._pieces(), self._pieces(scaled), strict=True):
-            data = data / np.repeat(largest[rows], sizes)
+            data = data / np.repeat(most[rows], sizes)
             norms = np.sqrt(_row_sums(data.astype(np.float64) ** 2, sizes)).astype(self.dtype)
             np.divide(data, np.repeat(norms, sizes), out=out)
         return self._of(scaled, self.matrix.indices, self.matrix.indptr)

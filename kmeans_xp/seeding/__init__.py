@@ -6,9 +6,11 @@ memory. So k-means|| and, up to `greedy.sample_size` rows, k-means++ pick the sa
 rows, and whether a row stands there twice or has weight 2.
 """
 
+import re
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 from kmeans_xp.data.memory import InMemory
@@ -23,7 +25,9 @@ from kmeans_xp.seeding.random_rows import random_rows
 class Seeding:
     """A way to choose the first centers, and what estimators must know of it."""
 
-    choose: Callable[..., Any]  # (data, n_clusters, frame, rng, refine) -> centers relative to the origin of the frame
+    # (data, n_clusters, frame, rng, refine) -> centers relative to the origin of the frame: different rows that have
+    # weight or, if there are fewer, all of them and some again
+    choose: Callable[..., Any]
     description: str  # for the docstrings
     n_runs: int = 1  # that n_init='auto' asks for
     n_runs_in_batches: int = 1  # the same of MiniBatchKMeans
@@ -39,12 +43,12 @@ METHODS = {
     ),
     "k-means||": Seeding(
         k_means_parallel,
-        "many at a time in 5 passes, then k-means++ on those candidates [2]_. For large `n_clusters`.",
+        "many at a time in 5 rounds, then k-means++ on those candidates [2]_. For large `n_clusters`.",
     ),
     "afk-mc2": Seeding(
         afk_mc2,
         "as k-means++ without its best of several draws, approximately: by Markov chains of 200 rows each [8]_. A few "
-        "passes, whatever `n_clusters` is: for rows in blocks, and large `n_clusters`.",
+        "passes, whatever `n_clusters` is, and a higher inertia at the start.",
     ),
     "random": Seeding(
         random_rows,
@@ -78,14 +82,20 @@ def n_runs(init, n_init, *, in_batches=False):
 
 
 def describing_seedings(estimator):
-    """Have the docstring of an estimator name the methods, where it says {seedings} and {each seeding}."""
+    """Have the docstring of an estimator name the methods, where it says {seedings}, {each seeding} and {runs}."""
     if estimator.__doc__ is not None:  # as it is with python -OO
         names = "{" + ", ".join(map(repr, METHODS)) + "}"
         each = "\n\n".join(_wrapped(name, method.description) for name, method in METHODS.items()).strip()
-        estimator.__doc__ = estimator.__doc__.replace("{seedings}", names).replace("{each seeding}", each)
+        in_batches = "batch_size" in signature(estimator).parameters
+        several = {name: n for name in METHODS if (n := n_runs(name, "auto", in_batches=in_batches)) > 1}
+        runs = ", ".join(f"{n} for {name!r}" for name, n in several.items())
+        runs += f", {N_RUNS_OF_CALLABLES[in_batches]} for callables"
+        for place, text in (("seedings", names), ("each seeding", each), ("runs", runs)):
+            estimator.__doc__ = estimator.__doc__.replace(f"{{{place}}}", text)
     return estimator
 
 
 def _wrapped(name, description):
     """An entry of the list in the docstring."""
-    return textwrap.fill(f"'{name}' : {description}", 120, initial_indent=" " * 8, subsequent_indent=" " * 8)
+    whole = re.sub(r"`[^`]*`", lambda code: code[0].replace(" ", "\0"), f"'{name}' : {description}")
+    return textwrap.fill(whole, 120, initial_indent=" " * 8, subsequent_indent=" " * 8).replace("\0", " ")
