@@ -25,7 +25,7 @@ class Frame:
     shifted: bool = False  # the rows that it is used for are relative to the origin already
 
     def map_tiles(self, function, X, n_clusters, dtype=None):
-        """Yield slices of rows and `function(rows, tile)` for them, in their order; tiles are relative to the origin."""
+        """Yield slices of rows and `function(rows, tile)` for them, in order; tiles are relative to the origin."""
         dtype = dtype or self.distance_dtype
         return self.map_rows(lambda rows, X: function(rows, self.shift(X, dtype)), X, n_clusters)
 
@@ -33,8 +33,8 @@ class Frame:
     def rounding(self):
         """Bounds the rounding error of a squared distance: at most this times ||x||² + ||c||².
 
-        That of a score is smaller than (n_features + 8) eps (||x||² + ||c||²), see `doubt`. 20 times that keeps the lead
-        of the own center larger than the errors of two scores for as long as a slack lasts, when norms may have doubled.
+        That of a score is below (n_features + 8) eps (||x||² + ||c||²), see `doubt`. 20 times that keeps the lead of
+        the own center larger than the errors of two scores for as long as a slack lasts, when norms may have doubled.
         """
         return 20 * (self.origin.shape[0] + 8) * float(namespace(self.origin).finfo(self.distance_dtype).eps)
 
