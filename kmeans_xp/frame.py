@@ -44,7 +44,7 @@ class Frame:
 
         c is the center of the lower one, and the other one is a lower bound, see `coefficients`. The error of a score
         is at most (n_features / 2 + 4) eps (||x||² + ||c||²): that of products is n_features / 2, as |x·c| is at most
-        half of the squares; the rest of rounding rows, centers, ||c||² and the sum. Twice that for two scores, and 2 more
+        half of the squares; the rest of rounding rows, centers, ||c||² and the sum. Twice that for two scores, and 2
         for the comparison itself.
         """
         return (self.origin.shape[0] + 10) * float(namespace(self.origin).finfo(self.distance_dtype).eps)

@@ -62,7 +62,7 @@ def moments(data, n_clusters, tile_bytes):
     sums, weight, *data.lost = data.reduce(total, add, about(zero, 0.0))
     (weight,) = to_floats(weight)
     if weight == 0:
-        if not data.lost[0]:
+        if not data.lost[1]:
             raise ValueError("Sample weights must contain at least one non-zero number.")
         raise ValueError("All rows that have weight are zeros, and metric='cosine' compares directions.")
     mean = sums / weight

@@ -566,6 +566,15 @@ def test_mini_batches_of_partitions(table):
         assert_allclose(ours.cluster_centers_, theirs.cluster_centers_)
         assert_array_equal(ours.labels_.compute(), theirs.labels_)
         assert ours.inertia_ == pytest.approx(theirs.inertia_)
+    scaled = MiniBatchKMeans(**job, compute_labels=False).fit(lazy, sample_weight=2.0)
+    assert scaled.inertia_ == MiniBatchKMeans(**job, compute_labels=False).fit(X, sample_weight=2.0).inertia_
+    for wrong in (np.nan, -1.0, 0.0):
+        with pytest.raises(ValueError, match=r"NaN|Negative|non-zero"):
+            MiniBatchKMeans(**job, compute_labels=False).fit(lazy, sample_weight=wrong)
+    computed = []
+    once = lazy.map_blocks(lambda part: computed.append(len(part)) or part, dtype=lazy.dtype)
+    MiniBatchKMeans(**job, compute_labels=False).fit(once)
+    assert sum(computed) == len(X)
     with pytest.raises(ValueError, match="unknown size, which must be known to draw batches"):
         MiniBatchKMeans(4).fit(unknown(lazy))
 
@@ -676,3 +685,15 @@ def test_what_travels_is_on_the_host_and_has_no_entry_for_each_row(table, monkey
         metrics.davies_bouldin_score(lazy, np.arange(len(X)) % 3)
     assert max(common for common, _ in sizes) < 3000
     assert {entries for _, entries in sizes} == {0, 7000, 2000}
+
+
+def test_no_rows_at_all(rng):
+    X = rng.normal(size=(300, 3))
+    none = da.from_array(X, chunks=(70, 3))
+    none = none[none[:, 0] > 1e9]
+    for take in (KMeans.from_centers(X[:3]).score, KMeans(1).fit):
+        with pytest.raises(ValueError, match=r"all partitions are empty|should be >= n_clusters"):
+            take(none)
+    zeros = da.zeros((300, 3), chunks=(70, 3))
+    with pytest.raises(ValueError, match="Sample weights must contain at least one non-zero number"):
+        KMeans(2, metric="cosine").fit(zeros, sample_weight=np.zeros(300))

@@ -1,11 +1,15 @@
 """Seeding: the law it follows, the same points on every library, and the quality of what it starts."""
 
 import re
+import tracemalloc
 
 import numpy as np
 import pytest
+import sklearn
 from conftest import blobs, brute_force, in_memory, inertia, load, moments
+from scipy import sparse
 from sklearn import cluster
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 
 from kmeans_xp import KMeans, MiniBatchKMeans, kmeans_plusplus, passes, seeding
@@ -299,3 +303,41 @@ def test_the_docstrings_list_the_methods():
         assert f"        '{name}' : " in KMeans.__doc__
         for reference in re.findall(r"\[\d+\]_", method.description):
             assert f".. {reference[:-1]} " in KMeans.__doc__
+
+
+def as_source(X):
+    class Slices:
+        shape, dtype, n_reads = X.shape, X.dtype, 0
+
+        def __getitem__(self, rows):
+            self.n_reads += 1
+            return X[rows]
+
+    return Slices()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("scale", [1e-160, 1e140])
+def test_every_method_takes_numbers_of_any_size(rng, method, scale):
+    X = blobs(rng, 21_000, 3, n_clusters=4, spread=20) * scale
+    for rows in (X, X[:300], as_source(X)):
+        model = KMeans(4, init=method, random_state=0, n_init=1, max_iter=2).set_params(tol=1e9).fit(rows)
+        assert len(np.unique(model.cluster_centers_, axis=0)) == 4
+
+
+def test_chains_among_few_different_rows_take_few_passes(rng):
+    X = (np.arange(25_000) % 5)[:, None] * np.ones((1, 4))
+    rows = as_source(X)
+    with pytest.warns(ConvergenceWarning, match=r"distinct clusters \(5\)"):
+        KMeans(50, init="afk-mc2", random_state=0, max_iter=1).fit(rows)
+    assert rows.n_reads < 25
+
+
+def test_chains_on_sparse_rows_keep_them_sparse():
+    X = sparse.random(3000, 20_000, density=5e-4, format="csr", random_state=0)
+    with sklearn.config_context(working_memory=8):
+        tracemalloc.start()
+        KMeans(3, init="afk-mc2", random_state=0, max_iter=1, tol=1e9).fit(X)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert peak < 20e6

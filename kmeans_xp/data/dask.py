@@ -50,6 +50,7 @@ class Partitions:
         self._X, self._sample_weight = rows_together(X), sample_weight
         self._metric, self._n_clusters, self.weight_unit = purpose.metric, purpose.n_clusters, 1.0
         self._n_runs = self._n_passes = 0
+        self._stays = False
         self.given, self.home, self.lost, self.masses = X, X._meta, (0, 0.0), {}
         # Centers and sums are NumPy's on the client, whatever library the workers use
         self.like = np.empty((0, X.shape[1]), dtype=float_dtype(X))
@@ -91,7 +92,10 @@ class Partitions:
         ]
         while len(values) > 1:
             values = [delayed(_combine)(combine, values[i : i + FAN_IN]) for i in range(0, len(values), FAN_IN)]
-        return _compute(values)[0]
+        (result,) = _compute(values)
+        if result is None:
+            raise ValueError("Found data with 0 sample(s) while a minimum of 1 is required: all partitions are empty.")
+        return result
 
     def write(self, out, function, *args, dtype=None, more_shape=()):
         """Lazy where there is no `out`."""
@@ -126,11 +130,13 @@ class Partitions:
 
     def take(self, numbers):
         check_sizes(self._X, "to choose rows")
+        if not self._stays:  # they will be chosen from again and again
+            self._X, self._stays = self._X.persist(), True
         numbers, places = np.unique(numbers, return_inverse=True)
         return asarray_like(check_rows(_compute([self._X[numbers]])[0]), self.like)[places]
 
     def host_weights(self):
-        if self._sample_weight is None or isinstance(self._sample_weight, numbers.Number):
+        if self._sample_weight is None:
             return None
         check_sizes(self._X, "for weights that rows are drawn by")
         return check_weight_of_source(self._sample_weight, self._X)

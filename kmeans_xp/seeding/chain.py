@@ -4,8 +4,8 @@ import operator
 
 from kmeans_xp.arrays import to_numpy
 from kmeans_xp.passes import join
-from kmeans_xp.rows.array import sq_distances
-from kmeans_xp.seeding.draws import Law, by_weight, draw, draw_by, masses, rounding_of_distances, without_rounding
+from kmeans_xp.rows.array import row_size, sq_distances
+from kmeans_xp.seeding.draws import Law, by_weight, draw, masses, rounding_of_distances, without_rounding
 
 CHAIN = 200  # rows that a chain looks at, as in the experiments of the paper
 MOST_NUMBERS = 2**23  # of the rows that are drawn in one pass
@@ -20,27 +20,30 @@ def afk_mc2(data, n_clusters, frame, rng, refine=None):
     """
     weight = data.reduce(masses, operator.or_, by_weight(frame))
     first, _, _ = draw(data, by_weight(frame), weight, rng.uniform(size=1))
-    centers = frame.enter(first)
     squares = data.reduce(masses, operator.or_, Law(0.0, 1.0, [first], frame))
-    per_weight, per_square = 0.5 / sum(weight.values()), 0.5 / (sum(squares.values()) or 1.0)
-    law = Law(per_weight, per_square, [first], frame)
-    mass_of = {index: per_weight * weight[index] + per_square * squares[index] for index in weight}
-    at_a_time = max(1, MOST_NUMBERS // (CHAIN * data.shape[1]))
+    law = Law(0.5 / sum(weight.values()), 0.5, [first], frame, total=sum(squares.values()) or 1.0)
+    mass_of = {index: law.mass(weight[index], squares[index]) for index in weight}
+    centers, known, run = frame.enter(first), [], data.new_run()
+    at_a_time = max(1, MOST_NUMBERS // (CHAIN * row_size(first)))
     for done in range(1, n_clusters, at_a_time):
         n_chains = min(at_a_time, n_clusters - done)
         X, _, density = draw(data, law, mass_of, rng.uniform(size=CHAIN * n_chains))
-        rows, least, density = frame.enter(X), to_numpy(rounding_of_distances(X, density, frame)), to_numpy(density)
+        least, density = to_numpy(rounding_of_distances(X, density, frame)), to_numpy(density)
         for begin in range(0, CHAIN * n_chains, CHAIN):
             chain = slice(begin, begin + CHAIN)
-            closest = to_numpy(sq_distances(rows[chain, :], centers)).min(axis=1)
-            closest = without_rounding(closest, least[chain])
+            tile = frame.shift(X[chain, :], frame.origin.dtype)
+            closest = without_rounding(to_numpy(sq_distances(tile, centers)).min(axis=1), least[chain])
             if closest.any():
                 place = begin + last_of_chain(closest / density[chain], rng.uniform(size=CHAIN))
-                found = rows[place : place + 1, :]
-            else:  # all of them are centers: by k-means++ itself
-                all_centers = Law(0.0, 1.0, [frame.leave(centers)], frame, data.new_run())
-                found = frame.enter(draw_by(data, all_centers, rng.uniform(size=1))[0])
-            centers = join([centers, found])
+                found = X[place : place + 1, :]
+            else:  # all of them are centers
+                known.append(frame.leave(centers[sum(points.shape[0] for points in known) :, :]))
+                mass = data.reduce(masses, operator.or_, Law(0.0, 1.0, list(known), frame, run))
+                if sum(mass.values()) == 0:  # and all rows, so that any will do
+                    rest, _, _ = draw(data, by_weight(frame), weight, rng.uniform(size=n_clusters - centers.shape[0]))
+                    return join([centers, frame.enter(rest)])
+                found, _, _ = draw(data, Law(0.0, 1.0, list(known), frame, run), mass, rng.uniform(size=1))
+            centers = join([centers, frame.enter(found)])
     return centers
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from kmeans_xp.arrays import asarray_like, collect, namespace, to_floats, to_numpy
+from kmeans_xp.nearest import TOO_LARGE
 from kmeans_xp.passes import add, join, row_keys
 from kmeans_xp.rows.array import relative, sq_distances, take_rows
 
@@ -16,20 +17,25 @@ from kmeans_xp.rows.array import relative, sq_distances, take_rows
 class Law:
     """Rows are drawn in proportion to weight * density.
 
-    density = per_weight + per_square * squared distance from the nearest of the points.
+    density = per_weight + of_squares * squared distance from the nearest of the points / total.
     """
 
     per_weight: float
-    per_square: float
+    of_squares: float
     points: list[Any]  # of arrays of points, relative to zero
     frame: Any
     run: int | None = None  # whose blocks remember those distances; a row that is a point is at distance 0 then
+    total: float = 1.0  # of the squared distances: no number that they are multiplied by would do, if they are tiny
     in_order: bool = False  # draws run through the rows of the only block in `canonical_order`
 
     def density(self, block):
         """Density of each row, (n_rows,) float64."""
         density = namespace(block.X).full_like(block.sample_weight, self.per_weight)
-        return density + self.per_square * self._squares(block) if self.per_square else density
+        return density + self.of_squares * self._squares(block) / self.total if self.of_squares else density
+
+    def mass(self, weight, squares):
+        """Mass of rows, by their weight and the weighted sum of their squared distances."""
+        return self.per_weight * weight + self.of_squares * squares / self.total
 
     def order(self, block):
         """Row numbers in the order in which draws run through them; None as they stand."""
@@ -104,11 +110,15 @@ def draw(data, law, mass_of, uniforms):
 
     `mass_of` are the masses of the blocks, as `masses` finds them.
     """
-    targets = uniforms * sum(mass_of.values())
+    total = sum(mass_of.values())
+    if not math.isfinite(total):
+        raise ValueError(TOO_LARGE)
+    targets = uniforms * total
     which, *found = data.reduce(drawn, add, law, targets, _places(mass_of))
     numbers, density, X = map(join, found)
-    if len(which) > 1:
-        order = asarray_like(np.argsort(np.concatenate(which)), density, namespace(density).int64)
+    which = np.concatenate(which)
+    if (np.diff(which) < 0).any():
+        order = asarray_like(np.argsort(which), density, namespace(density).int64)
         numbers, density, X = numbers[to_numpy(order)], namespace(density).take(density, order), take_rows(X, order)
     return X, numbers, density
 
@@ -117,7 +127,7 @@ def draw_by(data, law, uniforms):
     """The same where the masses are not known yet; by weight alone, where all rows are points."""
     mass_of = data.reduce(masses, operator.or_, law)
     if sum(mass_of.values()) == 0:
-        law = replace(law, per_weight=1.0, per_square=0.0)
+        law = replace(law, per_weight=1.0, of_squares=0.0)
         mass_of = data.reduce(masses, operator.or_, law)
     return draw(data, law, mass_of, uniforms)
 
@@ -131,7 +141,7 @@ def _places(mass_of):
     """Where each of the blocks begins and ends along the sum of their masses."""
     mass = np.asarray(list(mass_of.values()))
     ends = np.cumsum(mass)
-    begins = ends - mass
+    begins = np.concatenate(([0.0], ends[:-1]))
     last = np.flatnonzero(mass)[-1]
     ends[last:] = np.inf  # rounding must lose no target
     begins[last + 1 :] = np.inf

@@ -77,9 +77,8 @@ def coreset(data, n_sample, frame, rng):
     `n_sample` equal parts of the total probability, in the order of the rows.
     """
     squares, weights = (math.fsum(values) for values in zip(*data.masses.values(), strict=True))
-    per_weight, per_square = 0.5 / weights, 0.5 / (squares or 1.0)
-    mass_of = {index: per_weight * mass + per_square * square for index, (square, mass) in data.masses.items()}
-    law = Law(per_weight, per_square, [frame.origin[None, :]], frame)
+    law = Law(0.5 / weights, 0.5, [frame.origin[None, :]], frame, total=squares or 1.0)
+    mass_of = {index: law.mass(weight, square) for index, (square, weight) in data.masses.items()}
     X, numbers, density = draw(data, law, mass_of, stratified(n_sample, rng))
     return Sample(X, 1 / (n_sample * density), numbers)
 
