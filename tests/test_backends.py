@@ -80,10 +80,11 @@ def test_replaced_steps_equal_the_portable_ones(library, name):
     check_backend(library, name)
 
 
-@pytest.mark.parametrize(("library", "name"), REPLACED)
+@pytest.mark.parametrize(("library", "name"), [param for param in REPLACED if not param.marks])
 @settings(max_examples=30, deadline=None)
 @given(data=st.data())
 def test_replaced_steps_equal_the_portable_ones_whatever_the_shape(library, name, data):
+    """But on a GPU, whose stand-in takes minutes for that: its kernels have shapes of their own in test_kernels.py."""
     n, d, k = (data.draw(st.integers(1, top)) for top in (200, 8, 40))
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
     host = rng.normal(size=(n, d)) * data.draw(st.sampled_from([1, 1e-30, 1e15]))
