@@ -14,6 +14,7 @@ from sklearn.utils import check_random_state
 
 from kmeans_xp import KMeans, MiniBatchKMeans, kmeans_plusplus, passes, seeding
 from kmeans_xp.arrays import to_numpy
+from kmeans_xp.data.memory import InMemory
 from kmeans_xp.seeding import chain, draws, greedy
 
 METHODS = sorted(seeding.METHODS)
@@ -341,3 +342,14 @@ def test_chains_on_sparse_rows_keep_them_sparse():
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
     assert peak < 20e6
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_a_seeding_remembers_is_gone_in_the_iterations(rng, monkeypatch, method):
+    remembered, iterate = [], InMemory.iterate
+    monkeypatch.setattr(
+        InMemory, "iterate", lambda data, *args: (iterate(data, *args), remembered.append(data.block.drawing))[0]
+    )
+    KMeans(6, init=method, n_init=1, random_state=0).fit(blobs(rng, 25_000, 3))
+    assert remembered
+    assert remembered.count(None) == len(remembered)

@@ -107,6 +107,7 @@ class Block:
         if not self.knows(job):
             self._state = job.algorithm.start(self.X, self.sample_weight, job.n_clusters, job.frame)
             self._run, self._step, self._frame = job.run, None, job.frame
+            self.drawing = None  # the seeding is over
             self._shift()
         return self._state
 
