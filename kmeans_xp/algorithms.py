@@ -74,10 +74,16 @@ def iterations(X, sample_weight, centers, state, frame, metric, limits):
     This is one. A backend may go on until a label stays as it is, a cluster is empty, a number is not finite or the
     limits are reached, but so that it comes back within 100 ms, for Ctrl-C.
     """
-    sums, weights, *counts = state.step(X, sample_weight, centers, frame)
-    moved, numbers = move(sums, weights, centers, *counts, frame, metric)
-    state.looked_at(numbers[1])
-    return Iterated(centers, moved, sums, weights, [numbers])
+    found = moved(state.step(X, sample_weight, centers, frame), centers, frame, metric)
+    state.looked_at(found.numbers[0][1])
+    return found
+
+
+def moved(found, centers, frame, metric):
+    """One iteration, of whose step from `centers` this was found."""
+    sums, weights, *counts = found
+    means, numbers = move(sums, weights, centers, *counts, frame, metric)
+    return Iterated(centers, means, sums, weights, [numbers])
 
 
 @dataclass(frozen=True)
@@ -131,6 +137,14 @@ def unlabeled(X):
     return xp.full(X.shape[0], -1, dtype=xp.int32, device=device(X))
 
 
+def dense_step(labels_old, X, sample_weight, centers, frame):
+    """Compare all rows with all centers: labels, sums, weights, and the counts of `State.step`."""
+    xp = namespace(centers)
+    labels, sums, weights = lloyd_step(X, sample_weight, centers, frame)
+    n_changed = xp.count_nonzero(labels != labels_old)
+    return labels, sums, weights, n_changed, xp.zeros_like(n_changed)
+
+
 class DenseState:
     """Labels."""
 
@@ -138,10 +152,8 @@ class DenseState:
         self.labels = labels
 
     def step(self, X, sample_weight, centers, frame, active=None):
-        labels_old = self.labels
-        self.labels, *totals = lloyd_step(X, sample_weight, centers, frame)
-        n_changed = namespace(centers).count_nonzero(self.labels != labels_old)
-        return *totals, n_changed, namespace(centers).zeros_like(n_changed)
+        self.labels, *found = dense_step(self.labels, X, sample_weight, centers, frame)
+        return tuple(found)
 
     def looked_at(self, n_active):
         """Always at all of them."""
@@ -219,11 +231,10 @@ class BoundedState:
         return advance(self._path, centers, self._centers)
 
     def _dense(self, X, sample_weight, centers, frame):
-        xp = namespace(centers)
-        labels_old = self.labels
-        self.labels, self._sums, self._weights = lloyd_step(X, sample_weight, centers, frame)
+        found = dense_step(self.labels, X, sample_weight, centers, frame)
+        self.labels, self._sums, self._weights, *counts = found
         self._dense_left -= 1
         if self._centers is not None:  # the last step had bounds
-            self._slack, self._centers, self._measured = xp.full_like(self._slack, -math.inf), None, False
-        n_changed = xp.count_nonzero(self.labels != labels_old)
-        return self._sums, self._weights, n_changed, xp.zeros_like(n_changed)
+            slack = namespace(centers).full_like(self._slack, -math.inf)
+            self._slack, self._centers, self._measured = slack, None, False
+        return self._sums, self._weights, *counts

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from kmeans_xp import arrays, steps
-from kmeans_xp.data import PerRow, working_memory
+from kmeans_xp.data import PerRow, frame_of
 from kmeans_xp.frame import frame_at
-from kmeans_xp.passes import add, moments
+from kmeans_xp.passes import add
 from kmeans_xp.rows.array import sq_distances, take_rows
 from kmeans_xp.steps import sq_distances_to_own
-from kmeans_xp.validation import check_labels, check_spread
+from kmeans_xp.validation import check_labels
 
 
 class UndefinedCriterionError(ValueError):
@@ -40,8 +40,7 @@ class Clusters:
         self.data, self.n_features = data, data.shape[1]
         self.n_clusters, labels = check_labels(labels, data.like, data.n_rows("where each row has a label"))
         self.labels, self.xp = PerRow(labels), arrays.namespace(data.like)
-        frame = moments(data, self.n_clusters, arrays.tile_bytes(data.like, working_memory()))
-        check_spread(frame.spread)
+        frame = frame_of(data, self.n_clusters)
         sums, weights = data.reduce(sums_of_rows, add, self.labels, self.n_clusters, frame)
         if self.float(self.xp.min(weights)) == 0:
             raise ValueError("A cluster has no weight: leave its rows out.")

@@ -14,7 +14,7 @@ import numpy as np
 from kmeans_xp import passes
 from kmeans_xp.algorithms import Limits
 from kmeans_xp.arrays import namespace, to_floats, to_numpy
-from kmeans_xp.data.source import Job
+from kmeans_xp.data.source import Job, new_run
 from kmeans_xp.nearest import TOO_LARGE
 from kmeans_xp.steps import means
 
@@ -57,7 +57,7 @@ class Run:
 
     def forget(self):
         """Start anew, as if there had been no iteration."""
-        self.job = replace(self.job, run=self._data.new_run())
+        self.job = replace(self.job, run=new_run())
 
     def iterate(self, centers, limits):
         """At least one iteration from the centers: `algorithms.Iterated`."""

@@ -18,6 +18,7 @@ from kmeans_xp.data.source import PerRow as PerRow
 from kmeans_xp.data.source import Source as Source
 from kmeans_xp.data.stream import Reader, Stream
 from kmeans_xp.metric import EUCLIDEAN
+from kmeans_xp.passes import moments
 from kmeans_xp.rows.array import as_given, take_rows
 from kmeans_xp.steps import computing
 from kmeans_xp.validation import (
@@ -26,6 +27,7 @@ from kmeans_xp.validation import (
     check_same_library,
     check_sample_weight,
     check_source,
+    check_spread,
     check_weight_of_source,
 )
 
@@ -110,6 +112,13 @@ def _lies_in_a_file(X):
 def working_memory():
     """Bytes that temporaries may take, by scikit-learn's configuration."""
     return int(get_config()["working_memory"] * 2**20)
+
+
+def frame_of(data, n_clusters):
+    """The frame of a job on a source."""
+    frame = moments(data, n_clusters, arrays.tile_bytes(data.like, working_memory()))
+    check_spread(frame.spread)
+    return frame
 
 
 def random_rows(X, most, random_state):

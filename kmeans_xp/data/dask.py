@@ -18,7 +18,6 @@ import dask.array as da
 import numpy as np
 from dask import delayed
 
-from kmeans_xp import passes
 from kmeans_xp.arrays import (
     as_dask_array,
     asarray_like,
@@ -31,7 +30,7 @@ from kmeans_xp.arrays import (
     to_numpy,
     write_rows,
 )
-from kmeans_xp.data.source import Block, PerRow, iterate_over_blocks
+from kmeans_xp.data.source import Block, PerRow, gathered, iterate_over_blocks
 from kmeans_xp.rows import StoredRows
 from kmeans_xp.steps import computing, weight_unit
 from kmeans_xp.validation import check_rows, check_sample_weight, check_weight_of_source
@@ -49,8 +48,7 @@ class Partitions:
     def __init__(self, X, sample_weight, purpose):
         self._X, self._sample_weight = rows_together(X), sample_weight
         self._metric, self._n_clusters, self.weight_unit = purpose.metric, purpose.n_clusters, 1.0
-        self._n_runs = self._n_passes = 0
-        self._stays = False
+        self._n_passes, self._stays = 0, False
         self.given, self.home, self.lost, self.masses = X, X._meta, (0, 0.0), {}
         # Centers and sums are NumPy's on the client, whatever library the workers use
         self.like = np.empty((0, X.shape[1]), dtype=float_dtype(X))
@@ -79,14 +77,13 @@ class Partitions:
             self._blocks = dict(zip(self._blocks, dask.persist(*blocks), strict=True))
 
     def reduce(self, function, combine, *args):
-        common = delayed(
-            _Together(_for_workers(args)), traverse=False
-        )  # one task: each worker fetches the centers once
+        # One task: each worker fetches the centers once
+        common, entries = delayed(_Together(_for_workers(args)), traverse=False), self._entries(args)
         self._n_passes += 1
         name = f"{self._name}-pass-{self._n_passes}"
         values = [
             delayed(_run)(
-                function, block, common, self._entries(args, index), self._n_clusters, dask_key_name=f"{name}-{index}"
+                function, block, common, entries.get(index), self._n_clusters, dask_key_name=f"{name}-{index}"
             )
             for index, block in self._blocks.items()
         ]
@@ -126,7 +123,7 @@ class Partitions:
                 f"All rows of X are needed in memory here, and they take {n_bytes / 2**20:,.0f} MiB. Use '.compute()' "
                 "if that is what you want, or a sample of the rows."
             )
-        return tuple(map(passes.join, self.reduce(passes.all_rows, passes.add)))
+        return gathered(self)
 
     def take(self, numbers):
         check_sizes(self._X, "to choose rows")
@@ -145,18 +142,14 @@ class Partitions:
         """Each worker decides what it comes to."""
         return algorithm
 
-    def new_run(self):
-        self._n_runs += 1
-        return self._n_runs
-
-    def _entries(self, args, index):
-        """Those of the rows of a partition, for each argument that has an entry for each row."""
-        if not any(isinstance(arg, PerRow) for arg in args):
-            return None
+    def _entries(self, args):
+        """By the number of a partition, those of its rows of each argument that has an entry for each row."""
+        per_row = [arg.values for arg in args if isinstance(arg, PerRow)]
+        if not per_row:
+            return {}
         check_sizes(self._X, "where each row has a label")
-        ends = np.cumsum(self._X.chunks[0])
-        rows = slice(ends[index] - self._X.chunks[0][index], ends[index])
-        return _Together([arg.values[rows] for arg in args if isinstance(arg, PerRow)])
+        slices = [slice(start, start + n_rows) for start, (n_rows, _) in _announced(self._X)]
+        return {index: _Together([values[rows] for values in per_row]) for index, rows in enumerate(slices)}
 
 
 def _for_workers(args):

@@ -23,7 +23,6 @@ class InMemory:
         self.block = Block(X, sample_weight, lost=self.lost)
         self.shape, self.like, self.home = X.shape, X, X if home is None else home
         self._given_weights = given_weights
-        self._n_runs = 0
 
     @property
     def given(self):
@@ -60,10 +59,6 @@ class InMemory:
 
     def suited(self, algorithm, n_clusters, frame):
         return algorithm.on(self.like, n_clusters, frame)
-
-    def new_run(self):
-        self._n_runs += 1
-        return self._n_runs
 
     def _beside(self, value):
         """An argument of a pass as the block is given it."""

@@ -1,11 +1,11 @@
 """What a source of rows is: blocks of rows, and a way to have passes made over them."""
 
+import itertools
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from kmeans_xp import passes
-from kmeans_xp.algorithms import Algorithm, Iterated, Limits
-from kmeans_xp.steps import move
+from kmeans_xp.algorithms import Algorithm, Iterated, Limits, moved
 
 
 class Source(Protocol):
@@ -56,8 +56,8 @@ class Source(Protocol):
     def suited(self, algorithm: Algorithm, n_clusters: int, frame: Any) -> Algorithm:
         """What the algorithm comes to for these rows."""
 
-    def new_run(self) -> int:
-        """The number of a run, from 1."""
+
+new_run = itertools.count(1).__next__  # the number of a run, by which blocks know theirs
 
 
 @dataclass(frozen=True)
@@ -149,6 +149,9 @@ class Block:
 
 def iterate_over_blocks(source, job, centers, limits):
     """`Source.iterate` where there may be several blocks: one iteration."""
-    sums, weights, *counts = source.reduce(passes.step, passes.add, job, centers)
-    moved, numbers = move(sums, weights, centers, *counts, job.frame, job.metric)
-    return Iterated(centers, moved, sums, weights, [numbers])
+    return moved(source.reduce(passes.step, passes.add, job, centers), centers, job.frame, job.metric)
+
+
+def gathered(source):
+    """`Source.all_rows` where there may be several blocks."""
+    return tuple(map(passes.join, source.reduce(passes.all_rows, passes.add)))

@@ -21,7 +21,7 @@ from kmeans_xp.arrays import (
     to_numpy,
     write_rows,
 )
-from kmeans_xp.data.source import Block, PerRow, iterate_over_blocks
+from kmeans_xp.data.source import Block, PerRow, gathered, iterate_over_blocks
 from kmeans_xp.devices import slots, to_device
 from kmeans_xp.steps import computing, in_unit
 
@@ -140,7 +140,6 @@ class Stream:
         self.like = self._slots[0].take(0)
         state_bytes = 12 * self.shape[0] + 8 * n_clusters * self.shape[1] * len(self._blocks)
         self._keeps_bounds = state_bytes <= working_memory
-        self._n_runs = 0
 
     def reduce(self, function, combine, *args):
         result = None
@@ -164,7 +163,7 @@ class Stream:
         return self.shape[0]
 
     def all_rows(self):
-        return tuple(map(passes.join, self.reduce(passes.all_rows, passes.add)))
+        return gathered(self)
 
     def take(self, numbers):
         X = self._reader.take(numbers)
@@ -175,10 +174,6 @@ class Stream:
 
     def suited(self, algorithm, n_clusters, frame):
         return algorithm.on(self.like, n_clusters, frame) if self._keeps_bounds else Dense()
-
-    def new_run(self):
-        self._n_runs += 1
-        return self._n_runs
 
     def _beside(self, block, args):
         """Arguments of a pass as a block is given them."""

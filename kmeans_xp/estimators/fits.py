@@ -7,15 +7,12 @@ import numpy as np
 from sklearn.base import clone
 
 from kmeans_xp import arrays
-from kmeans_xp.algorithms import ALGORITHMS
-from kmeans_xp.data import working_memory
-from kmeans_xp.data.memory import InMemory
-from kmeans_xp.lloyd import Run, lloyd
-from kmeans_xp.passes import moments
+from kmeans_xp.data import frame_of
+from kmeans_xp.estimators.runs import run_on_sample
 from kmeans_xp.rows.array import take_rows
 from kmeans_xp.seeding.greedy import added, greedy, sample_of
 from kmeans_xp.steps import computing
-from kmeans_xp.validation import check_n_samples, check_spread
+from kmeans_xp.validation import check_n_samples
 
 SMALLEST = np.finfo(float).tiny  # of inertias whose logarithm is taken
 
@@ -27,10 +24,8 @@ class Fits:
         self.model, self.numbers, self.rng = model, numbers, rng
         self._given = X, sample_weight
         with model._opened_to_fit(X, sample_weight) as self.data:
-            like = self.data.like
             check_n_samples(self.data, numbers[-1])
-            self._frame = moments(self.data, numbers[-1], arrays.tile_bytes(like, working_memory()))
-            check_spread(self._frame.spread)
+            self._frame = frame_of(self.data, numbers[-1])
             self.sample = sample_of(self.data, numbers[-1], self._frame, rng)[:2]
 
     def __iter__(self):
@@ -53,14 +48,9 @@ class Fits:
         starts = [take_rows(self.sample[0], greedy(*self.sample, *job, None))]
         if centers is not None:
             starts.append(added(*self.sample, self._frame.leave(centers), *job))
-        runs = [self._run_on_sample(self._frame.enter(start), n_clusters) for start in starts]
-        return self._frame.enter(min(runs, key=lambda run: run.inertia).centers)
-
-    def _run_on_sample(self, centers, n_clusters):
-        model, metric = self.model, self.model._metric
-        data, tol = InMemory(*self.sample, metric, fitting=False), model.tol * self._frame.spread / self.data.shape[1]
-        run = Run(data, n_clusters, self._frame, metric, ALGORITHMS[model.algorithm])
-        return lloyd(run, centers, max_iter=model.max_iter, tol=tol)
+        entered = map(self._frame.enter, starts)
+        results = [run_on_sample(self.model, self.sample, start, self._frame) for start in entered]
+        return self._frame.enter(min(results, key=lambda result: result.inertia).centers)
 
 
 def gaps(fits, inertias, n_references):

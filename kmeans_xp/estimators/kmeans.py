@@ -8,15 +8,15 @@ from typing import Any, Literal, Self
 import numpy as np
 from sklearn.utils.validation import validate_data
 
-from kmeans_xp import arrays, passes, seeding
+from kmeans_xp import arrays, seeding
 from kmeans_xp._sklearn_private import Interval, StrOptions
 from kmeans_xp.algorithms import ALGORITHMS
-from kmeans_xp.data import Purpose, open_data, working_memory
+from kmeans_xp.data import Purpose, frame_of, open_data
 from kmeans_xp.estimators import conversion
 from kmeans_xp.estimators.centers import NearestCenters, attributes, checking_parameters
 from kmeans_xp.estimators.runs import best_run, sizes_of
 from kmeans_xp.lloyd import Iteration
-from kmeans_xp.validation import check_n_samples, check_spread
+from kmeans_xp.validation import check_n_samples
 
 
 @seeding.describing_seedings
@@ -261,8 +261,7 @@ class KMeans(NearestCenters):
         try:
             with self._opened_to_fit(X, sample_weight) as data:
                 check_n_samples(data, self.n_clusters)
-                frame = passes.moments(data, self.n_clusters, arrays.tile_bytes(data.like, working_memory()))
-                check_spread(frame.spread)
+                frame = frame_of(data, self.n_clusters)
                 result = best_run(self, data, frame)
                 sizes = sizes_of(result, data)
 

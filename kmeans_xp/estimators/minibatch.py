@@ -14,14 +14,13 @@ from sklearn.utils import check_random_state
 
 from kmeans_xp import arrays, seeding
 from kmeans_xp._sklearn_private import Interval, StrOptions
-from kmeans_xp.data import Purpose, open_data, working_memory
+from kmeans_xp.data import Purpose, frame_of, open_data
 from kmeans_xp.data.memory import InMemory
 from kmeans_xp.estimators.batches import Batches, Monitor, State
 from kmeans_xp.estimators.centers import NearestCenters, attributes, checking_parameters
 from kmeans_xp.metric import EUCLIDEAN
-from kmeans_xp.passes import moments
 from kmeans_xp.prediction import inertia
-from kmeans_xp.validation import check_centers, check_n_samples, check_not_lazy, check_spread
+from kmeans_xp.validation import check_n_samples, check_not_lazy
 
 
 @seeding.describing_seedings
@@ -287,8 +286,7 @@ class MiniBatchKMeans(NearestCenters):
     def _first_state(self, X, sample_weight, rng):
         """The state before the first batch, from rows and their weights."""
         data = InMemory(X, sample_weight, EUCLIDEAN, fitting=False)
-        frame = moments(data, self.n_clusters, arrays.tile_bytes(X, working_memory()))
-        check_spread(frame.spread)
+        frame = frame_of(data, self.n_clusters)
         n_runs = seeding.n_runs(self.init, self.n_init, in_batches=True)
         candidates = [self._first_centers(data, frame, rng) for _ in range(n_runs)]
         best = min(candidates, key=lambda centers: inertia(X, sample_weight, centers, frame, EUCLIDEAN))
@@ -298,10 +296,7 @@ class MiniBatchKMeans(NearestCenters):
         """Centers relative to the origin."""
         if isinstance(self.init, str):
             return seeding.first_centers(self.init, data, self.n_clusters, frame, rng)
-        given = self.init
-        if callable(given):
-            given = given(data.given, self.n_clusters, random_state=rng)
-        return frame.enter(check_centers(given, data.like, self.n_clusters))
+        return frame.enter(seeding.given_centers(self.init, data, self.n_clusters, rng))
 
     def _state_for(self, data):
         """The state before another batch: centers that were set by hand have seen no rows."""

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 from sklearn.utils import check_random_state
 
-from kmeans_xp import arrays, passes
+from kmeans_xp import arrays
 from kmeans_xp._sklearn_private import Interval, validate_params
-from kmeans_xp.data import Purpose, open_data, working_memory
+from kmeans_xp.data import Purpose, frame_of, open_data
 from kmeans_xp.rows.array import dense, take_rows
 from kmeans_xp.seeding.greedy import choose_rows
-from kmeans_xp.validation import check_n_samples, check_spread
+from kmeans_xp.validation import check_n_samples
 
 
 @validate_params(
@@ -74,8 +74,7 @@ def kmeans_plusplus(
     """
     with open_data(X, sample_weight, Purpose(n_clusters, fitting=True)) as data:
         check_n_samples(data, n_clusters)
-        frame = passes.moments(data, n_clusters, arrays.tile_bytes(data.like, working_memory()))
-        check_spread(frame.spread)
+        frame = frame_of(data, n_clusters)
         sample, rows = choose_rows(data, n_clusters, frame, check_random_state(random_state))
         centers = dense(take_rows(sample.X, rows))
         if sample.numbers is not None:

@@ -10,7 +10,6 @@ from kmeans_xp.algorithms import ALGORITHMS
 from kmeans_xp.data.memory import InMemory
 from kmeans_xp.lloyd import Run, lloyd
 from kmeans_xp.metric import unit_rows
-from kmeans_xp.validation import check_centers
 
 
 def best_run(model, data, frame):
@@ -57,21 +56,33 @@ def trouble_of(result, interrupted, model):
 
 def run_once(model, data, frame, random_state):
     """Result of one run."""
-    how = model.n_clusters, frame, model._metric, ALGORITHMS[model.algorithm]
-    stopping = {"max_iter": model.max_iter, "tol": model.tol * frame.spread / data.shape[1]}
+    n_clusters, metric = model.n_clusters, model._metric
     if isinstance(model.init, str):
 
         def refine(X, sample_weight, centers):
-            sample = InMemory(X, sample_weight, model._metric, fitting=False)
-            return frame.enter(lloyd(Run(sample, *how), centers, **stopping).centers)
+            return frame.enter(run_on_sample(model, (X, sample_weight), centers, frame).centers)
 
-        centers = seeding.first_centers(model.init, data, model.n_clusters, frame, random_state, refine)
+        centers = seeding.first_centers(model.init, data, n_clusters, frame, random_state, refine)
     else:
-        centers = frame.enter(given_centers(model, data, random_state))
+        centers = seeding.given_centers(model.init, data, n_clusters, random_state)
+        centers = frame.enter(unit_rows(centers) if metric.spherical else centers)
     if model.verbose:
         print("Initialization complete")
     watching = {name: getattr(model, name) for name in ("verbose", "on_iteration", "keep_interrupted")}
-    return lloyd(Run(data, *how), centers, **stopping, **watching)
+    run = Run(data, n_clusters, frame, metric, ALGORITHMS[model.algorithm])
+    return lloyd(run, centers, **stopping(model, frame), **watching)
+
+
+def run_on_sample(model, sample, centers, frame):
+    """Result of a run on rows and weights that stand for all of them, which nobody watches."""
+    data = InMemory(*sample, model._metric, fitting=False)
+    run = Run(data, centers.shape[0], frame, model._metric, ALGORITHMS[model.algorithm])
+    return lloyd(run, centers, **stopping(model, frame))
+
+
+def stopping(model, frame):
+    """When a run ends: `tol` is relative to the mean variance of the columns."""
+    return {"max_iter": model.max_iter, "tol": model.tol * frame.spread / frame.origin.shape[0]}
 
 
 def number_of_runs(model):
@@ -85,15 +96,6 @@ def number_of_runs(model):
             stacklevel=5,
         )
     return n_runs
-
-
-def given_centers(model, data, random_state):
-    """Centers that the caller gave, or whose callable did."""
-    init = model.init
-    if callable(init):
-        init = init(data.given, model.n_clusters, random_state=random_state)
-    centers = check_centers(init, data.like, model.n_clusters)
-    return unit_rows(centers) if model._metric.spherical else centers
 
 
 def sizes_of(result, data):

@@ -3,6 +3,7 @@
 import operator
 
 from kmeans_xp.arrays import to_numpy
+from kmeans_xp.data.source import new_run
 from kmeans_xp.passes import join
 from kmeans_xp.rows.array import row_size, sq_distances
 from kmeans_xp.seeding.draws import Law, by_weight, draw, masses, rounding_of_distances, without_rounding
@@ -23,7 +24,7 @@ def afk_mc2(data, n_clusters, frame, rng, refine=None):
     squares = data.reduce(masses, operator.or_, Law(0.0, 1.0, [first], frame))
     law = Law(0.5 / sum(weight.values()), 0.5, [first], frame, total=sum(squares.values()) or 1.0)
     mass_of = {index: law.mass(weight[index], squares[index]) for index in weight}
-    centers, known, run = frame.enter(first), [], data.new_run()
+    centers, known, run = frame.enter(first), [], new_run()
     at_a_time = max(1, MOST_NUMBERS // (CHAIN * row_size(first)))
     for done in range(1, n_clusters, at_a_time):
         n_chains = min(at_a_time, n_clusters - done)

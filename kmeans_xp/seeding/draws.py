@@ -59,12 +59,12 @@ class Law:
         return drawing.closest
 
     def _drawing(self, block):
-        if self.run is None or block.drawing is None or block.drawing.run != self.run:
-            drawing = Drawing(self.run, namespace(block.X).full_like(block.sample_weight, math.inf))
-            if self.run is None:
-                return drawing
+        if self.run is not None and block.drawing is not None and block.drawing.run == self.run:
+            return block.drawing
+        drawing = Drawing(self.run, namespace(block.X).full_like(block.sample_weight, math.inf))
+        if self.run is not None:
             block.drawing = drawing
-        return block.drawing
+        return drawing
 
 
 @dataclass

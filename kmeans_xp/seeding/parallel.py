@@ -1,5 +1,6 @@
 """k-means||: a few rounds of many draws at once, then k-means++ on those candidates."""
 
+from kmeans_xp.data.source import new_run
 from kmeans_xp.passes import add, join
 from kmeans_xp.rows.array import take_rows
 from kmeans_xp.seeding.draws import Law, by_weight, canonical_order, draw_by
@@ -15,7 +16,7 @@ def k_means_parallel(data, n_clusters, frame, rng, refine=None):
 
     Bahmani et al., "Scalable k-means++", 2012, with exactly 2 * n_clusters draws in each of 5 rounds.
     """
-    options = {"run": data.new_run(), "in_order": not data.in_blocks}
+    options = {"run": new_run(), "in_order": not data.in_blocks}
     X, _, _ = draw_by(data, by_weight(frame, **options), rng.uniform(size=1))
     points = [X]
     for _ in range(N_ROUNDS):
