@@ -15,7 +15,6 @@ from kmeans_xp import arrays, devices
 from kmeans_xp._sklearn_private import rows_at
 from kmeans_xp.data.memory import InMemory
 from kmeans_xp.data.source import PerRow as PerRow
-from kmeans_xp.data.source import Source as Source
 from kmeans_xp.data.stream import Reader, Stream
 from kmeans_xp.metric import EUCLIDEAN
 from kmeans_xp.passes import moments
