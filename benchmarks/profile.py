@@ -55,7 +55,7 @@ def profile(X, k):
 def dense_seconds(X, k):
     """Seconds of one iteration that compares all rows with all centers."""
     with open_data(X, None, Purpose(k)) as data:
-        frame, job = passes.moments(data, k, 2**22), data.all_rows()
+        frame, job = passes.moments(data, 2**22), data.all_rows()
         centers = frame.enter(X[:k])
         return min(bench.timed(lambda: steps.lloyd_step(*job, centers, frame))[0] for _ in range(5))
 

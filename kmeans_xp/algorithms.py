@@ -6,6 +6,7 @@ new one is a class with its state, here or in a file of its own, and a row of `A
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from kmeans_xp.arrays import device, namespace
@@ -34,6 +35,23 @@ class State(Protocol):
 
     def stale(self, centers: Any) -> Any:
         """Numbers of the rows that the next step must look at, or None for all of them."""
+
+    def memory(self, centers: Any) -> "Memory":
+        """What iterations from these centers write into, beside `labels`; given to `went_on` after them."""
+
+    def went_on(self, memory: "Memory") -> None:
+        """Take note of iterations that wrote into it."""
+
+
+class Memory(NamedTuple):
+    """What iterations of a backend's own go on from, and write into. Only the first is asked for without bounds."""
+
+    slack: Any  # (n_samples,), see `bounds`; None to compare all rows in each iteration
+    path: Any  # (n_clusters,)
+    sums: Any  # (n_clusters, n_features)
+    weights: Any  # (n_clusters,)
+    centers_old: Any  # (n_clusters, n_features) of the last iteration
+    begun: bool  # whether there was one
 
 
 class Algorithm(Protocol):
@@ -145,6 +163,13 @@ def dense_step(labels_old, X, sample_weight, centers, frame):
     return labels, sums, weights, n_changed, xp.zeros_like(n_changed)
 
 
+def unbegun(slack, centers):
+    """Memory of a run before its first iteration."""
+    zeros = partial(namespace(centers).zeros, dtype=centers.dtype, device=device(centers))
+    k, shape = centers.shape[0], centers.shape
+    return Memory(slack, zeros(k), zeros(shape), zeros(k), zeros(shape), False)
+
+
 class DenseState:
     """Labels."""
 
@@ -163,6 +188,12 @@ class DenseState:
 
     def stale(self, centers):
         return None
+
+    def memory(self, centers):
+        return unbegun(None, centers)
+
+    def went_on(self, memory):
+        """Nothing but the labels is kept."""
 
 
 class BoundedState:
@@ -208,6 +239,15 @@ class BoundedState:
             return None
         xp = namespace(centers)
         return xp.nonzero(self._slack <= xp.take(self._path_to(centers), self.labels))[0]
+
+    def memory(self, centers):
+        if self._centers is None:
+            return unbegun(self._slack, centers)
+        return Memory(self._slack, self._path, self._sums, self._weights, self._centers, True)
+
+    def went_on(self, memory):
+        self._slack, self._path, self._sums, self._weights, self._centers, _ = memory
+        self._measured = True
 
     def _step_on(self, active, X, sample_weight, centers, frame):
         """The step when X are the stale rows only."""

@@ -40,7 +40,7 @@ class Clusters:
         self.data, self.n_features = data, data.shape[1]
         self.n_clusters, labels = check_labels(labels, data.like, data.n_rows("where each row has a label"))
         self.labels, self.xp = PerRow(labels), arrays.namespace(data.like)
-        frame = frame_of(data, self.n_clusters)
+        frame = frame_of(data)
         sums, weights = data.reduce(sums_of_rows, add, self.labels, self.n_clusters, frame)
         if self.float(self.xp.min(weights)) == 0:
             raise ValueError("A cluster has no weight: leave its rows out.")
@@ -77,7 +77,7 @@ def sums_of_distances(block, labels, sums):
 
     def total(values):
         column = xp.reshape(values, (-1, 1))
-        frame = frame_at(xp.zeros_like(column[0, :]), 0.0, column, column.shape[0], sums.frame.tile_bytes)
+        frame = frame_at(xp.zeros_like(column[0, :]), 0.0, column, sums.frame.tile_bytes)
         return steps.update(column, block.sample_weight, labels, sums.weights.shape[0], frame)[0][:, 0]
 
     return total(squares), total(xp.sqrt(squares))

@@ -21,7 +21,6 @@ class Frame:
     dtype: Any  # of the centers that are returned: that of the rows, or float32 for half precision
     distance_dtype: Any  # in which rows and centers are compared
     tile_bytes: int
-    work: int  # n_samples * n_features * n_clusters of the whole job: passes over a sample of it use the same methods
     shifted: bool = False  # the rows that it is used for are relative to the origin already
 
     def map_tiles(self, function, X, n_clusters, dtype=None):
@@ -104,10 +103,10 @@ class Frame:
         return self.enter(self.leave(centers))
 
 
-def frame_at(origin, spread, like, work, tile_bytes):
+def frame_at(origin, spread, like, tile_bytes):
     """The frame around `origin` for rows like those of the array `like`. The other arguments are those of `Frame`."""
     xp, dtype = namespace(like), result_dtype(like)
     origin = xp.astype(xp.astype(origin, dtype), accumulator(like))
     # Squares of float32 numbers leave its range beyond about 1e±19.
     ordinary = spread == 0 or 1e-18 < spread < 1e18
-    return Frame(origin, spread, dtype, dtype if ordinary else origin.dtype, tile_bytes, work)
+    return Frame(origin, spread, dtype, dtype if ordinary else origin.dtype, tile_bytes)

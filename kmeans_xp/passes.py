@@ -6,6 +6,7 @@ in `criteria`.
 Blocks are made by the sources in `data`, which also move what else a pass is given to where the block is.
 """
 
+import functools
 import math
 import operator
 from functools import partial
@@ -14,6 +15,7 @@ import numpy as np
 
 from kmeans_xp import steps
 from kmeans_xp.arrays import accumulator, asarray_like, collect, device, first_few, namespace, to_floats, to_numpy
+from kmeans_xp.backends import replaceable
 from kmeans_xp.frame import frame_at
 from kmeans_xp.nearest import row_sums
 from kmeans_xp.rows import primitive
@@ -54,11 +56,11 @@ def spread(block, frame):
     return {block.index: tuple(to_floats(xp.sum(block.sample_weight * squares), xp.sum(block.sample_weight)))}
 
 
-def moments(data, n_clusters, tile_bytes):
+def moments(data, tile_bytes):
     """The frame around the weighted mean of the rows. The source learns its `lost` and `masses`."""
     xp, dtype = namespace(data.like), accumulator(data.like)
     zero = xp.zeros(data.shape[1], dtype=dtype, device=device(data.like))
-    about = partial(frame_at, like=data.like, work=math.prod(data.shape) * n_clusters, tile_bytes=tile_bytes)
+    about = partial(frame_at, like=data.like, tile_bytes=tile_bytes)
     sums, weight, *data.lost = data.reduce(total, add, about(zero, 0.0))
     (weight,) = to_floats(weight)
     if weight == 0:
@@ -175,7 +177,22 @@ def row_keys(X, frame):
 
     They are projections on a fixed direction: rows whose keys are equal by chance differ by less than rounding.
     """
-    direction = asarray_like(np.random.RandomState(0).standard_normal(X.shape[1]), frame.origin, frame.origin.dtype)
+    return projected(X, key_direction(frame), frame)
+
+
+def key_direction(frame):
+    """The direction, (n_features,)."""
+    return asarray_like(_normal_numbers(frame.origin.shape[0]), frame.origin, frame.origin.dtype)
+
+
+@functools.lru_cache(8)
+def _normal_numbers(n):
+    return np.random.RandomState(0).standard_normal(n)
+
+
+@replaceable
+def projected(X, direction, frame):
+    """Projections of all rows, (n_samples,) float64, the same bits on every library and in any layout."""
     keys = frame.map_tiles(lambda rows, tile: projections(tile, direction), X, 1, direction.dtype)
     return collect(keys, X.shape[0])
 

@@ -19,15 +19,12 @@ class Model:
     origin: Any  # of the frame of the fit, and its spread
     spread: float
     metric: Any
-    n_samples: float  # of all rows; NaN if that is not known
     working_memory: int  # bytes
 
     def seen_from(self, X):
         """Centers, relative to the origin, and the frame for rows like X."""
-        n_samples = X.shape[0] if math.isnan(self.n_samples) else self.n_samples
-        work = n_samples * self.centers.shape[0] * self.centers.shape[1]
         origin, bytes_of_tile = asarray_like(self.origin, X), tile_bytes(X, self.working_memory)
-        frame = frame_at(origin, self.spread, X, work, bytes_of_tile)
+        frame = frame_at(origin, self.spread, X, bytes_of_tile)
         return frame.enter(asarray_like(self.centers, X)), frame
 
 

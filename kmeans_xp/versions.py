@@ -10,7 +10,7 @@ from kmeans_xp.devices import cuda_devices, cuda_problem
 
 LIBRARIES = (
     *("kmeans_xp", "numpy", "scipy", "scikit-learn", "array-api-compat"),
-    *("threadpoolctl", "numba", "llvmlite"),
+    "threadpoolctl",
     *("cupy", "cupy-cuda12x", "cupy-cuda13x", "torch", "jax", "dpnp", "array-api-strict"),
 )
 
@@ -18,7 +18,7 @@ LIBRARIES = (
 def show_versions() -> None:
     """Print the versions of the libraries, the BLAS in use, the CUDA devices and the steps that are replaced.
 
-    Imports CuPy and Numba where they are installed, to ask for devices and to see whether it compiles.
+    Imports CuPy where it is installed, to ask for devices.
 
     Examples
     --------
@@ -39,4 +39,4 @@ def show_versions() -> None:
     print(f"CUDA: {problem}" if problem else f"CUDA: {', '.join(cuda_devices())}")
     print(f"fast steps for: {', '.join(backend_names()) or 'no library'}; the portable ones run everywhere else")
     if fast := backend_for("numpy"):
-        print(f"passes over large NumPy arrays: {fast.passes_in_use()}")
+        print(f"passes over NumPy arrays: {fast.passes_in_use()}")

@@ -15,7 +15,7 @@ import sklearn
 from kmeans_xp import passes
 from kmeans_xp.algorithms import ALGORITHMS, unlabeled
 from kmeans_xp.arrays import device, namespace, to_numpy
-from kmeans_xp.backends import backend_for
+from kmeans_xp.backends import REPLACEABLE, backend_for
 from kmeans_xp.data.memory import InMemory
 from kmeans_xp.lloyd import Run
 from kmeans_xp.metric import EUCLIDEAN
@@ -102,20 +102,43 @@ def cupy():
     xp.cuda.runtime.deviceSynchronize()
 
 
-@pytest.fixture(params=["plain", "compiled", "candidates"])
+@pytest.fixture(params=["plain", "native", "candidates"])
 def numpy_passes(request, monkeypatch):
-    """In NumPy, or compiled for any size, comparing rows with all centers or with those that may be near."""
+    """In NumPy, or native for any size, comparing rows with all centers or with those that may be near, on threads."""
     backend = backend_for("numpy")
     if backend is None:
         if request.param != "plain":
             pytest.skip("without backends there is one way")
-        return
-    if request.param == "plain":
-        monkeypatch.setattr(backend, "_has_numba", lambda: False)
-        return
-    pytest.importorskip("numba")
-    monkeypatch.setattr(backend, "COMPILED_WORK", 0)
-    monkeypatch.setattr(backend, "SAVED_PRODUCTS", -1 if request.param == "candidates" else np.inf)
+        yield
+    elif request.param == "plain":
+        use_plain_numpy(monkeypatch)
+        yield
+    else:
+        native = backend._native.native
+        if native is None:
+            pytest.skip(f"the native steps are not in use: {backend.native_problem()}")
+        monkeypatch.setattr("kmeans_xp.backends._native.steps.PARALLEL_WORK", 0)
+        monkeypatch.setattr("kmeans_xp.backends._threads.blas.n_threads", lambda: 2)
+        before = native.set_thresholds(0, -1 if request.param == "candidates" else np.inf)
+        yield
+        native.set_thresholds(*before)
+
+
+def without_iterations(monkeypatch):
+    """Have NumPy's backend give one iteration at a time, by the portable function."""
+    if backend_for("numpy"):
+        monkeypatch.delattr(backend_for("numpy"), "iterations", raising=False)
+
+
+def use_plain_numpy(monkeypatch):
+    """Have NumPy's steps as they are where the native ones are not installed."""
+    backend = backend_for("numpy")
+    plain = importlib.import_module("kmeans_xp.backends._plain")
+    for name in set(REPLACEABLE) & set(vars(backend)):
+        if vars(backend)[name].__module__ != backend.__name__:
+            monkeypatch.delattr(backend, name)
+            if hasattr(plain, name):
+                monkeypatch.setattr(backend, name, getattr(plain, name), raising=False)
 
 
 @pytest.fixture
@@ -128,9 +151,9 @@ def in_memory(X, sample_weight):
     return InMemory(X, sample_weight, EUCLIDEAN, fitting=False)
 
 
-def moments(X, sample_weight, n_clusters, tile_bytes):
+def moments(X, sample_weight, tile_bytes):
     """The frame of a fit."""
-    return passes.moments(in_memory(X, sample_weight), n_clusters, tile_bytes)
+    return passes.moments(in_memory(X, sample_weight), tile_bytes)
 
 
 def unbounded(X, sample_weight):

@@ -1,6 +1,7 @@
 """Functions in backends/<library>.py are found by themselves, and give what the portable steps give."""
 
 import ast
+import importlib
 import os
 import pkgutil
 import shutil
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import load
+from conftest import load, use_plain_numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twins import case, compare
@@ -21,7 +22,7 @@ from kmeans_xp import backends
 from kmeans_xp.backends import REPLACEABLE
 
 # Public functions of backends that are no steps: for versions.py, ci/cuda and tests of memory
-OTHER_FUNCTIONS = {"passes_in_use", "scratch_bytes"}
+OTHER_FUNCTIONS = {"native_problem", "passes_in_use", "scratch_bytes"}
 MAY_DECLINE = {"map_slices", "share_that_pays"}  # small data, or a machine like this
 
 
@@ -29,7 +30,8 @@ def names_in(library):
     """What a backend file defines that is not private, and the functions among that; its library may be missing."""
     tree = ast.parse((Path(backends.__file__).parent / f"{library}.py").read_text(encoding="utf-8"))
     functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
-    others = [node for node in tree.body if isinstance(node, (ast.Assign, ast.Import, ast.ImportFrom))]
+    nodes = [*tree.body, *(node for part in tree.body if isinstance(part, ast.If) for node in part.body + part.orelse)]
+    others = [node for node in nodes if isinstance(node, (ast.Assign, ast.Import, ast.ImportFrom))]
     parts = [part for node in others for part in ast.walk(node)]
     names = functions | {part.id for part in parts if isinstance(part, ast.Name)}
     names |= {part.asname or part.name for part in parts if isinstance(part, ast.alias)}
@@ -101,10 +103,13 @@ NUMPYS = [param.values[1] for param in REPLACED if param.values[0] == "numpy"]
 def test_numpys_steps_equal_the_portable_ones_in_blocks(monkeypatch, rng, shape, block, dtype, name):
     """Of some rows and of all, and of some centers (100) and of all."""
     backend = backends.backend_for("numpy")
+    use_plain_numpy(monkeypatch)
+    if not hasattr(backend, name):
+        pytest.skip("native only")
+    blocks = importlib.import_module("kmeans_xp.backends._blocks")
     for size in ("BLOCK", "SMALL_BLOCK", "MANY_ROWS"):
-        monkeypatch.setattr(backend._blocks, size, block)
-    monkeypatch.setattr(backend._blocks, "CENTERS", min(block, 1000) // 3)
-    monkeypatch.setattr(backend, "_has_numba", lambda: False)
+        monkeypatch.setattr(blocks, size, block)
+    monkeypatch.setattr(blocks, "CENTERS", min(block, 1000) // 3)
     n, d, k = shape
     if k <= 1000 or name != "distances":
         c = case(load("numpy"), rng.normal(size=(n, d)), k, dtype, tile_bytes=2**20)
@@ -114,6 +119,8 @@ def test_numpys_steps_equal_the_portable_ones_in_blocks(monkeypatch, rng, shape,
 
 @pytest.mark.parametrize("name", NUMPYS)
 def test_numpys_steps_equal_the_portable_ones_in_each_of_its_ways(monkeypatch, numpy_passes, name):
+    if not hasattr(backends.backend_for("numpy"), name):
+        pytest.skip("native only")
     monkeypatch.setattr("kmeans_xp.backends.numpy.PARALLEL_WORK", 0)
     monkeypatch.setattr("kmeans_xp.backends._threads.PARALLEL_WORK", 0)
     monkeypatch.setattr("kmeans_xp.backends._threads.blas.n_threads", lambda: 2)

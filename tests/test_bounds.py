@@ -2,12 +2,11 @@
 
 import numpy as np
 import pytest
-from conftest import blobs, brute_force, load, moments
+from conftest import blobs, brute_force, load, moments, without_iterations
 
 from kmeans_xp import KMeans, algorithms, bounds, steps
 from kmeans_xp.algorithms import ALGORITHMS
 from kmeans_xp.arrays import to_numpy
-from kmeans_xp.backends import backend_for
 from kmeans_xp.frame import frame_at
 
 
@@ -38,25 +37,8 @@ def hard_data(name, rng):
 HARD = ["blobs", "noise", "duplicates", "far from zero", "tiny far clusters", "one feature", "huge and tiny scales"]
 
 
-@pytest.fixture
-def backend():
-    """The NumPy backend."""
-    return pytest.importorskip("kmeans_xp.backends.numpy")
-
-
-@pytest.fixture(params=["plain", "compiled"])
-def numpy_steps(request, monkeypatch):
-    """NumPy without Numba, and with it as it is for large jobs."""
-    backend = backend_for("numpy")
-    if request.param == "compiled":
-        pytest.importorskip("numba")
-        monkeypatch.setattr(pytest.importorskip("kmeans_xp.backends.numpy"), "COMPILED_WORK", 0)
-    elif backend is not None:
-        monkeypatch.setattr(backend, "_has_numba", lambda: False)
-
-
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-@pytest.mark.usefixtures("numpy_steps")
+@pytest.mark.usefixtures("numpy_passes")
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("name", HARD)
 def test_labels_are_those_of_the_dense_pass(name, weighted, rng):
@@ -83,14 +65,14 @@ def test_labels_on_other_libraries(foreign, rng):
     assert pruned.n_iter_ == dense.n_iter_
 
 
-@pytest.mark.usefixtures("numpy_steps")
+@pytest.mark.usefixtures("numpy_passes")
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", HARD)
 def test_a_row_that_is_not_looked_at_has_the_right_label(name, dtype, rng):
     """Step by step, in float32 too: where another center is nearer by more than rounding, the row was looked at."""
     X = hard_data(name, rng).astype(dtype)
     weights = np.ones(len(X))
-    frame = moments(X, weights, 19, 2**16)
+    frame = moments(X, weights, 2**16)
     centers = frame.enter(X[:19])
     state = ALGORITHMS["elkan"].start(X, weights, 19, frame)
     for _ in range(12):
@@ -113,7 +95,7 @@ SHAPES = [(1, 1), (2, 3), (3, 16), (4, 5), (7, 70), (17, 40), (130, 9)]
 def job(rng, d, k, dtype, n=1211):
     X = blobs(rng, n, d, n_clusters=6, dtype=dtype)
     weights = rng.uniform(size=n)
-    frame = moments(X, weights, k, 2**20)
+    frame = moments(X, weights, 2**20)
     return X, weights, frame, frame.enter(X[:k])
 
 
@@ -149,7 +131,7 @@ def check_bounded_step(rng, dtype, d, k, name="numpy"):
     totals = steps.update.portable(X, weights, labels, k, frame)
     given = (labels.copy(), slack.copy(), path), totals, frame
     expected = bounds.bounded_step.portable(X, weights, centers, *given)
-    theirs = moments(lib.asarray(X), lib.asarray(weights), k, 2**20)
+    theirs = moments(lib.asarray(X), lib.asarray(weights), 2**20)
     given = (tuple(map(lib.asarray, parts)) for parts in ((labels, slack.copy(), path), totals))
     found = bounds.bounded_step(*map(lib.asarray, (X, weights, centers)), *given, theirs)
     found = [to_numpy(x) for x in found[:4]] + [int(x) for x in found[4:]]
@@ -173,12 +155,13 @@ def test_numpys_bounds_are_their_portable_twin(rng, dtype, d, k):
     check_bounded_step(rng, dtype, d, k)
 
 
-@pytest.mark.usefixtures("numpy_steps")
+@pytest.mark.usefixtures("numpy_passes")
 def test_few_rows_are_looked_at_in_the_end(rng, monkeypatch):
     """Otherwise the bounds would be right and useless."""
     X = blobs(rng, 20_000, 40, n_clusters=30)
     weights = np.ones(len(X))
     looked_at = []
+    without_iterations(monkeypatch)
 
     def counting(*args, step=bounds.bounded_step):
         result = step(*args)
@@ -196,7 +179,7 @@ def test_auto_gives_up_bounds_that_do_not_pay(rng, monkeypatch):
     monkeypatch.setattr(algorithms, "share_that_pays", lambda *_: 1e-9)
     X = rng.normal(size=(500, 3))
     weights = np.ones(500)
-    frame = moments(X, weights, 5, 2**20)
+    frame = moments(X, weights, 2**20)
     state = ALGORITHMS["auto"].start(X, weights, 5, frame)
     trials = []
     monkeypatch.setattr(algorithms, "lloyd_step", lambda *args: trials.append("dense") or steps.lloyd_step(*args))
@@ -217,13 +200,8 @@ def test_a_center_that_was_first_takes_its_row_back():
     """The old owner of a row stays a rival at its distance, not at that of the bound."""
     X = np.array([[0.0], [1.0], [10.0]])
     weights = np.ones(3)
-    frame = frame_at(np.zeros(1), 30.0, X, 2 * X.size, 2**20)
+    frame = frame_at(np.zeros(1), 30.0, X, 2**20)
     state = ALGORITHMS["elkan"].start(X, weights, 2, frame)
     for a, b, expected in ((0.9, 2.0, 0), (3.5, 2.0, 1), (0.9, 2.0, 0), (0.9, 1.0, 1), (1.0, 1.0, 0)):
         state.step(X, weights, np.array([[a], [b]]), frame)
         assert state.labels[1] == expected
-
-
-def test_small_jobs_do_without_numba(backend, rng):
-    X = rng.normal(size=(1797, 64))
-    assert backend._passes(X, frame_at(X[0], 1.0, X, 10 * X.size, 2**20)) is backend._blocks

@@ -27,7 +27,7 @@ def job(cupy, rng, shape, dtype, tile_bytes=2**28):
     n, d, k = shape
     X = cupy.asarray((blobs(rng, n, d, n_clusters=6) + 5).astype(dtype))
     weights = cupy.asarray(rng.uniform(size=n))
-    frame = moments(X, weights, k, tile_bytes)
+    frame = moments(X, weights, tile_bytes)
     return X, weights, frame, frame.enter(X[rng.integers(n, size=k)])
 
 
@@ -109,7 +109,7 @@ def test_bounds_are_their_portable_twin(rng, dtype, d, k):
 def test_the_move_is_its_portable_twin(cupy, rng, counts, spread):
     """Counts of any type; sums that are columns of others; an empty cluster; an inertia that rounding made negative."""
     old = cupy.asarray(rng.normal(size=(9, 5)))
-    frame = frame_at(cupy.asarray(rng.normal(size=5)), spread, cupy.zeros((1, 5), dtype="float32"), 1, 2**20)
+    frame = frame_at(cupy.asarray(rng.normal(size=5)), spread, cupy.zeros((1, 5), dtype="float32"), 2**20)
     weights = cupy.asarray(np.array([0.0, *rng.uniform(size=8)]))
     sums = cupy.asarray(rng.normal(size=(9, 12)))[:, 1:11:2] * weights[:, None]
     counts = [cupy.asarray(1503, dtype=dtype) for dtype in counts]
@@ -141,7 +141,7 @@ def test_float64_rows_far_from_zero(cupy, rng, offset):
 def test_equal_centers_give_the_lowest_label(cupy, backend):
     """Exact ties: whole numbers, and every center many times, over the lanes and tiles of the kernel."""
     X = cupy.arange(400, dtype="float64").reshape(-1, 2) % 7
-    frame = frame_at(cupy.zeros(2), 1.0, X, 300 * X.size, 2**28)
+    frame = frame_at(cupy.zeros(2), 1.0, X, 2**28)
     centers = cupy.tile(cupy.asarray([[3.0, 1.0], [1.0, 5.0], [6.0, 6.0]]), (100, 1))
     assert set(steps.assign(X, centers, frame).get()) == {0, 1, 2}
 
@@ -172,7 +172,7 @@ def test_rows_as_they_lie(cupy, rng, view):
 def test_small_tiles_give_the_same(cupy, backend, rng, monkeypatch):
     monkeypatch.setattr(backend._cuda, "MIN_TILE", 64)
     X, weights, frame, centers = job(cupy, rng, (1000, 5, 9), "float64")
-    small = moments(X, weights, 9, 100 * backend._cuda.ROW_BYTES)
+    small = moments(X, weights, 100 * backend._cuda.ROW_BYTES)
     one, other = (steps.lloyd_step(X, weights, centers, of) for of in (frame, small))
     cupy.testing.assert_array_equal(one[0], other[0])
     assert_close(one[1:], other[1:], "float64")
@@ -345,7 +345,7 @@ def test_scratch_memory_is_what_was_estimated(cupy, backend, rng):
     """Measured with CuPy's pool (what a sort needs is the stand-in's there); bounded for any number of rows."""
     X = cupy.asarray(rng.normal(size=(200_000, 5)), dtype="float32")
     weights, n = cupy.ones(200_000), 200_000
-    frame = moments(X, weights, 30, 2**28)
+    frame = moments(X, weights, 2**28)
     centers = frame.enter(X[:30])
     state = unbounded(X, weights)
     cupy.arange(8).sum(), steps.lloyd_step(X, weights, centers, frame)  # what stays: kernels, constants
@@ -369,7 +369,7 @@ def test_pruning_is_used(cupy, backend, rng, monkeypatch):
     monkeypatch.setattr(backend, "PRUNING_SIZE", 0)
     X = cupy.asarray(blobs(rng, 4000, 8, n_clusters=20))
     weights = cupy.ones(4000)
-    frame = moments(X, weights, 20, 2**28)
+    frame = moments(X, weights, 2**28)
     state = ALGORITHMS["auto"].start(X, weights, 20, frame)
     centers, active = frame.enter(X[:20]), []
     for _ in range(12):

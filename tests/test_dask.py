@@ -169,7 +169,7 @@ def test_a_copy_with_an_earlier_state_is_noticed(rng):
     """Dask may send a block to another worker, and use that copy again some iterations later."""
     X = blobs(rng, 1000, 3, n_clusters=5)
     weights = np.ones(1000)
-    frame = moments(X, weights, 5, 2**20)
+    frame = moments(X, weights, 2**20)
     block = Block(X, weights)
     job = Job(1, 0, 5, frame, EUCLIDEAN, ALGORITHMS["elkan"])
     centers = frame.enter(X[:5])

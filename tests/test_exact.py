@@ -72,7 +72,7 @@ def test_identical_centers_give_the_first_label(name, rng):
     lib = load(name)
     X = rng.normal(size=(2000, 5)).astype("float32")
     centers = X[[0, 1, 2, 0, 1, 2]]
-    frame = moments(lib.asarray(X), lib.asarray(np.ones(len(X))), 6, 2**20)
+    frame = moments(lib.asarray(X), lib.asarray(np.ones(len(X))), 2**20)
     labels = steps.assign(lib.asarray(X), frame.enter(lib.asarray(centers)), frame)
     assert to_numpy(labels).max() <= 2
 
@@ -144,7 +144,7 @@ def test_doubts_are_settled_in_sums_and_counts_too(rng):
     X = np.concatenate([rng.integers(-2, 3, size=(1500, 2)), rng.normal(size=(1500, 2))]).astype("float32")
     X[-1] = 1e6
     weights = rng.uniform(size=len(X))
-    frame = moments(X, weights, 9, 2**20)
+    frame = moments(X, weights, 2**20)
     centers = frame.enter(rng.integers(-2, 3, size=(9, 2)).astype("float32"))
     labels, sums, mass = steps.lloyd_step(X, weights, centers, frame)
     np.testing.assert_array_equal(labels, nearest(X, frame.leave(centers)))

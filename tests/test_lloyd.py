@@ -5,7 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
-from conftest import blobs, inertia, moments, run_of
+from conftest import blobs, inertia, moments, run_of, without_iterations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import cluster, config_context
@@ -91,7 +91,7 @@ def test_invariants(n, d, k, seed, grid):
     X = rng.integers(-2, 3, size=(n, d)).astype("float64") if grid else rng.normal(size=(n, d))
     weights = rng.integers(0, 4, size=n).astype("float64")
     weights[0] += 1
-    frame = moments(X, weights, k, 1_000)
+    frame = moments(X, weights, 1_000)
     result = lloyd.lloyd(run_of(X, weights, k, frame, "auto"), frame.enter(X[:k]), max_iter=50, tol=0)
 
     history = result.history["inertia"]
@@ -192,7 +192,8 @@ def test_results_do_not_depend_on_working_memory(rng):
 def test_one_synchronisation_per_iteration(monkeypatch, rng):
     X = blobs(rng, 500, 3)
     transfers = []
-    frame = moments(X, np.ones(500), 4, 2**20)
+    without_iterations(monkeypatch)
+    frame = moments(X, np.ones(500), 2**20)
     for module in (lloyd, steps):
         monkeypatch.setattr(module, "to_floats", lambda *s: transfers.append(s) or [float(x) for x in s])
     result = lloyd.lloyd(run_of(X, np.ones(500), 4, frame, "auto"), frame.enter(X[:4]), max_iter=100, tol=0)
@@ -280,10 +281,18 @@ def test_several_iterations_at_a_time_are_as_good_as_one(rng, monkeypatch, algor
     if kind == "empty clusters":
         init[6:] += 1e4
     model = KMeans(9, init=init, algorithm=algorithm, metric="cosine" if kind == "cosine" else "euclidean", **stopping)
+    native = clone(model).fit(X)
+    without_iterations(monkeypatch)
     expected = clone(model).fit(X)
     several = give_several(monkeypatch)
     found = clone(model).fit(X)
     assert max(several) > 1 or found.n_iter_ <= 2 or kind == "empty clusters"
+    np.testing.assert_array_equal(native.labels_, expected.labels_)
+    assert (native.n_iter_, native.converged_) == (expected.n_iter_, expected.converged_)
+    for name in ("cluster_centers_", "inertia_"):
+        np.testing.assert_allclose(getattr(native, name), getattr(expected, name), rtol=1e-12, atol=1e-12)
+    for name in ("inertia", "center_shift", "n_changed"):
+        np.testing.assert_allclose(native.history_[name], expected.history_[name], rtol=1e-9, atol=1e-9)
     np.testing.assert_array_equal(found.labels_, expected.labels_)
     np.testing.assert_array_equal(found.cluster_centers_, expected.cluster_centers_)
     for name in ("inertia_", "n_iter_", "converged_"):
@@ -297,6 +306,7 @@ def test_several_iterations_at_a_time_are_as_good_as_one(rng, monkeypatch, algor
 def test_who_watches_is_given_one_iteration_at_a_time(rng, monkeypatch, capsys, algorithm):
     X = blobs(rng, 1500, 3, n_clusters=9, spread=2)
     job = {"n_clusters": 9, "init": X[:9], "tol": 0, "algorithm": algorithm}
+    without_iterations(monkeypatch)
     KMeans(**job, verbose=1).fit(X)
     printed, expected = capsys.readouterr().out, []
     KMeans(**job, on_iteration=lambda found: expected.append((found.number, found.inertia))).fit(X)

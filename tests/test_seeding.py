@@ -25,7 +25,7 @@ def seeds(method, X, k, seed, sample_weight=None, lib=None):
     lib = lib or load("numpy")
     weights = lib.asarray(np.ones(len(X)) if sample_weight is None else sample_weight, dtype="float64")
     data = in_memory(lib.asarray(X), weights)
-    frame = passes.moments(data, k, 2**16)
+    frame = passes.moments(data, 2**16)
     centers = seeding.first_centers(method, data, k, frame, check_random_state(seed))
     return brute_force(to_numpy(frame.leave(centers)), X).argmin(axis=1)
 
@@ -41,12 +41,11 @@ def looks_at(request, monkeypatch):
 def test_batches_of_candidates_follow_the_law_of_one_at_a_time(rng, monkeypatch):
     """Mean potential of what greedy k-means++ picks, with distances measured anew for each center and less often."""
     X, weights = blobs(rng, 600, 2, n_clusters=12, spread=6), np.ones(600)
-    frame = moments(X, weights, 12, 2**20)
-    order = draws.canonical_order(X, frame)
+    frame = moments(X, weights, 2**20)
 
     def potentials(staleness):
         monkeypatch.setattr(greedy, "STALENESS", staleness)
-        rows = [greedy.greedy(X, weights, 12, frame, np.random.RandomState(seed), order) for seed in range(150)]
+        rows = [greedy.greedy(X, weights, 12, frame, np.random.RandomState(seed), True) for seed in range(150)]
         return np.array([inertia(X, X[chosen]) for chosen in rows])
 
     fresh, batches = potentials(10**9), potentials(0.25)
@@ -119,7 +118,7 @@ def test_the_first_draws_follow_their_law():
     """First row by weight; a second one, if not greedy, by weight times squared distance."""
     X = np.array([[0.0], [1.0], [3.0], [3.0]])
     weights = np.array([4.0, 2.0, 1.0, 0.0])
-    frame = moments(X, weights, 4, 2**16)
+    frame = moments(X, weights, 2**16)
     order = draws.canonical_order(X, frame)
     uniforms = np.random.default_rng(0).uniform(size=200_000)
 
@@ -134,7 +133,7 @@ def test_the_first_draws_follow_their_law():
 def test_the_coreset_estimates_any_inertia(rng):
     X, weights = blobs(rng, 5000, 3), rng.uniform(size=5000)
     data = in_memory(X, weights)
-    frame = passes.moments(data, 4, 2**16)
+    frame = passes.moments(data, 2**16)
     _, sample_weights, rows = greedy.coreset(data, 500, frame, rng)
     np.testing.assert_allclose(sample_weights.sum(), weights.sum(), rtol=0.05)
     for centers in (X[:1] + 5, X[:10], rng.normal(scale=10, size=(4, 3))):

@@ -93,7 +93,7 @@ def test_seeding_picks_the_same_rows(rng):
 @pytest.mark.parametrize("tile_bytes", [10_000, 2**20])
 def test_small_rows_are_shifted_once_as_arrays_are(rng, tile_bytes):
     X = matrix(rng)
-    frame = moments(X, np.ones(600), 9, tile_bytes)
+    frame = moments(X, np.ones(600), tile_bytes)
     (rows, of_rows), (dense, of_dense) = (frame.shift_once(x, np.float64) for x in (check_rows(sparse.csr_array(X)), X))
     assert of_rows.shifted == of_dense.shifted == (8 * X.size <= tile_bytes)
     assert_allclose(array.dense(rows), dense, atol=1e-12)
@@ -216,7 +216,7 @@ def test_elkan_copies_the_rows_that_changed_tile_by_tile(rng, monkeypatch):
     monkeypatch.setattr("kmeans_xp.rows.scipy.NUMBERS", 1000)
     X = sparse.csr_array(matrix(rng, n=20_000, density=0.9))
     rows, weights = check_rows(X), np.ones(20_000)
-    frame = moments(rows, weights, 5, 2**18)
+    frame = moments(rows, weights, 2**18)
     labels, slack = unbounded(rows, weights)
     slack[7], labels[7] = np.inf, 0
     centers = frame.enter(X[100:105].toarray())

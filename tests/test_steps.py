@@ -19,7 +19,7 @@ TILES = [1, 5_000, 2**24]
 def frame_and_centers(lib, X, k, tile_bytes=2**20):
     X = lib.asarray(X)
     weights = lib.asarray(np.linspace(0.5, 2, X.shape[0]))
-    frame = moments(X, weights, k, tile_bytes)
+    frame = moments(X, weights, tile_bytes)
     return X, weights, frame, frame.enter(X[:k, :])
 
 
@@ -75,7 +75,7 @@ def test_distances(lib, rng, tile_bytes):
 def test_moments(lib, rng, offset):
     host = blobs(rng, 300, 4) + offset
     weights = rng.uniform(size=300)
-    frame = moments(lib.asarray(host), lib.asarray(weights), 1, 2_000)
+    frame = moments(lib.asarray(host), lib.asarray(weights), 2_000)
     mean = np.average(host - offset, axis=0, weights=weights)
     np.testing.assert_allclose(to_numpy(frame.origin) - offset, mean, atol=1e-7 if offset else 1e-12)
     variance = np.average((host - offset - mean) ** 2, axis=0, weights=weights).sum()
@@ -84,7 +84,7 @@ def test_moments(lib, rng, offset):
 
 def test_ties_go_to_the_first_center(lib):
     X = lib.asarray([[0.0], [1.0], [2.0]])
-    frame = frame_at(lib.asarray([1.0]), 1.0, X, 4 * X.shape[0], 2**20)
+    frame = frame_at(lib.asarray([1.0]), 1.0, X, 2**20)
     labels = steps.assign(X, frame.enter(lib.asarray([[2.0], [0.0], [0.0], [2.0]])), frame)
     assert to_numpy(labels).tolist() == [1, 0, 0]
 
@@ -100,10 +100,9 @@ def test_numpys_scores_find_the_two_nearest_centers(rng, k):
     blocks = pytest.importorskip("kmeans_xp.backends._blocks")
     X = rng.integers(-3, 4, size=(700, 2)).astype("float64")
     centers = np.resize(rng.integers(-3, 4, size=(-(-k // 2), 2)), (k, 2)).astype("float64")
-    ends = np.vstack((-2 * centers, [[0, 0]])).ravel(), np.append(np.vecdot(centers, centers), np.inf)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blocks, "CENTERS", 128)
-        nearest = blocks._Nearest(*ends, 1e-12)
+        nearest = blocks._Nearest(-2 * centers, np.vecdot(centers, centers), 1e-12)
         labels, in_doubt, gap = nearest.with_gap(X, (0.0, 0.0))
         for found, expected in zip(nearest(X), (labels, in_doubt), strict=True):
             np.testing.assert_array_equal(found, expected)
@@ -124,7 +123,7 @@ def test_passes_run_on_threads(monkeypatch, rng):
     monkeypatch.setattr("kmeans_xp.backends.numpy.PARALLEL_WORK", 0)
     monkeypatch.setattr(threads, "PARALLEL_WORK", 0)
     X, weights = blobs(rng, 3000, 3), np.ones(3000)
-    frame = moments(X, weights, 20, 20_000)
+    frame = moments(X, weights, 20_000)
     centers = frame.enter(X[:20])
     results, users = [], set()
     for n_threads in (1, 2, 7):

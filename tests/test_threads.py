@@ -11,7 +11,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from conftest import blobs
+from conftest import blobs, use_plain_numpy
 from numpy.testing import assert_array_equal
 from threadpoolctl import threadpool_limits
 
@@ -385,9 +385,9 @@ class TestForks:
                 os._exit(code)
         assert os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]) == 0
 
-    @pytest.mark.parametrize("lock", ["setting", "importing", "compiling"])
+    @pytest.mark.parametrize("lock", ["setting", "importing"])
     def test_wait_for_what_a_child_would_wait_for_in_vain(self, monkeypatch, tmp_path, lock):
-        """A change of the setting, an import and a compilation that another thread is amid."""
+        """A change of the setting and an import that another thread is amid."""
         begun, go_on = threading.Event(), threading.Event()
         if lock == "importing":
             # An import holds a lock that is none of ours, which a child could not get
@@ -404,21 +404,14 @@ class TestForks:
             def use():
                 assert backends.backend_for("slow")
         else:
-            if lock == "compiling":
-                pytest.importorskip("numba")
-                from kmeans_xp.backends import _compiled
-
-                held = _compiled.global_compiler_lock
-            else:
-                held = threads.blas._lock
 
             def hold():
-                with held:
+                with threads.blas._lock:
                     begun.set()
                     go_on.wait(60)
 
             def use():
-                with held if lock == "compiling" else threads.blas._lock:
+                with threads.blas._lock:
                     pass
 
         codes, forked = [], threading.Event()
@@ -452,7 +445,7 @@ class TestPartsOfAPass:
     @pytest.mark.parametrize(
         ("passes", "shape"),
         [
-            *product(("plain", "compiled"), [(90_000, 8, 30), (20_000, 40, 90), (600_000, 2, 9)]),
+            *product(("plain", "native"), [(90_000, 8, 30), (20_000, 40, 90), (600_000, 2, 9)]),
             # Too little for threads of our own, and enough for some of the BLAS
             *product(("plain",), [(40_000, 1, 3), (12_000, 40, 8)]),
         ],
@@ -460,9 +453,9 @@ class TestPartsOfAPass:
     def test_give_the_same_bits_on_any_number_of_threads(self, monkeypatch, passes, shape, algorithm):
         backend = pytest.importorskip("kmeans_xp.backends.numpy")
         if passes == "plain":
-            monkeypatch.setattr(backend, "_has_numba", lambda: False)
-        else:
-            pytest.importorskip("numba")
+            use_plain_numpy(monkeypatch)
+        elif backend.native_problem():
+            pytest.skip("the native steps are not in use")
         n_samples, n_features, n_clusters = shape
         X = np.random.default_rng(0).normal(size=(n_samples, n_features)) + 1.7
         found = []

@@ -12,10 +12,13 @@ from conftest import Library, brute_force, moments, unbounded
 from numpy.testing import assert_allclose, assert_array_equal
 
 from kmeans_xp import steps
+from kmeans_xp.algorithms import ALGORITHMS, Limits
 from kmeans_xp.arrays import namespace, to_numpy
 from kmeans_xp.frame import Frame
 from kmeans_xp.metric import EUCLIDEAN
+from kmeans_xp.passes import key_direction
 from kmeans_xp.rows import StoredRows, array
+from kmeans_xp.seeding.greedy import Greedy
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ def case(lib, host, n_clusters, dtype, known=True, tile_bytes=10_000, precise=No
     X, n_samples = lib.asarray(host, dtype), len(host)
     weights = rng.uniform(0.5, 2, size=n_samples) * (rng.integers(4, size=n_samples) > 0)
     weights[0] = 1.0
-    frame = moments(X, lib.asarray(weights), n_clusters, tile_bytes)
+    frame = moments(X, lib.asarray(weights), tile_bytes)
     centers = host[rng.integers(n_samples, size=n_clusters)] * rng.uniform(0.9, 1.1, size=(n_clusters, 1))
     labels = rng.integers(-(-n_clusters // 2), size=n_samples)
     return Case(
@@ -86,6 +89,22 @@ def sums_of_a_step(c, X):
     return *sums, c.centers, c.array(3), c.array(5), c.frame, EUCLIDEAN
 
 
+def iterations_from_centers(c, X):
+    """One, of a run that has bounds and of one that has not."""
+    for algorithm in ALGORITHMS["lloyd"], ALGORITHMS["elkan"]:
+        state = algorithm.start(X, c.weights, c.n_clusters, c.frame)
+        yield X, c.weights, c.centers, state, c.frame, EUCLIDEAN, Limits(1, 0.0)
+
+
+def choice_of_rows(c, X):
+    """Of no more rows than there are different ones: what is chosen then is decided by rounding."""
+    n_clusters = min(c.n_clusters, len(np.unique(c.host, axis=0)))
+    rounding = replace(c.frame, distance_dtype=c.frame.origin.dtype).doubt * 2
+    how = Greedy(n_clusters, 2 + int(np.log(n_clusters)), 4, 3, 1e-9, rounding)
+    for direction in None, key_direction(c.frame):
+        yield X, c.weights, c.frame, how, c.rng().random, direction
+
+
 def candidates_of_a_draw(c, X):
     closest = c.array(brute_force(c.host, c.host[:1]).min(axis=1))
     rows = c.rng().integers(len(c.host), size=6)
@@ -107,12 +126,15 @@ ARGUMENTS = {
     "distinct": lambda c, X: [(c.labels,)],
     "dense": lambda c, X: [(X,)],
     "distances": lambda c, X: [(X, c.centers, c.frame)],
+    "greedy_rows": choice_of_rows,
+    "iterations": iterations_from_centers,
     "joined": lambda c, X: [(X,), (X, X, array.take_rows(X, c.row_numbers()))],
     "largest": lambda c, X: [(X,)],
     "lloyd_step": lambda c, X: [(X, c.weights, c.centers, c.frame)],
     "map_slices": lambda c, X: [(X, lambda rows: rows, slices_of(X))],
     "move": lambda c, X: [sums_of_a_step(c, X)],
     "own_threads": lambda c, X: [(X, c.n_clusters)],
+    "projected": lambda c, X: [(X, key_direction(c.frame), c.frame)],
     "projections": lambda c, X: [(X, c.centers[0, :])],
     "relative": lambda c, X: [(X, origin, c.lib.xp.float64) for origin in (c.frame.origin, None)],
     "row_size": lambda c, X: [(X,)],
@@ -156,6 +178,16 @@ def same_sums(ours, theirs, c):
     same((labels, weights), (their_labels, their_weights), c)
     summed = to_numpy(c.weights) @ np.abs(c.host - to_numpy(c.frame.origin))
     same(sums, their_sums, c, atol=1e-13 * summed.max())
+
+
+def same_iteration(ours, theirs, c):
+    """Centers, sums, weights, and what the loop must know."""
+    same_sums(ours[2:4], theirs[2:4], c)
+    same(ours[:2], theirs[:2], c, atol=c.precise * np.abs(c.host).max())
+    (ours,), (theirs,) = ours[4], theirs[4]
+    assert (ours[0], ours[1], ours[4]) == (theirs[0], theirs[1], theirs[4])
+    size = np.sum(to_numpy(c.weights)) * np.max((c.host - to_numpy(c.frame.origin)) ** 2, initial=1e-300)
+    assert_allclose(ours[2:4], theirs[2:4], rtol=1e-6, atol=1e-9 * size * c.host.shape[1])
 
 
 def same_but_for_the_square_root_of_rounding(ours, theirs, c):
@@ -226,6 +258,7 @@ COMPARE = {
     "cluster_sums": same_sums,
     "distinct": same_sets,
     "distances": same_but_for_the_square_root_of_rounding,
+    "iterations": same_iteration,
     "lloyd_step": same_sums,
     "map_slices": same_slices,
     "own_threads": both_are_contexts,

@@ -1,7 +1,6 @@
 """Passes over the rows of a NumPy array in plain NumPy: in blocks that stay in the cache.
 
-The same functions as in `_compiled`, which are faster where they pay. The centers come as -2 c, flat, and ||c||², both
-with a center at the end that is never nearest.
+The centers come as -2 c and ||c||².
 """
 
 import math
@@ -166,8 +165,7 @@ class _Nearest:
     """
 
     def __init__(self, centers, sq_norms, doubt):
-        self._sq_norms, self._doubt = sq_norms[:-1], doubt
-        self._centers = centers.reshape(len(sq_norms), -1)[:-1]
+        self._sq_norms, self._doubt, self._centers = sq_norms, doubt, centers
         self._few = len(self._centers) <= COLUMNS
         self._n_rows = MANY_ROWS if self._few else max(16, BLOCK // min(len(self._centers), CENTERS))
         self._codes = np.ones((2, len(self._centers)), dtype=np.float32)

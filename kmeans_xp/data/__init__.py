@@ -113,9 +113,9 @@ def working_memory():
     return int(get_config()["working_memory"] * 2**20)
 
 
-def frame_of(data, n_clusters):
+def frame_of(data):
     """The frame of a job on a source."""
-    frame = moments(data, n_clusters, arrays.tile_bytes(data.like, working_memory()))
+    frame = moments(data, arrays.tile_bytes(data.like, working_memory()))
     check_spread(frame.spread)
     return frame
 

@@ -1,7 +1,7 @@
 """Rows in memory: a source of one block."""
 
 from kmeans_xp import arrays, passes
-from kmeans_xp.algorithms import iterations
+from kmeans_xp.algorithms import Iterated, iterations
 from kmeans_xp.data.source import Block, PerRow
 from kmeans_xp.rows.array import as_given, take_rows
 from kmeans_xp.steps import in_unit
@@ -40,7 +40,7 @@ class InMemory:
 
     def iterate(self, job, centers, limits):
         state, X, frame = self.block.begun(job)
-        return iterations(X, self.block.sample_weight, centers, state, frame, job.metric, limits)
+        return Iterated(*iterations(X, self.block.sample_weight, centers, state, frame, job.metric, limits))
 
     def labels(self, job, centers):
         return arrays.asarray_like(passes.labels(self.block, job, centers), self.home)

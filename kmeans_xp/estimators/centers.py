@@ -272,7 +272,7 @@ class NearestCenters(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, C
     def _model(self, data):
         """What passes over the data must know of the centers."""
         origin, spread = self._origin_and_spread()
-        return Model(self.cluster_centers_, origin, spread, self._metric, data.shape[0], working_memory())
+        return Model(self.cluster_centers_, origin, spread, self._metric, working_memory())
 
     def _write(self, X, function, method, out, *, dtype=None, more_shape=()):
         """What a pass finds for each row: `out`, or an array in the library of X."""

@@ -25,7 +25,7 @@ class Fits:
         self._given = X, sample_weight
         with model._opened_to_fit(X, sample_weight) as self.data:
             check_n_samples(self.data, numbers[-1])
-            self._frame = frame_of(self.data, numbers[-1])
+            self._frame = frame_of(self.data)
             self.sample = sample_of(self.data, numbers[-1], self._frame, rng)[:2]
 
     def __iter__(self):
@@ -45,7 +45,7 @@ class Fits:
     def _start(self, centers, n_clusters):
         """Centers, relative to the origin: the better on the sample of a fresh start and one that adds to `centers`."""
         job = n_clusters, self._frame, self.rng
-        starts = [take_rows(self.sample[0], greedy(*self.sample, *job, None))]
+        starts = [take_rows(self.sample[0], greedy(*self.sample, *job))]
         if centers is not None:
             starts.append(added(*self.sample, self._frame.leave(centers), *job))
         entered = map(self._frame.enter, starts)

@@ -261,7 +261,7 @@ class KMeans(NearestCenters):
         try:
             with self._opened_to_fit(X, sample_weight) as data:
                 check_n_samples(data, self.n_clusters)
-                frame = frame_of(data, self.n_clusters)
+                frame = frame_of(data)
                 result = best_run(self, data, frame)
                 sizes = sizes_of(result, data)
 

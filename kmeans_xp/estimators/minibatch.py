@@ -286,7 +286,7 @@ class MiniBatchKMeans(NearestCenters):
     def _first_state(self, X, sample_weight, rng):
         """The state before the first batch, from rows and their weights."""
         data = InMemory(X, sample_weight, EUCLIDEAN, fitting=False)
-        frame = frame_of(data, self.n_clusters)
+        frame = frame_of(data)
         n_runs = seeding.n_runs(self.init, self.n_init, in_batches=True)
         candidates = [self._first_centers(data, frame, rng) for _ in range(n_runs)]
         best = min(candidates, key=lambda centers: inertia(X, sample_weight, centers, frame, EUCLIDEAN))

@@ -74,7 +74,7 @@ def kmeans_plusplus(
     """
     with open_data(X, sample_weight, Purpose(n_clusters, fitting=True)) as data:
         check_n_samples(data, n_clusters)
-        frame = frame_of(data, n_clusters)
+        frame = frame_of(data)
         sample, rows = choose_rows(data, n_clusters, frame, check_random_state(random_state))
         centers = dense(take_rows(sample.X, rows))
         if sample.numbers is not None:

@@ -190,8 +190,13 @@ def nearer(X, points, closest, frame):
 
 def rounding_of_distances(X, sample_weight, frame):
     """What the squared distance of a row from an equal one may come to by rounding, (n_samples,)."""
-    xp, rounding = namespace(X), 2 * replace(frame, distance_dtype=frame.origin.dtype).doubt
-    return rounding * nearer(X, frame.origin[None, :], xp.full_like(sample_weight, math.inf), frame)
+    xp = namespace(X)
+    return rounding_of_squares(frame) * nearer(X, frame.origin[None, :], xp.full_like(sample_weight, math.inf), frame)
+
+
+def rounding_of_squares(frame):
+    """The same, relative to the squared distance from the origin."""
+    return 2 * replace(frame, distance_dtype=frame.origin.dtype).doubt
 
 
 def without_rounding(closest, least):

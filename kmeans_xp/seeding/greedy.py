@@ -7,14 +7,15 @@ import numpy as np
 
 from kmeans_xp.arrays import asarray_like, namespace, to_numpy
 from kmeans_xp.backends import replaceable
+from kmeans_xp.passes import key_direction, projected
 from kmeans_xp.rows.array import dense, take_rows
 from kmeans_xp.seeding.draws import (
     Law,
-    canonical_order,
     draw,
     nearer,
     places_by,
     rounding_of_distances,
+    rounding_of_squares,
     stratified,
     without_rounding,
 )
@@ -26,6 +27,17 @@ REFINE_FROM = 4  # times the sample: fewer rows go without iterations on the sam
 MAX_DISTANCES = 2**21  # numbers, 16 MiB, that greedy k-means++ holds at a time
 TIE = 1e-9  # relative difference of potentials that are equal; the same in cuda/seeding.cu
 STALENESS = 3  # greedy k-means++ draws for a third as many centers as it has before it measures distances anew
+
+
+class Greedy(NamedTuple):
+    """How rows are chosen."""
+
+    n_clusters: int
+    n_trials: int  # candidates for each center
+    most_together: int  # centers whose candidates are measured together
+    staleness: float  # see STALENESS
+    tie: float
+    rounding: float  # squared distances of rows from centers up to this times that from the origin are 0
 
 
 class Sample(NamedTuple):
@@ -52,9 +64,8 @@ def choose_rows(data, n_clusters, frame, rng):
     """A sample, or all rows if they are few, and the row numbers in it that greedy k-means++ chooses."""
     sample = sample_of(data, n_clusters, frame, rng)
     if sample.numbers is not None:
-        return sample, greedy(sample.X, sample.weights, n_clusters, frame, rng, None)
-    X, frame = frame.shift_once(sample.X, frame.origin.dtype)
-    return sample, greedy(X, sample.weights, n_clusters, frame, rng, canonical_order(X, frame))
+        return sample, greedy(sample.X, sample.weights, n_clusters, frame, rng)
+    return sample, greedy(sample.X, sample.weights, n_clusters, frame, rng, in_order=True)
 
 
 def sample_of(data, n_clusters, frame, rng):
@@ -83,7 +94,7 @@ def coreset(data, n_sample, frame, rng):
     return Sample(X, 1 / (n_sample * density), numbers)
 
 
-def greedy(X, sample_weight, n_clusters, frame, rng, order):
+def greedy(X, sample_weight, n_clusters, frame, rng, in_order=False):
     """Rows chosen one after the other with probability proportional to weight times squared distance to the nearest.
 
     Of 2 + log(n_clusters) candidates each time the one that lowers the sum of squared distances most (Arthur and
@@ -91,23 +102,31 @@ def greedy(X, sample_weight, n_clusters, frame, rng, order):
 
     Candidates for several centers are drawn at once, so that one pass serves them all. Distances shrink as centers are
     chosen, so a candidate is then accepted with probability `distance now / distance when drawn`: exactly the law of a
-    draw made now. -> (n_clusters,) int64
+    draw made now. With `in_order`, draws run through the rows in `draws.canonical_order`. -> (n_clusters,) int64
     """
+    n_trials = 2 + int(math.log(n_clusters))
+    most = max(1, MAX_DISTANCES // (X.shape[0] * n_trials))
+    how = Greedy(n_clusters, n_trials, most, STALENESS, TIE, rounding_of_squares(frame))
+    return greedy_rows(X, sample_weight, frame, how, rng.random_sample, key_direction(frame) if in_order else None)
+
+
+@replaceable
+def greedy_rows(X, sample_weight, frame, how, uniforms, direction):
+    """The rows of `greedy`, for random numbers in [0, 1) that `uniforms(n)` draws."""
     xp = namespace(X)
     X, frame = frame.shift_once(X, frame.origin.dtype)
-    n_trials = 2 + int(math.log(n_clusters))
-    most = max(1, MAX_DISTANCES // (X.shape[0] * n_trials))  # centers whose candidates are measured together
-    rows = [places_by(sample_weight, order, rng.uniform(size=1))]
+    order = None if direction is None else xp.argsort(projected(X, direction, frame))
+    rows = [places_by(sample_weight, order, uniforms(1))]
     n_chosen = 1
     least = rounding_of_distances(X, sample_weight, frame)
     closest = sq_distances_to(X, rows[0], frame)[0, :]
-    while n_chosen < n_clusters:
+    while n_chosen < how.n_clusters:
         closest = without_rounding(closest, least)
-        n_draws = n_trials * min(n_clusters - n_chosen, 1 + int(n_chosen / STALENESS), most)
-        candidates = places_by(_mass(sample_weight, closest), order, rng.uniform(size=n_draws))
+        n_draws = how.n_trials * min(how.n_clusters - n_chosen, 1 + int(n_chosen / how.staleness), how.most_together)
+        candidates = places_by(_mass(sample_weight, closest), order, uniforms(n_draws))
         squares = sq_distances_to(X, candidates, frame)  # (n_draws, n_samples)
-        given = squares, sample_weight, candidates, rng.uniform(size=n_draws), n_trials
-        closest, chosen = choose(closest, *given, n_clusters - n_chosen)
+        given = squares, sample_weight, candidates, uniforms(n_draws), how.n_trials
+        closest, chosen = choose(closest, *given, how.n_clusters - n_chosen)
         rows.append(chosen)
         n_chosen += chosen.shape[0]
     return xp.concat(rows)

@@ -1,0 +1,109 @@
+// The nearest center of a row for which scores leave a doubt, as `nearest.nearest_by_differences`: the same bits on every
+// processor, so it must be compiled without contraction of products and sums.
+#include <cmath>
+
+#include "passes.hpp"
+
+namespace kmeans {
+
+double number_of(const Rows& rows, Index row, Index f) {
+    const char* place = rows.data + row * rows.row_stride + f * rows.column_stride;
+    switch (rows.dtype) {
+        case Dtype::float32: { float v; __builtin_memcpy(&v, place, 4); return v; }
+        case Dtype::float64: { double v; __builtin_memcpy(&v, place, 8); return v; }
+        case Dtype::int8: return *reinterpret_cast<const int8_t*>(place);
+        case Dtype::uint8: return *reinterpret_cast<const uint8_t*>(place);
+        case Dtype::float16: break;
+    }
+    uint16_t bits;
+    __builtin_memcpy(&bits, place, 2);
+    const int exponent = bits >> 10 & 31, fraction = bits & 1023;
+    const double size = exponent == 0    ? fraction * 0x1p-24
+                        : exponent == 31 ? (fraction ? NAN : INFINITY)
+                                         : std::ldexp(1024.0 + fraction, exponent - 25);
+    return bits >> 15 ? -size : size;
+}
+
+namespace {
+
+// `nearest.row_sums`: of halves with halves. The values are overwritten.
+double row_sum(double* values, Index n) {
+    double odd = 0;
+    for (; n > 1; n /= 2) {
+        if (n % 2) odd += values[n - 1];
+        for (Index i = 0; i < n / 2; i++) values[i] += values[n / 2 + i];
+    }
+    return values[0] + odd;
+}
+
+}  // namespace
+
+template <class C>
+int32_t nearest_by_differences(const Job<C>& job, Index row, void* workspace) {
+    const Index d = job.rows.n_features, k = job.n_clusters;
+    double *x = static_cast<double*>(workspace), *products = x + d, *squares = products + d;
+    bool finite = true;
+    for (Index f = 0; f < d; f++) {
+        x[f] = number_of(job.rows, row, f) - job.rows.origin[f];
+        finite = finite && std::isfinite(x[f]);
+    }
+    double least = INFINITY;
+    bool in_range = true;
+    for (Index c = 0; c < k; c++) {
+        const double* center = job.centers + c * d;
+        double even = 0, odd = 0;
+        Index f = 0;
+        for (; f + 1 < d; f += 2) {
+            const double a = center[f] - x[f], b = center[f + 1] - x[f + 1];
+            even += a * a;
+            odd += b * b;
+        }
+        if (f < d) even += (center[f] - x[f]) * (center[f] - x[f]);
+        squares[c] = even + odd;
+        in_range = in_range && squares[c] < INFINITY;
+        least = squares[c] < least ? squares[c] : least;
+    }
+    if (!in_range) {  // or no number, which a caller finds out
+        if (finite) __atomic_store_n(job.too_large, 1, __ATOMIC_RELAXED);
+        return 0;
+    }
+    // Centers beyond this are farther whatever rounding does, here and below
+    const double near = least + 4 * (double(d) + 4) * 0x1p-52 * least;
+    Index best = -1;
+    double lowest = INFINITY;
+    for (Index c = 0; c < k; c++) {
+        if (!(squares[c] <= near)) continue;
+        for (Index f = 0; f < d; f++) {
+            const double apart = job.centers[c * d + f] - x[f];
+            products[f] = apart * apart;
+        }
+        const double square = row_sum(products, d);
+        if (square < lowest || best < 0) lowest = square, best = c;
+    }
+    const double* b = job.centers + best * d;
+    Index first = best;
+    lowest = INFINITY;
+    for (Index c = 0; c < k; c++) {
+        if (!(squares[c] <= near)) continue;
+        const double* a = job.centers + c * d;
+        for (Index f = 0; f < d; f++) products[f] = (a[f] - b[f]) * ((a[f] - x[f]) + (b[f] - x[f]));
+        const double rival = row_sum(products, d);
+        if (rival < lowest) lowest = rival, first = c;
+    }
+    return int32_t(first);
+}
+
+void keys_of_rows(const Rows& rows, const double* direction, Index begin, Index end, double* keys) {
+    const Index d = rows.n_features;
+    double* products = static_cast<double*>(__builtin_malloc(8 * d));
+    for (Index row = begin; row < end; row++) {
+        for (Index f = 0; f < d; f++) products[f] = (number_of(rows, row, f) - rows.origin[f]) * direction[f];
+        keys[row] = row_sum(products, d);
+    }
+    __builtin_free(products);
+}
+
+template int32_t nearest_by_differences(const Job<float>&, Index, void*);
+template int32_t nearest_by_differences(const Job<double>&, Index, void*);
+
+}  // namespace kmeans

@@ -1,0 +1,275 @@
+#include "lloyd.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+namespace kmeans {
+namespace {
+
+constexpr double FAINT = 1e-9;      // as steps.FAINT
+constexpr Index MOST_BETWEEN = 2048;  // centers whose distances from each other are kept, 32 MiB
+constexpr double ROUNDED_UP = 1 + 1e-12;
+
+double dot(const double* a, const double* b, Index n) {
+    double total = 0;
+    for (Index i = 0; i < n; i++) total += a[i] * b[i];
+    return total;
+}
+
+double sq_distance(const double* a, const double* b, Index n) {
+    double total = 0;
+    for (Index i = 0; i < n; i++) total += (a[i] - b[i]) * (a[i] - b[i]);
+    return total;
+}
+
+}  // namespace
+
+Thresholds thresholds;
+
+const Passes& passes() {
+#if defined(KMEANS_DISPATCH)
+    static const Passes& best = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+                                        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw")
+                                    ? avx512
+                                : __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? avx2
+                                                                                                   : baseline;
+    return best;
+#else
+    return baseline;
+#endif
+}
+
+template <class C>
+const PassesIn<C>& passes_in();
+template <>
+const PassesIn<float>& passes_in() { return passes().in_float; }
+template <>
+const PassesIn<double>& passes_in() { return passes().in_double; }
+
+template <class C>
+Lloyd<C>::Lloyd(const Rows& rows, const double* sample_weight, Index n_clusters, const Frame& frame, Team& team)
+    : n_clusters_(n_clusters), size_(n_clusters * rows.n_features), frame_(frame), team_(team),
+      n_parts_(count_parts(rows.n_samples, double(rows.n_samples) * size_, n_clusters)),
+      pays_(double(rows.n_samples) * size_ > thresholds.parallel_work), minus_2_centers_(size_), sq_norms_(n_clusters),
+      workspaces_((pays_ ? team.n_threads() : 1) * workspace_bytes(rows.n_features, n_clusters)) {
+    job_.rows = rows;
+    job_.sample_weight = sample_weight;
+    job_.n_clusters = n_clusters;
+    job_.minus_2_centers = minus_2_centers_;
+    job_.sq_norms = sq_norms_;
+    job_.settle = nearest_by_differences<C>;
+    job_.stops = Team::stops;
+    job_.stopping = &team;
+    job_.too_large = &too_large_;
+}
+
+// Coefficients of scores, as `nearest.coefficients`.
+template <class C>
+void Lloyd<C>::compare_with(const double* centers) {
+    const Index d = job_.rows.n_features;
+    job_.centers = centers;
+    double most = 0;
+    bool in_range = true;
+    for (Index c = 0; c < n_clusters_; c++) {
+        for (Index f = 0; f < d; f++) minus_2_centers_[c * d + f] = C(-2 * centers[c * d + f]);
+        sq_norms_[c] = C(dot(centers + c * d, centers + c * d, d) * (1 - frame_.doubt / 2));
+        in_range = in_range && std::isfinite(sq_norms_[c]);
+        most = std::max(most, double(sq_norms_[c]));
+    }
+    // float32 numbers too small to be normal are taken for 0
+    const double flushed = sizeof(C) == 4 ? 8 * (d + 4) * double(std::numeric_limits<float>::min()) : 0;
+    job_.rounding = {C(frame_.rounding), C(frame_.rounding * most + flushed),
+                     in_range ? C(frame_.doubt) : std::numeric_limits<C>::infinity(), C(flushed)};
+}
+
+template <class C>
+std::pair<Index, Index> Lloyd<C>::relabel(State* state) {
+    job_.labels = state->labels;
+    job_.slack = state->slack;
+    job_.path = state->path;
+    if (!totals_) totals_ = std::make_unique<PartTotals>(n_parts_, n_clusters_, job_.rows.n_features);
+    const Index bytes = workspace_bytes(job_.rows.n_features, n_clusters_);
+    for (Index part = 0; part < n_parts_; part++) totals_->begin(part);
+    team_.run(n_parts_, pays_, [&](Index part, int worker) {
+        passes_in<C>().relabel(job_, {part, n_parts_}, &totals_->begin(part), workspaces_ + worker * bytes);
+    });
+    if (state->slack == nullptr) {
+        std::fill_n(state->sums, size_, 0.0);
+        std::fill_n(state->weights, n_clusters_, 0.0);
+    }
+    return totals_->add_to(state->sums, state->weights);
+}
+
+template <class C>
+void Lloyd<C>::assign(const double* centers, int32_t* labels) {
+    compare_with(centers);
+    job_.labels = labels;
+    const Index bytes = workspace_bytes(job_.rows.n_features, n_clusters_);
+    const Index n_parts = count_parts(job_.rows.n_samples, double(job_.rows.n_samples) * size_);
+    team_.run(n_parts, pays_, [&](Index part, int worker) {
+        passes_in<C>().relabel(job_, {part, n_parts}, nullptr, workspaces_ + worker * bytes);
+    });
+}
+
+// `bounds.advance`: the path after the centers moved.
+template <class C>
+void Lloyd<C>::advance(const double* centers, State& state) const {
+    const Index d = job_.rows.n_features;
+    std::vector<double> moved(n_clusters_);
+    Index fastest = 0;
+    double second = 0;
+    for (Index c = 0; c < n_clusters_; c++) {
+        moved[c] = std::sqrt(sq_distance(centers + c * d, state.centers_old + c * d, d));
+        if (c > 0 && moved[c] > moved[fastest]) {
+            second = moved[fastest];
+            fastest = c;
+        } else if (c > 0) {
+            second = std::max(second, moved[c]);
+        }
+    }
+    for (Index c = 0; c < n_clusters_; c++) {
+        const double others = n_clusters_ == 1 ? 0 : c == fastest ? second : moved[fastest];
+        state.path[c] = (state.path[c] + moved[c] + others) * ROUNDED_UP;
+    }
+}
+
+// Distances between centers, if they repay to be measured; judged by 64 rows.
+template <class C>
+bool Lloyd<C>::measure_between(const State& state) {
+    const Index n = job_.rows.n_samples, d = job_.rows.n_features, k = n_clusters_;
+    if (k * (d + 8) <= thresholds.saved_products || k > MOST_BETWEEN || 16 * k > n || state.labels[0] < 0) return false;
+    if (last_active_ >= 0 && last_active_ < 4 * k) return false;
+    if (!between_) {
+        between_ = std::make_unique<Memory<double>>(k * k);
+        nearest_other_ = std::make_unique<Memory<double>>(k);
+    }
+    double *between = *between_, *nearest_other = *nearest_other_;
+    const std::vector<double> zero(d);
+    const Rows rows{reinterpret_cast<const char*>(job_.centers), k, d, 8 * d, 8, Dtype::float64, zero.data()};
+    const Squares squares{rows, k, job_.centers};
+    const Index bytes = workspace_bytes(d, n_clusters_);
+    const double too_much = 2 * double(job_.rounding.offset);
+    const Index n_parts = std::max<Index>(1, std::min<Index>(16, k / 32));
+    team_.run(n_parts, double(k) * k * d > thresholds.parallel_work, [&](Index part, int worker) {
+        // Column begin to end of all rows, which is rows begin to end as they are symmetric
+        const Index begin = k * part / n_parts, end = k * (part + 1) / n_parts;
+        passes().squares(squares, begin, end, between + begin, k, workspaces_ + worker * bytes);
+        for (Index c = 0; c < k; c++)
+            for (Index i = c * k + begin; i < c * k + end; i++)
+                between[i] = std::sqrt(std::max(between[i] - too_much, 0.0));
+    });
+    for (Index c = 0; c < k; c++) {
+        double least = INFINITY;
+        for (Index i = 0; i < k; i++)
+            if (i != c) least = std::min(least, between[c * k + i]);
+        nearest_other[c] = least;
+    }
+    const Index step = (n + 63) / 64;
+    double share = 0, count = 0;
+    Memory<double> from_own(n < 64 ? 64 : 64);
+    for (Index row = 0; row < n; row += step, count++) {
+        const int32_t own = state.labels[row];
+        double square = 0;
+        const Squares one{job_.rows, 1, job_.centers + own * d};
+        passes().squares_of(one, &row, 1, &square, 1, workspaces_);
+        const double reach = 2 * std::sqrt(square);
+        if (reach > nearest_other[own]) {
+            Index within = 0;
+            for (Index i = own * k; i < (own + 1) * k; i++) within += between[i] <= reach + nearest_other[own];
+            share += double(within) / double(k);
+        }
+    }
+    return (1 - share / count) * double(k * (d + 8)) > thresholds.saved_products;
+}
+
+template <class C>
+std::pair<Index, Index> Lloyd<C>::step(const double* centers, State& state) {
+    if (state.slack != nullptr && state.begun) advance(centers, state);
+    compare_with(centers);
+    job_.between = nullptr;
+    if (state.slack != nullptr && measure_between(state)) {
+        job_.between = *between_;
+        job_.nearest_other = *nearest_other_;
+    }
+    const auto counts = relabel(&state);
+    last_active_ = counts.second;
+    return counts;
+}
+
+// `steps.move`: new centers, which take the place of the old ones.
+template <class C>
+Numbers Lloyd<C>::move(double* centers, const State& state) const {
+    const Index d = job_.rows.n_features;
+    const double* origin = frame_.origin;
+    double total = 0, crossed = 0, squared = 0, shift = 0;
+    for (Index c = 0; c < n_clusters_; c++) {
+        total += state.weights[c];
+        crossed += dot(centers + c * d, state.sums + c * d, d);
+        squared += state.weights[c] * dot(centers + c * d, centers + c * d, d);
+    }
+    std::vector<double> mean(d);
+    Index n_empty = 0;
+    for (Index c = 0; c < n_clusters_; c++) {
+        double* center = centers + c * d;
+        const double weight = state.weights[c];
+        n_empty += weight <= FAINT * total;
+        for (Index f = 0; f < d; f++) mean[f] = weight == 0 ? center[f] : state.sums[c * d + f] / weight;
+        if (frame_.spherical) {
+            double norm = 0;
+            for (Index f = 0; f < d; f++) norm += (mean[f] + origin[f]) * (mean[f] + origin[f]);
+            norm = std::sqrt(norm);
+            for (Index f = 0; f < d; f++) mean[f] = norm > 0 ? (mean[f] + origin[f]) / norm - origin[f] : center[f];
+        }
+        for (Index f = 0; f < d; f++) {
+            const double place = mean[f] + origin[f];
+            const double moved = (frame_.to_floats ? double(float(place)) : place) - origin[f];
+            shift += (moved - center[f]) * (moved - center[f]);
+            center[f] = moved;
+        }
+    }
+    const double inertia = std::max(total * frame_.spread - (2 * crossed - squared), 0.0);
+    return {0, 0, shift, frame_.spherical ? inertia / 2 : inertia, double(n_empty)};
+}
+
+template <class C>
+std::vector<Numbers> Lloyd<C>::iterate(double* centers, State& state, Index most, double tol) {
+    std::vector<Numbers> found;
+    const auto began = std::chrono::steady_clock::now();
+    while (true) {
+        const auto counts = step(centers, state);
+        std::copy_n(centers, size_, state.centers_old);
+        state.begun = true;
+        job_.centers = state.centers_old;
+        if (team_.stopped()) return found;
+        Numbers numbers = move(centers, state);
+        numbers.n_changed = double(counts.first);
+        numbers.n_active = state.slack == nullptr ? 0 : double(counts.second);
+        found.push_back(numbers);
+        const bool finite = std::isfinite(numbers.shift) && std::isfinite(numbers.inertia);
+        if (!finite || numbers.n_changed == 0 || numbers.n_empty > 0 || numbers.shift <= tol || too_large() ||
+            Index(found.size()) >= most ||
+            std::chrono::steady_clock::now() - began > std::chrono::milliseconds(50))
+            return found;
+    }
+}
+
+void sum_clusters(const Rows& rows, const double* sample_weight, const int32_t* labels, Index n_clusters, double* sums,
+                  double* weights, Team& team) {
+    const double work = 8.0 * double(rows.n_samples) * double(rows.n_features);
+    const Index n_parts = count_parts(rows.n_samples, work, n_clusters);
+    PartTotals totals(n_parts, n_clusters, rows.n_features);
+    for (Index part = 0; part < n_parts; part++) totals.begin(part);
+    team.run(n_parts, work > thresholds.parallel_work, [&](Index part, int) {
+        passes().sum(rows, sample_weight, labels, {part, n_parts}, totals.begin(part));
+    });
+    std::fill_n(sums, n_clusters * rows.n_features, 0.0);
+    std::fill_n(weights, n_clusters, 0.0);
+    totals.add_to(sums, weights);
+}
+
+template class Lloyd<float>;
+template class Lloyd<double>;
+
+}  // namespace kmeans

@@ -1,0 +1,149 @@
+// Lloyd's iterations over rows in memory.
+#pragma once
+#include <memory>
+#include <vector>
+
+#include "passes.hpp"
+#include "team.hpp"
+
+namespace kmeans {
+
+const Passes& passes();  // of the best instruction set that the processor has
+
+// What decides between ways that give the same result; tests set it.
+struct Thresholds {
+    double parallel_work = 2e6;   // multiplications of a pass from which several threads pay
+    double saved_products = 500;  // multiplications a row that repay the search for its candidates
+};
+extern Thresholds thresholds;
+
+// Memory whose numbers are not set.
+template <class T>
+class Memory {
+  public:
+    explicit Memory(size_t size) : begin_(static_cast<T*>(::operator new((size ? size : 1) * sizeof(T), ALIGNED))) {}
+    ~Memory() { ::operator delete(begin_, ALIGNED); }
+    Memory(const Memory&) = delete;
+    operator T*() const { return begin_; }
+
+  private:
+    static constexpr std::align_val_t ALIGNED{64};
+    T* begin_;
+};
+
+// In how many parts a pass is cut, by its shape alone. Each part that sums clusters has sums of its own: few rows of many
+// clusters are cut into few.
+constexpr double PART_WORK = 5e5;
+inline Index count_parts(Index n_samples, double work, Index n_clusters = 0) {
+    double parts = work / PART_WORK;
+    if (n_clusters > 0 && parts > n_samples / (16 * n_clusters)) parts = std::max<double>(16, n_samples / (16 * n_clusters));
+    parts = std::min({parts, 64.0, work / PART_WORK, double(n_samples) / 256});
+    return parts < 1 ? 1 : Index(parts);
+}
+
+// Sums of clusters by the parts of a pass.
+class PartTotals {
+  public:
+    PartTotals(Index n_parts, Index n_clusters, Index n_features)
+        : n_clusters_(n_clusters), n_features_(n_features), sums_(n_parts * n_clusters * n_features),
+          weights_(n_parts * n_clusters), touched_(n_parts * n_clusters), totals_(n_parts) {}
+
+    // Those of a part, before it begins.
+    Totals& begin(Index part) {
+        totals_[part] = {sums_ + part * n_clusters_ * n_features_, weights_ + part * n_clusters_,
+                         touched_ + part * n_clusters_, 0, 0};
+        std::fill_n(totals_[part].touched, n_clusters_, 0);
+        return totals_[part];
+    }
+
+    // Add them up, in the order of the parts. -> rows changed, looked at
+    std::pair<Index, Index> add_to(double* sums, double* weights) const {
+        Index n_changed = 0, n_active = 0;
+        for (const Totals& part : totals_) {
+            n_changed += part.n_changed;
+            n_active += part.n_active;
+            for (Index c = 0; c < n_clusters_; c++) {
+                if (!part.touched[c]) continue;
+                weights[c] += part.weights[c];
+                for (Index i = c * n_features_; i < (c + 1) * n_features_; i++) sums[i] += part.sums[i];
+            }
+        }
+        return {n_changed, n_active};
+    }
+
+  private:
+    Index n_clusters_, n_features_;
+    Memory<double> sums_, weights_;
+    Memory<uint8_t> touched_;
+    std::vector<Totals> totals_;
+};
+
+// How rows and centers are seen: the numbers of a `frame.Frame`.
+struct Frame {
+    const double* origin;  // that centers are relative to; rows may have been shifted by it already
+    double rounding, doubt, spread;
+    bool floats;      // whether distances are compared in float32
+    bool to_floats;   // whether centers are rounded to float32
+    bool spherical;   // whether rows and centers have norm 1
+};
+
+// What an iteration found, as `steps.move` says it.
+struct Numbers {
+    double n_changed, n_active, shift, inertia, n_empty;
+};
+
+// Where a run stands. All of it is the caller's memory.
+struct State {
+    int32_t* labels;   // (n_samples,)
+    double* slack;     // (n_samples,); null to compare all rows in each iteration
+    double* path;      // (n_clusters,)
+    double* sums;      // (n_clusters, n_features)
+    double* weights;   // (n_clusters,)
+    double* centers_old;  // (n_clusters, n_features) of the last iteration, if there was one
+    bool begun;           // whether there was one
+};
+
+// Steps and iterations over rows. `C` is what distances are compared in.
+template <class C>
+class Lloyd {
+  public:
+    Lloyd(const Rows& rows, const double* sample_weight, Index n_clusters, const Frame& frame, Team& team);
+
+    // Label all rows; sums are not asked for.
+    void assign(const double* centers, int32_t* labels);
+
+    // Label the rows that may change: sums and weights are brought up to date. -> rows changed, looked at
+    std::pair<Index, Index> step(const double* centers, State& state);
+
+    // Iterations from `centers`, which become those after the last of them, until a label stays as it is, a cluster is
+    // empty, a number is not finite, the centers move by no more than `tol` (squared), or `most`; or after 50 ms.
+    std::vector<Numbers> iterate(double* centers, State& state, Index most, double tol);
+
+    bool too_large() const { return too_large_ != 0; }
+
+  private:
+    void compare_with(const double* centers);
+    void advance(const double* centers, State& state) const;
+    bool measure_between(const State& state);
+    Numbers move(double* centers, const State& state) const;
+    std::pair<Index, Index> relabel(State* state);
+
+    const Index n_clusters_, size_;  // numbers of the centers
+    const Frame frame_;
+    Team& team_;
+    Index n_parts_;
+    bool pays_;  // whether threads do
+    Memory<C> minus_2_centers_, sq_norms_;
+    Memory<char> workspaces_;
+    std::unique_ptr<PartTotals> totals_;
+    std::unique_ptr<Memory<double>> between_, nearest_other_;
+    Index last_active_ = -1;  // rows that the last step looked at
+    int too_large_ = 0;
+    Job<C> job_{};
+};
+
+// Sums and weights of given clusters, as the parts of the shape are summed.
+void sum_clusters(const Rows&, const double* sample_weight, const int32_t* labels, Index n_clusters, double* sums,
+                  double* weights, Team&);
+
+}  // namespace kmeans

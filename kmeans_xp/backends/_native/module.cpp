@@ -1,0 +1,304 @@
+// What Python sees: arrays are checked here, and the lock of the interpreter is let go.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <cmath>
+#include <optional>
+#include <utility>
+
+#include "seeding.hpp"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+using namespace kmeans;
+
+namespace {
+
+template <class T>
+using Vector = nb::ndarray<T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+template <class T>
+using Matrix = nb::ndarray<T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using AnyRows = nb::ndarray<nb::ro, nb::ndim<2>, nb::device::cpu>;
+
+void require(bool holds, const char* what) {
+    if (!holds) throw nb::value_error(what);
+}
+
+Dtype dtype_of(nb::dlpack::dtype dtype) {
+    if (dtype == nb::dtype<float>()) return Dtype::float32;
+    if (dtype == nb::dtype<double>()) return Dtype::float64;
+    if (dtype == nb::dtype<int8_t>()) return Dtype::int8;
+    if (dtype == nb::dtype<uint8_t>()) return Dtype::uint8;
+    const auto half = nb::dlpack::dtype{uint8_t(nb::dlpack::dtype_code::Float), 16, 1};
+    require(dtype == half, "rows of this dtype are not known");
+    return Dtype::float16;
+}
+
+Rows rows_of(const AnyRows& X, const Vector<const double>& origin) {
+    require(X.shape(1) == origin.shape(0), "the origin has another number of features");
+    const Index size = X.itemsize();
+    return {static_cast<const char*>(X.data()), Index(X.shape(0)), Index(X.shape(1)), X.stride(0) * size,
+            X.stride(1) * size, dtype_of(X.dtype()), origin.data()};
+}
+
+template <class Array>
+void require_rows(const Array& array, Index n) { require(Index(array.shape(0)) == n, "arrays of different lengths"); }
+
+template <class Array>
+void require_shape(const Array& array, Index n, Index d) {
+    require(Index(array.shape(0)) == n && Index(array.shape(1)) == d, "arrays of different shapes");
+}
+
+void require_labels(const Vector<const int32_t>& labels, Index n_clusters) {
+    bool inside = true;
+    for (size_t i = 0; i < labels.shape(0); i++)
+        inside &= uint32_t(labels.data()[i]) < uint64_t(n_clusters);
+    require(inside, "labels of no cluster");
+}
+
+bool interrupted() {
+    nb::gil_scoped_acquire lock;
+    return PyErr_CheckSignals() != 0;
+}
+
+// Call function(team) without the lock of the interpreter; raises what a signal's handler has raised.
+template <class Function>
+void without_lock(int n_threads, Function function) {
+    bool stopped;
+    {
+        nb::gil_scoped_release unlocked;
+        Team team(n_threads, interrupted);
+        function(team);
+        stopped = team.stopped();
+    }
+    if (stopped) throw nb::python_error();
+}
+
+template <class Function>
+auto in_dtype(bool floats, Function function) {
+    if (floats) return function(float());
+    return function(double());
+}
+
+// -> whether all squared distances are in range
+bool assign(AnyRows X, Vector<const double> origin, Matrix<const double> centers, double doubt, bool floats,
+            Vector<int32_t> labels, int n_threads) {
+    const Rows rows = rows_of(X, origin);
+    require_shape(centers, centers.shape(0), rows.n_features);
+    require_rows(labels, rows.n_samples);
+    bool in_range = true;
+    without_lock(n_threads, [&](Team& team) {
+        in_dtype(floats, [&](auto type) {
+            Lloyd<decltype(type)> pass(rows, nullptr, centers.shape(0), {nullptr, 0, doubt, 0, floats, false, false}, team);
+            pass.assign(centers.data(), labels.data());
+            in_range = !pass.too_large();
+        });
+    });
+    return in_range;
+}
+
+// -> numbers of each iteration; none if squared distances are not in range
+std::vector<std::tuple<double, double, double, double, double>> iterate(
+    AnyRows X, Vector<const double> origin, Vector<const double> sample_weight, Matrix<double> centers,
+    Vector<int32_t> labels, std::optional<Vector<double>> slack, Vector<double> path, Matrix<double> sums,
+    Vector<double> weights, Matrix<double> centers_old, bool begun, nb::tuple frame, Index most, double tol,
+    int n_threads) {
+    const Rows rows = rows_of(X, origin);
+    const Index n = rows.n_samples, d = rows.n_features, k = centers.shape(0);
+    require_rows(sample_weight, n);
+    require_rows(labels, n);
+    if (slack) require_rows(*slack, n);
+    require_rows(path, k);
+    require_shape(centers, k, d);
+    require_shape(sums, k, d);
+    require_rows(weights, k);
+    require_shape(centers_old, k, d);
+    const auto place = nb::cast<Vector<const double>>(frame[0]);
+    require_rows(place, d);
+    const Frame seen{place.data(), nb::cast<double>(frame[1]), nb::cast<double>(frame[2]), nb::cast<double>(frame[3]),
+                     nb::cast<bool>(frame[4]), nb::cast<bool>(frame[5]), nb::cast<bool>(frame[6])};
+    std::vector<Numbers> found;
+    State state{labels.data(), slack ? slack->data() : nullptr, path.data(), sums.data(), weights.data(),
+                centers_old.data(), begun};
+    without_lock(n_threads, [&](Team& team) {
+        in_dtype(seen.floats, [&](auto type) {
+            Lloyd<decltype(type)> lloyd(rows, sample_weight.data(), k, seen, team);
+            found = lloyd.iterate(centers.data(), state, most, tol);
+            if (lloyd.too_large()) found.clear();
+        });
+    });
+    std::vector<std::tuple<double, double, double, double, double>> numbers;
+    for (const Numbers& one : found)
+        numbers.emplace_back(one.n_changed, one.n_active, one.shift, one.inertia, one.n_empty);
+    return numbers;
+}
+
+// One step without moving the centers. -> rows changed, looked at; -1 if squared distances are not in range
+std::pair<Index, Index> step(AnyRows X, Vector<const double> origin, Vector<const double> sample_weight,
+                             Matrix<const double> centers, Vector<int32_t> labels, std::optional<Vector<double>> slack,
+                             Vector<double> path, Matrix<double> sums, Vector<double> weights, double rounding,
+                             double doubt, bool floats, int n_threads) {
+    const Rows rows = rows_of(X, origin);
+    const Index n = rows.n_samples, d = rows.n_features, k = centers.shape(0);
+    require_rows(sample_weight, n);
+    require_rows(labels, n);
+    if (slack) require_rows(*slack, n);
+    require_rows(path, k);
+    require_shape(centers, k, d);
+    require_shape(sums, k, d);
+    require_rows(weights, k);
+    std::pair<Index, Index> counts;
+    State state{labels.data(), slack ? slack->data() : nullptr, path.data(), sums.data(), weights.data(), nullptr,
+                false};
+    without_lock(n_threads, [&](Team& team) {
+        in_dtype(floats, [&](auto type) {
+            Lloyd<decltype(type)> lloyd(rows, sample_weight.data(), k, {nullptr, rounding, doubt, 0, floats, false, false}, team);
+            counts = lloyd.step(centers.data(), state);
+            if (lloyd.too_large()) counts = {-1, -1};
+        });
+    });
+    return counts;
+}
+
+void sum(AnyRows X, Vector<const double> origin, Vector<const double> sample_weight, Vector<const int32_t> labels,
+         Matrix<double> sums, Vector<double> weights, int n_threads) {
+    const Rows rows = rows_of(X, origin);
+    const Index k = sums.shape(0);
+    require_rows(sample_weight, rows.n_samples);
+    require_rows(labels, rows.n_samples);
+    require_shape(sums, k, rows.n_features);
+    require_rows(weights, k);
+    require_labels(labels, k);
+    without_lock(n_threads, [&](Team& team) {
+        sum_clusters(rows, sample_weight.data(), labels.data(), k, sums.data(), weights.data(), team);
+    });
+}
+
+void sq_distances_to_own(AnyRows X, Vector<const double> origin, Vector<const int32_t> labels,
+                         Matrix<const double> centers, Vector<double> squares, int n_threads) {
+    const Rows rows = rows_of(X, origin);
+    require_rows(labels, rows.n_samples);
+    require_rows(squares, rows.n_samples);
+    require_shape(centers, centers.shape(0), rows.n_features);
+    require_labels(labels, centers.shape(0));
+    const double work = 8.0 * double(rows.n_samples) * double(rows.n_features);
+    const Index n_parts = count_parts(rows.n_samples, work);
+    without_lock(n_threads, [&](Team& team) {
+        team.run(n_parts, work > thresholds.parallel_work, [&](Index part, int) {
+            passes().own(rows, labels.data(), centers.data(), {part, n_parts}, squares.data());
+        });
+    });
+}
+
+// Call function(part, number of parts, workspace) for the parts of a pass of distances from points.
+template <class Function>
+void measure(const Rows& rows, Index n_points, int n_threads, Function function) {
+    const double work = double(rows.n_samples) * double(rows.n_features) * double(n_points);
+    const Index n_parts = count_parts(rows.n_samples, work), bytes = workspace_bytes(rows.n_features, n_points);
+    const bool pays = work > thresholds.parallel_work;
+    const Memory<char> workspaces((pays ? std::max(1, n_threads) : 1) * bytes);
+    without_lock(n_threads, [&](Team& team) {
+        team.run(n_parts, pays, [&](Index part, int worker) {
+            if (!team.poll() || worker > 0) function(part, n_parts, workspaces + worker * bytes);
+        });
+    });
+}
+
+void sq_distances_to(AnyRows X, Vector<const double> origin, Matrix<const double> points, Matrix<double> squares,
+                     int n_threads) {
+    const Rows rows = rows_of(X, origin);
+    const Index k = points.shape(0), n = rows.n_samples;
+    require_shape(points, k, rows.n_features);
+    require_shape(squares, k, n);
+    const Squares job{rows, k, points.data()};
+    measure(rows, k, n_threads, [&](Index part, Index n_parts, char* workspace) {
+        const Index begin = n * part / n_parts, end = n * (part + 1) / n_parts;
+        passes().squares(job, begin, end, squares.data() + begin, n, workspace);
+    });
+}
+
+void distances(AnyRows X, Vector<const double> origin, Matrix<const double> points,
+               nb::ndarray<nb::ndim<2>, nb::c_contig, nb::device::cpu> result, int n_threads) {
+    const Rows rows = rows_of(X, origin);
+    const Index k = points.shape(0);
+    const bool is_float = result.dtype() == nb::dtype<float>();
+    require(is_float || result.dtype() == nb::dtype<double>(), "results of this dtype are not known");
+    require_shape(points, k, rows.n_features);
+    require_shape(result, rows.n_samples, k);
+    const Squares job{rows, k, points.data()};
+    measure(rows, k, n_threads, [&](Index part, Index n_parts, char* workspace) {
+        passes().distances(job, {part, n_parts}, result.data(), is_float, workspace);
+    });
+}
+
+void keys(AnyRows X, Vector<const double> origin, Vector<const double> direction, Vector<double> result) {
+    const Rows rows = rows_of(X, origin);
+    require_rows(direction, rows.n_features);
+    require_rows(result, rows.n_samples);
+    nb::gil_scoped_release unlocked;
+    keys_of_rows(rows, direction.data(), 0, rows.n_samples, result.data());
+}
+
+// Row numbers in the order of their keys, or as they stand if there is no direction; chosen rows
+std::vector<Index> greedy_rows(AnyRows X, Vector<const double> origin, Vector<const double> sample_weight,
+                               std::optional<Vector<const double>> direction, nb::tuple how, nb::callable uniforms,
+                               int n_threads) {
+    const Rows rows = rows_of(X, origin);
+    const Index n = rows.n_samples;
+    require_rows(sample_weight, n);
+    if (direction) require_rows(*direction, rows.n_features);
+    const Greedy given{nb::cast<Index>(how[0]), nb::cast<Index>(how[1]), nb::cast<Index>(how[2]),
+                       nb::cast<double>(how[3]), nb::cast<double>(how[4]), nb::cast<double>(how[5])};
+    const Uniforms draw = [&](Index n_draws) {
+        nb::gil_scoped_acquire lock;
+        const auto values = nb::cast<Vector<const double>>(uniforms(n_draws));
+        require_rows(values, n_draws);
+        return std::vector<double>(values.data(), values.data() + n_draws);
+    };
+    std::vector<Index> chosen;
+    without_lock(n_threads, [&](Team& team) {
+        std::vector<Index> order;
+        if (direction) {
+            const Memory<double> keys(n);
+            keys_of_rows(rows, direction->data(), 0, n, keys);
+            order = sorted_by(keys, n);
+        }
+        chosen = greedy(rows, sample_weight.data(), given, direction ? order.data() : nullptr, draw, team);
+    });
+    return chosen;
+}
+
+}  // namespace
+
+NB_MODULE(_kmeans, module) {
+    module.def("instructions", [] { return passes().name; });
+    // Set them; those of before
+    module.def("set_thresholds", [](double parallel_work, double saved_products) {
+        const Thresholds before = std::exchange(thresholds, {parallel_work, saved_products});
+        return std::pair(before.parallel_work, before.saved_products);
+    });
+    // Arrays that are written to are never converted: what is written to a copy would be lost
+    module.def("assign", assign, "X"_a, "origin"_a, "centers"_a, "doubt"_a, "floats"_a, "labels"_a.noconvert(),
+               "n_threads"_a);
+    module.def("iterate", iterate, "X"_a, "origin"_a, "sample_weight"_a, "centers"_a.noconvert(),
+               "labels"_a.noconvert(), "slack"_a.noconvert().none(), "path"_a.noconvert(), "sums"_a.noconvert(),
+               "weights"_a.noconvert(), "centers_old"_a.noconvert(), "begun"_a, "frame"_a, "most"_a, "tol"_a,
+               "n_threads"_a);
+    module.def("step", step, "X"_a, "origin"_a, "sample_weight"_a, "centers"_a, "labels"_a.noconvert(),
+               "slack"_a.noconvert().none(), "path"_a, "sums"_a.noconvert(), "weights"_a.noconvert(), "rounding"_a,
+               "doubt"_a, "floats"_a, "n_threads"_a);
+    module.def("sum", sum, "X"_a, "origin"_a, "sample_weight"_a, "labels"_a, "sums"_a.noconvert(),
+               "weights"_a.noconvert(), "n_threads"_a);
+    module.def("sq_distances_to_own", sq_distances_to_own, "X"_a, "origin"_a, "labels"_a, "centers"_a,
+               "squares"_a.noconvert(), "n_threads"_a);
+    module.def("sq_distances_to", sq_distances_to, "X"_a, "origin"_a, "points"_a, "squares"_a.noconvert(),
+               "n_threads"_a);
+    module.def("distances", distances, "X"_a, "origin"_a, "points"_a, "result"_a.noconvert(), "n_threads"_a);
+    module.def("keys", keys, "X"_a, "origin"_a, "direction"_a, "result"_a.noconvert());
+    module.def("greedy", greedy_rows, "X"_a, "origin"_a, "sample_weight"_a, "direction"_a.none(), "how"_a, "uniforms"_a,
+               "n_threads"_a);
+}

@@ -1,0 +1,131 @@
+// Passes over rows: what is compiled once for each instruction set (passes.cpp), and asked for through a table.
+#pragma once
+#include <cstdint>
+
+namespace kmeans {
+
+using Index = int64_t;
+
+enum class Dtype { float32, float64, float16, int8, uint8 };
+
+// An array of rows in any layout, seen relative to an origin.
+struct Rows {
+    const char* data;
+    Index n_samples, n_features;
+    Index row_stride, column_stride;  // bytes
+    Dtype dtype;
+    const double* origin;  // (n_features,)
+};
+
+// Which of n_parts parts of a pass. Parts depend on the shape alone, and are summed up in their order: so results do
+// not depend on how many threads there are.
+struct Part {
+    Index number, n_parts;
+};
+
+// What a part adds to the clusters. Only those that are touched have been set to 0 before.
+struct Totals {
+    double *sums, *weights;  // (n_clusters, n_features), (n_clusters,)
+    uint8_t* touched;        // (n_clusters,)
+    Index n_changed, n_active;
+};
+
+// Of a squared distance, see frame.py: error <= coefficient * ||x||² + offset. Which of two scores is lower is sure
+// beyond doubt * (||x||² + ||c||²) + least.
+template <class C>
+struct Rounding {
+    C coefficient, offset, doubt, least;
+};
+
+// Rows that are to be compared with centers, in floating-point numbers C.
+template <class C>
+struct Job {
+    Rows rows;
+    const double* sample_weight;  // (n_samples,); may be null where nothing is summed
+    Index n_clusters;
+    const double* centers;       // (n_clusters, n_features), relative to the origin
+    const C* minus_2_centers;    // the same
+    const C* sq_norms;           // (n_clusters,), a little too small
+    Rounding<C> rounding;
+    int32_t* labels;             // (n_samples,), -1 for none yet; written
+    double* slack;               // (n_samples,), written; null to compare all rows and sum all of them
+    const double* path;          // (n_clusters,)
+    const double* between;       // (n_clusters, n_clusters) distances of centers, a little too small; or null
+    const double* nearest_other; // (n_clusters,)
+    // The nearest center of a row, whatever rounding does
+    int32_t (*settle)(const Job&, Index row, void* workspace);
+    bool (*stops)(void*);  // whether to give up: asked for between tiles of rows
+    void* stopping;
+    int* too_large;  // set to 1, atomically, when squared distances leave the range of float64
+};
+
+// Squared distances between rows and points.
+struct Squares {
+    Rows rows;
+    Index n_points;
+    const double* points;  // (n_points, n_features), relative to the origin
+};
+
+// What greedy k-means++ knows of each row.
+struct Closest {
+    double* squares;   // (n_samples,) squared distance from the nearest center so far
+    int32_t* nearest;  // (n_samples,) which that is
+    double* within;    // (n_centers,) up to which squared distance its rows are no nearer to any of the candidates
+};
+
+template <class C>
+struct PassesIn {
+    Index lanes;  // rows of a block
+    // Label rows; sums of clusters as they change (bounds), of all rows, or none if totals is null
+    void (*relabel)(const Job<C>&, Part, Totals*, char* workspace);
+};
+
+struct Passes {
+    const char* name;
+    PassesIn<float> in_float;
+    PassesIn<double> in_double;
+    // Sums of given clusters
+    void (*sum)(const Rows&, const double* sample_weight, const int32_t* labels, Part, Totals&);
+    // Squared distance of each row from the center of its cluster, summed directly
+    void (*own)(const Rows&, const int32_t* labels, const double* centers, Part, double* squares);
+    // (n_points, n_samples) of rows begin to end
+    void (*squares)(const Squares&, Index begin, Index end, double* result, Index stride, char* workspace);
+    // Distances (n_samples, n_points)
+    void (*distances)(const Squares&, Part, void* result, bool is_float, char* workspace);
+    // Squared distances of some rows from a few points, (n_points, n_which) with `stride` numbers between points
+    void (*squares_of)(const Squares&, const Index* which, Index n_which, double* result, Index stride, char* workspace);
+    Index (*may_be_nearer)(const Closest&, const double* sample_weight, Index begin, Index end, Index* which,
+                           double& rest);
+};
+
+constexpr Index MOST_LANES = 32;   // rows of a block, at most
+constexpr Index TILE = 4096;       // rows whose bounds are looked at in one go
+constexpr Index MOST_TOGETHER = 6; // centers whose scores are kept in registers
+
+// Rows of a tile for a part to take: a multiple of the lanes, so that small arrays have some for all parts.
+inline Index rows_of_tile(Index n_samples, Index n_parts) {
+    Index rows = n_samples / (4 * n_parts) / MOST_LANES * MOST_LANES;
+    return rows < 256 ? 256 : rows > TILE ? TILE : rows;
+}
+
+// Stale rows that are gathered before they are ordered by their clusters, for those to fill blocks.
+inline Index enough_rows(Index n_clusters) { return TILE > 64 * n_clusters ? TILE : 64 * n_clusters; }
+
+// Bytes that a part needs for itself.
+inline Index workspace_bytes(Index n_features, Index n_clusters) {
+    Index rows = 2 * (enough_rows(n_clusters) + TILE), numbers = (MOST_LANES + 4) * n_features + 8 * MOST_LANES;
+    return 8 * (rows + numbers + 4 * n_clusters + 64 + MOST_LANES * n_clusters);
+}
+
+// Nearest center by differences (exact.cpp).
+template <class C>
+int32_t nearest_by_differences(const Job<C>&, Index row, void* workspace);
+
+double number_of(const Rows&, Index row, Index feature);
+
+// As `passes.row_keys`: the same number for equal rows, with the bits of every other library.
+void keys_of_rows(const Rows&, const double* direction, Index begin, Index end, double* keys);
+
+extern const Passes baseline, avx2, avx512;
+
+}  // namespace kmeans

@@ -1,0 +1,136 @@
+"""Steps for NumPy arrays in C++. What happens to the rows stands in the sources beside this file."""
+
+import functools
+
+import numpy as np
+
+from kmeans_xp.backends._native import native
+from kmeans_xp.backends._threads import blas
+
+PARALLEL_WORK = 2e6  # multiplications of a pass from which several threads pay, see `Thresholds`
+DENSE_WORK = 2**18  # n_samples * n_features * n_clusters up to which bounds cost more than they save
+
+
+def iterations(X, sample_weight, centers, state, frame, metric, limits):
+    """`algorithms.iterations`."""
+    memory, new = state.memory(centers), centers.copy(order="C")
+    seen = (
+        frame.origin,
+        frame.rounding,
+        frame.doubt,
+        frame.spread,
+        _in_floats(frame),
+        frame.dtype == np.float32,
+        metric.spherical,
+    )
+    given = X, _origin(frame), sample_weight, new, state.labels, *memory
+    numbers = native.iterate(*given, seen, limits.most, limits.tol, _n_threads(X.size * len(centers)))
+    if not numbers:
+        return _too_large(X, centers, frame)
+    state.went_on(memory)
+    return memory.centers_old, new, memory.sums, memory.weights, numbers
+
+
+def assign(X, centers, frame):
+    """`steps.assign`."""
+    labels = np.empty(X.shape[0], dtype=np.int32)
+    job = X, _origin(frame), centers, frame.doubt, _in_floats(frame), labels
+    return labels if native.assign(*job, _n_threads(X.size * len(centers))) else _too_large(X, centers, frame)
+
+
+def lloyd_step(X, sample_weight, centers, frame):
+    """`steps.lloyd_step`."""
+    labels = np.full(X.shape[0], -1, dtype=np.int32)
+    found = _step(X, sample_weight, centers, (labels, None, np.empty(len(centers))), (0, 0), frame)
+    return found if found is NotImplemented else (labels, *found[2:4])
+
+
+def bounded_step(X, sample_weight, centers, bounds, totals, frame):
+    """`bounds.bounded_step`, writing into labels and slack."""
+    return _step(X, sample_weight, centers, bounds, totals, frame)
+
+
+def _step(X, sample_weight, centers, bounds, totals, frame):
+    sums, weights = np.zeros(centers.shape), np.zeros(len(centers))
+    sums += totals[0]
+    weights += totals[1]
+    job = X, _origin(frame), sample_weight, centers, *bounds, sums, weights
+    how = frame.rounding, frame.doubt, _in_floats(frame), _n_threads(X.size * len(centers))
+    n_changed, n_active = native.step(*job, *how)
+    if n_changed < 0:
+        return _too_large(X, centers, frame)
+    return *bounds[:2], sums, weights, n_changed, n_active
+
+
+def update(X, sample_weight, labels, n_clusters, frame):
+    """`steps.update`."""
+    sums, weights = np.empty((n_clusters, X.shape[1])), np.empty(n_clusters)
+    native.sum(X, _origin(frame), sample_weight, labels, sums, weights, _n_threads(8 * X.size))
+    return sums, weights
+
+
+def sq_distances_to_own(X, labels, centers, frame):
+    """`steps.sq_distances_to_own`."""
+    squares = np.empty(X.shape[0])
+    native.sq_distances_to_own(X, _origin(frame), labels, centers, squares, _n_threads(8 * X.size))
+    return squares
+
+
+def sq_distances_to(X, rows, frame):
+    """`steps.sq_distances_to`."""
+    squares = np.empty((len(rows), X.shape[0]))
+    points = frame.shift(X[rows], np.float64)
+    native.sq_distances_to(X, _origin(frame), points, squares, _n_threads(X.size * len(rows)))
+    return squares
+
+
+def distances(X, centers, frame):
+    """`steps.distances`."""
+    result = np.empty((X.shape[0], len(centers)), dtype=frame.dtype)
+    native.distances(X, _origin(frame), centers, result, _n_threads(X.size * len(centers)))
+    return result
+
+
+def greedy_rows(X, sample_weight, frame, how, uniforms, direction):
+    """`greedy.greedy_rows`."""
+    n_threads = _n_threads(X.size * how.n_trials)
+    chosen = native.greedy(X, _origin(frame), sample_weight, direction, tuple(how), uniforms, n_threads)
+    return np.asarray(chosen)
+
+
+def projected(X, direction, frame):
+    """`passes.projected`."""
+    keys = np.empty(X.shape[0])
+    native.keys(X, _origin(frame), direction, keys)
+    return keys
+
+
+def share_that_pays(X, n_clusters, frame):
+    """`bounds.share_that_pays`: a pass with bounds costs no more, but a run that has them ends with more of them."""
+    return 0.0 if X.size * n_clusters < DENSE_WORK else 1.0
+
+
+def _too_large(X, centers, frame):
+    """Squared distances that leave the range of float64: the portable steps find them again, and say so."""
+    frame.nearest(X, centers)
+    return NotImplemented
+
+
+def _in_floats(frame):
+    """Whether distances are compared in float32."""
+    return frame.distance_dtype == np.float32
+
+
+def _origin(frame):
+    """What is to be subtracted from the rows."""
+    return _zeros(len(frame.origin)) if frame.shifted else frame.origin
+
+
+@functools.lru_cache(4)
+def _zeros(n_features):
+    return np.zeros(n_features)
+
+
+def _n_threads(work):
+    """Threads for a pass of so many multiplications."""
+    return blas.n_threads() if work > PARALLEL_WORK else 1
