@@ -10,19 +10,19 @@ from benchmarks import bench, report
 
 @pytest.mark.filterwarnings("ignore")  # peers' own
 def test_a_case_is_measured_and_reported(tmp_path, capsys):
-    options = argparse.Namespace(budget=0.1, quick=True, without_numba=False)
+    options = argparse.Namespace(budget=0.1, quick=True)
     X = bench.blobs(1500, 3, 4)
     found = bench.measure(X, 4, options)
     assert set(report.COLUMNS) <= set(found["ratios"])
     assert 0.8 < found["ratios"]["inertia"] < 1.2
     lines = [
-        {"case": "blobs", "numba": True, **found},
+        {"case": "blobs", **found},
         {"growth": "n_samples", "n": 10, "d": 2, "k": 3, "seconds": {"kmeans_xp": 0.1, "scikit-learn": 0.2}},
     ]
     (tmp_path / "results").write_text("\n".join(map(json.dumps, lines)))
-    cases, without, points = report.read([tmp_path / "results"])
+    cases, points = report.read([tmp_path / "results"])
     assert "| blobs |" in report.table(cases)
-    report.picture(cases, without, points, tmp_path / "picture.png")
+    report.picture(cases, points, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 10_000
 
 
