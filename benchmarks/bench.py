@@ -41,7 +41,7 @@ from sklearn.datasets import load_digits, load_sample_image
 from threadpoolctl import threadpool_info
 
 import kmeans_xp
-from benchmarks import gpu, peers
+from benchmarks import gpu, peers, small
 
 
 def blobs(n, d, k, spread=2.0):
@@ -254,15 +254,15 @@ def measure(X, k, options):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--suite", choices=["cpu", "gpu"], default="cpu")
+    parser.add_argument("--suite", choices=["cpu", "gpu", "small"], default="cpu")
     parser.add_argument("--quick", action="store_true", help="some of the cases, three seeds")
     parser.add_argument("--growth", action="store_true", help="time against n, d and k instead of the cases")
     parser.add_argument("--budget", type=float, default=8, help="seconds for a contender of a measurement (8)")
     parser.add_argument("--json", help="append results to this file, one line a case")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    if options.suite == "gpu":
-        gpu.main(options)
+    if options.suite != "cpu":
+        {"gpu": gpu, "small": small}[options.suite].main(options)
         return
     revision = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     blas = [f"{p['internal_api']} {p.get('architecture', '')} x{p['num_threads']}" for p in threadpool_info()]
