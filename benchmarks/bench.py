@@ -290,7 +290,8 @@ def main():
         for column in COLUMNS:
             values = [ratios[column] for ratios in all_ratios if ratios[column]]
             if values:
-                print(f"{column}: geometric mean {statistics.geometric_mean(values):.3f}, worst {min(values):.2f}")
+                worst = (max if column == "inertia" else min)(values)
+                print(f"{column}: geometric mean {statistics.geometric_mean(values):.3f}, worst {worst:.2f}")
 
 
 def passes_in_use():

@@ -220,14 +220,14 @@ def table(names, found, worst):
     for title, column in columns.items():
         extreme, parts = worst if title in JOBS else max, [*zip(*column, strict=True)]
         column += [tuple(map(together, parts)) for together in (statistics.geometric_mean, extreme)]
-    cells = ([", ".join(map(number, values)) for values in column] for column in columns.values())
+    cells = ([cell(title, values) for values in column] for title, column in columns.items())
     lines = zip([*names, "**geometric mean**", "**worst**"], *cells, strict=True)
     head = ["", *columns]
     return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *lines))
 
 
-def number(value):
-    return f"{value:.4f}" if 0.9 < value < 1.1 else f"{value:.3g}"
+def cell(title, values):
+    return ", ".join(f"{value:.3g}" if title in JOBS else f"{value:.4f}" for value in values)
 
 
 def main(options):
