@@ -4,20 +4,22 @@ For each case, medians, and ratios time of the peer / time of kmeans_xp (above 1
 
 - `whole`: default fits, seeding included, against scikit-learn's KMeans; `inertia`: ours over scikit-learn's, means
   over the seeds;
-- `peer`: the smallest ratio to scikit-learn-intelex, faiss-cpu and superkmeans at equal inertia: those count whose
-  inertia is within 2 % of ours or less. The last two stop after 25 iterations, so there is a fit of ours that does too;
+- `peer`: the smallest ratio to scikit-learn-intelex, faiss-cpu (its Kmeans and its SuperKmeans) and superkmeans at
+  equal inertia: those count whose inertia is within 2 % of ours or less. All but the first stop after 25 iterations, so
+  there is a fit of ours that does too;
   each peer is compared with the faster of our two that has at most 1.001 times its inertia (with our default fit if
   neither has);
 - `iterations`: from the same k-means++ start with the default stopping rule, per iteration, against the better of
   scikit-learn's lloyd and elkan;
 - `seeding`, `predict`, `transform`: against scikit-learn.
 
-Peers come with the extra `bench`; absent ones are named. `--without-numba` hides Numba from kmeans_xp. `--json FILE`
-appends one line a case, with the machine; `python -m benchmarks.report FILE` makes a table and a picture of them.
+Peers come with the extra `bench`; absent ones are named. `--json FILE` appends one line a case, with the machine;
+`python -m benchmarks.report FILE` makes a table and a picture of them.
 """
 
 import argparse
 import importlib.util
+import io
 import json
 import os
 import platform
@@ -26,6 +28,7 @@ import subprocess
 import sys
 import time
 import warnings
+from contextlib import redirect_stdout
 from pathlib import Path
 
 for name in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"):  # some machines set them, and slow NumPy
@@ -38,7 +41,7 @@ from sklearn.datasets import load_digits, load_sample_image
 from threadpoolctl import threadpool_info
 
 import kmeans_xp
-from benchmarks import gpu, peers
+from benchmarks import gpu, peers, small
 
 
 def blobs(n, d, k, spread=2.0):
@@ -53,6 +56,15 @@ def noise(n, d):
 
 def pixels():
     return load_sample_image("china.jpg").reshape(-1, 3).astype("float32") / 255
+
+
+def data_frame(X):
+    """The rows with names of their columns; None without pandas."""
+    if importlib.util.find_spec("pandas") is None:
+        return None
+    import pandas as pd
+
+    return pd.DataFrame(X, columns=[f"x{i}" for i in range(X.shape[1])])
 
 
 def flights():
@@ -71,6 +83,7 @@ def flights():
 CASES = {
     "blobs 2,000,000 x 2, k=3": (lambda: blobs(2_000_000, 2, 3), 3, False),
     "photo 273,280 x 3, k=16": (pixels, 16, True),
+    "photo 273,280 x 3, k=16, DataFrame": (lambda: data_frame(pixels()), 16, False),
     "photo 273,280 x 3, k=64": (pixels, 64, False),
     "photo 273,280 x 3, k=256": (pixels, 256, False),
     "blobs 1,000,000 x 8, k=8": (lambda: blobs(1_000_000, 8, 8), 8, False),
@@ -79,6 +92,11 @@ CASES = {
     "digits 1,797 x 64, k=10, float64": (lambda: load_digits().data, 10, True),
     "blobs 200,000 x 64, k=100": (lambda: blobs(200_000, 64, 100), 100, True),
     "blobs 50,000 x 64, k=50, float64": (lambda: blobs(50_000, 64, 50).astype("float64"), 50, False),
+    "blobs 50,000 x 64, k=50, float64, Fortran order": (
+        lambda: np.asfortranarray(blobs(50_000, 64, 50).astype("float64")),
+        50,
+        False,
+    ),
     "blobs 100,000 x 128, k=1,000": (lambda: blobs(100_000, 128, 1000), 1000, False),
     "noise 20,000 x 784, k=30": (lambda: noise(20_000, 784), 30, False),
 }
@@ -132,6 +150,7 @@ def whole_fits(X, k, seeds, budget, fits):
 
 def _inertia(X, centers):
     """One ruler for all, with sums in float64."""
+    X = np.asarray(X)
     model = cluster.KMeans(len(centers), init=X[: len(centers)], n_init=1, max_iter=1).fit(X[: len(centers)])
     model.cluster_centers_ = np.ascontiguousarray(centers, dtype=X.dtype)
     return -kmeans_xp.KMeans.from_sklearn(model).score(X)
@@ -167,11 +186,11 @@ def parts(X, k, budget):
     """Seeding, predict and transform beside scikit-learn's. Of wide results, transform takes some of the rows."""
     theirs = cluster.KMeans(k, init=X[:k], n_init=1, max_iter=2).fit(X)
     ours = kmeans_xp.KMeans.from_sklearn(theirs)
-    some = X[: 10**7 // k]
+    some, rows = X[: 10**7 // k], np.asarray(X)  # scikit-learn's kmeans_plusplus takes no DataFrame
     return {
         "seeding": against_scikit_learn(
-            lambda seed: kmeans_xp.kmeans_plusplus(X, k, random_state=seed),
-            lambda seed: cluster.kmeans_plusplus(X, k, random_state=seed),
+            lambda seed: kmeans_xp.kmeans_plusplus(rows, k, random_state=seed),
+            lambda seed: cluster.kmeans_plusplus(rows, k, random_state=seed),
             3,
             budget,
         ),
@@ -216,11 +235,11 @@ def peer_ratio(whole):
 
 def measure(X, k, options):
     """Everything about one case."""
-    fits = peers.OURS if options.without_numba else peers.OURS | peers.installed()[0]
-    fits = fits | {"scikit-learn": peers.installed()[0]["scikit-learn"]}
+    fits = peers.OURS | peers.installed()[0]
+    fits = {name: fit for name, fit in fits.items() if X.shape[1] >= peers.NARROWEST.get(name, 1)}
     for warm_up in fits.values():
         warm_up(X[:2000], 4, 0)
-    kmeans_xp.KMeans(k, init=X[:k], max_iter=2).fit(X).predict(X)  # loads compiled passes
+    kmeans_xp.KMeans(k, init=X[:k], max_iter=2).fit(X).predict(X)  # wakes threads
     whole = whole_fits(X, k, 3 if options.quick else 10, options.budget, fits)
     found = {"whole": whole, "iterations": iterations(X, k, 3, options.budget), **parts(X, k, options.budget)}
     ours, theirs = whole["kmeans_xp"], whole["scikit-learn"]
@@ -235,32 +254,27 @@ def measure(X, k, options):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--suite", choices=["cpu", "gpu"], default="cpu")
+    parser.add_argument("--suite", choices=["cpu", "gpu", "small"], default="cpu")
     parser.add_argument("--quick", action="store_true", help="some of the cases, three seeds")
-    parser.add_argument("--without-numba", action="store_true", help="and without peers other than scikit-learn")
     parser.add_argument("--growth", action="store_true", help="time against n, d and k instead of the cases")
     parser.add_argument("--budget", type=float, default=8, help="seconds for a contender of a measurement (8)")
     parser.add_argument("--json", help="append results to this file, one line a case")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    if options.suite == "gpu":
-        gpu.main(options)
+    if options.suite != "cpu":
+        {"gpu": gpu, "small": small}[options.suite].main(options)
         return
-    if options.without_numba:
-        from kmeans_xp.backends import numpy as backend
-
-        backend._has_numba = lambda: False
     revision = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     blas = [f"{p['internal_api']} {p.get('architecture', '')} x{p['num_threads']}" for p in threadpool_info()]
     machine = {"processor": processor(), "numpy": np.__version__} | limits()
-    machine |= {"sklearn": sklearn.__version__, "pools": blas, "commit": revision, "numba": not options.without_numba}
+    machine |= {"sklearn": sklearn.__version__, "pools": blas, "commit": revision, "passes": passes_in_use()}
     print(f"Python {sys.version.split()[0]}, {machine}")
     print("not installed:", ", ".join(peers.installed()[1]) or "none")
     with open(options.json or os.devnull, "a", encoding="utf-8") as file:
         if options.growth:
             growth(file, options)
             return
-        print(f"{'':36} {'fit s':>8} " + " ".join(f"{column:>10}" for column in COLUMNS))
+        print(f"{'':48} {'fit s':>8} " + " ".join(f"{column:>10}" for column in COLUMNS))
         all_ratios = []
         for name, (data, k, quick) in CASES.items():
             X = data() if quick or not options.quick else None
@@ -270,13 +284,21 @@ def main():
             ratios = found["ratios"]
             all_ratios.append(ratios)
             cells = (f"{ratios[column]:10.4g}" if ratios[column] else f"{'-':>10}" for column in COLUMNS)
-            print(f"{name:36} {found['whole']['kmeans_xp']['seconds']:8.3f} " + " ".join(cells), flush=True)
+            print(f"{name:48} {found['whole']['kmeans_xp']['seconds']:8.3f} " + " ".join(cells), flush=True)
             file.write(json.dumps({"case": name, **machine, **found}) + "\n")
             file.flush()
         for column in COLUMNS:
             values = [ratios[column] for ratios in all_ratios if ratios[column]]
             if values:
-                print(f"{column}: geometric mean {statistics.geometric_mean(values):.3f}, worst {min(values):.2f}")
+                worst = (max if column == "inertia" else min)(values)
+                print(f"{column}: geometric mean {statistics.geometric_mean(values):.3f}, worst {worst:.2f}")
+
+
+def passes_in_use():
+    """What `show_versions` says of the passes over NumPy arrays."""
+    with redirect_stdout(io.StringIO()) as printed:
+        kmeans_xp.show_versions()
+    return next(line for line in printed.getvalue().splitlines() if "passes" in line)
 
 
 def processor():

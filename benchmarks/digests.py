@@ -16,7 +16,7 @@ import tempfile
 import warnings
 from pathlib import Path
 
-for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
+for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(variable, "1")  # before NumPy is imported: on more threads a BLAS may add in another order
 
 import numpy as np
@@ -63,7 +63,7 @@ DATA = {  # rows, number of clusters, dtypes; "weighted" has weights, and everyt
         7,
         ("float64", "float32"),
     ),
-    "sampled": (blobs(30_000, 8, 40), 48, ("float32",)),  # seeding looks at a sample, and the work repays Numba
+    "sampled": (blobs(30_000, 8, 40), 48, ("float32",)),  # seeding looks at a sample
     "refined": (blobs(100_000, 6, 8), 6, ("float64",)),  # iterations start on the sample
     "weighted": (blobs(20_000, 8, 6), 6, ("float64", "float32")),
 }

@@ -10,6 +10,8 @@ import warnings
 from collections import defaultdict
 from unittest import mock
 
+import numpy as np
+
 import kmeans_xp
 from benchmarks import bench
 from kmeans_xp import algorithms, passes, steps
@@ -69,7 +71,7 @@ def main():
     print(f"copy {limits['copy_GB_s']:.1f} GB/s, matrix product {limits['matmul_GFLOP_s']:.0f} GFLOP/s (float32)")
     for name in options.case or DEFAULT:
         data, k, _ = bench.CASES[name]
-        X = data()
+        X = np.asarray(data())
         kmeans_xp.KMeans(k, random_state=0, max_iter=3).fit(X)
         took, total, model = profile(X, k)
         print(f"\n{name}: {total:.3f} s, {model.n_iter_} iterations on all rows")

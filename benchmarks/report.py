@@ -1,6 +1,6 @@
 """Table and picture of what benchmarks.bench wrote: python -m benchmarks.report FILE [FILE …] [--picture PNG].
 
-The table is Markdown, as in docs/benchmarks.md. The last measurement of a case with and without Numba counts.
+The table is Markdown, as in docs/benchmarks.md. The last measurement of a case counts.
 """
 
 import argparse
@@ -26,13 +26,13 @@ COLOURS = {
 
 
 def read(paths):
-    """Cases with Numba, cases without, points of growth."""
+    """Cases, and points of growth."""
     lines = [json.loads(line) for path in paths for line in Path(path).read_text(encoding="utf-8").splitlines()]
     for line in lines:
         if "whole" in line:
             line["ratios"]["peer"] = bench.peer_ratio(line["whole"])
-    cases = [{line["case"]: line for line in lines if line.get("numba") is numba} for numba in (True, False)]
-    return *cases, [line for line in lines if "growth" in line]
+    cases = {line["case"]: line for line in lines if "case" in line}
+    return cases, [line for line in lines if "growth" in line]
 
 
 def table(cases):
@@ -55,23 +55,19 @@ def _cell(column, value):
     return "" if value is None else f"{value:.4f}" if column == "inertia" else f"{value:.2f}"
 
 
-def picture(cases, without, points, path):
+def picture(cases, points, path):
     """Ratio of each case, and seconds against n, d and k."""
     figure, axes = plt.subplots(1, 4, figsize=(15, 4.2), width_ratios=[1.6, 1, 1, 1], layout="constrained")
     places = range(len(cases))[::-1]
     axes[0].axvline(1, color="black", linewidth=1)
-    for label, column, source, marker, colour in (
-        ("whole fit", "whole", cases, "o", "#0072b2"),
-        ("iterations", "iterations", cases, "s", "#009e73"),
-        ("whole fit without Numba", "whole", without, "x", "#d55e00"),
+    for label, column, marker, colour in (
+        ("whole fit", "whole", "o", "#0072b2"),
+        ("iterations", "iterations", "s", "#009e73"),
     ):
-        found = [
-            (source[name]["ratios"][column], place) for name, place in zip(cases, places, strict=True) if name in source
-        ]
-        if found:
-            axes[0].plot(*zip(*found, strict=True), marker, color=colour, label=label)
+        ratios = [found["ratios"][column] for found in cases.values()]
+        axes[0].plot(ratios, places, marker, color=colour, label=label)
     axes[0].set(xscale="log", yticks=places, yticklabels=list(cases), xlabel="times as fast as scikit-learn")
-    axes[0].legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, frameon=False, handletextpad=0)
+    axes[0].legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False, handletextpad=0)
     for axis, (size, letter) in zip(
         axes[1:], {"n_samples": "n", "n_features": "d", "n_clusters": "k"}.items(), strict=True
     ):
@@ -95,12 +91,11 @@ def main():
     parser.add_argument("files", nargs="+")
     parser.add_argument("--picture", help="write a picture too")
     options = parser.parse_args()
-    cases, without, points = read(options.files)
-    for title, found in (("With Numba", cases), ("Without Numba", without)):
-        if found:
-            print(f"{title}:\n\n{table(found)}\n")
+    cases, points = read(options.files)
+    if cases:
+        print(table(cases))
     if options.picture:
-        picture(cases, without, points, options.picture)
+        picture(cases, points, options.picture)
 
 
 if __name__ == "__main__":
