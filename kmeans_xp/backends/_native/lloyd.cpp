@@ -28,17 +28,34 @@ double sq_distance(const double* a, const double* b, Index n) {
 
 Thresholds thresholds;
 
-const Passes& passes() {
+namespace {
+
+std::vector<const Passes*> runnable() {  // from the best one
+    std::vector<const Passes*> found;
 #if defined(KMEANS_DISPATCH)
-    static const Passes& best = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-                                        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw")
-                                    ? avx512
-                                : __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? avx2
-                                                                                                   : baseline;
-    return best;
-#else
-    return baseline;
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd"))
+        found.push_back(&avx512);
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2"))
+        found.push_back(&avx2);
 #endif
+    found.push_back(&baseline);
+    return found;
+}
+
+std::atomic<const Passes*> in_use{runnable().front()};
+
+}  // namespace
+
+const Passes& passes() { return *in_use.load(std::memory_order_relaxed); }
+
+bool use_passes(const std::string& name) {
+    for (const Passes* one : runnable()) {
+        if (name != one->name) continue;
+        in_use.store(one, std::memory_order_relaxed);
+        return true;
+    }
+    return false;
 }
 
 template <class C>

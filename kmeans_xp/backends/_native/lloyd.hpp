@@ -1,6 +1,7 @@
 // Lloyd's iterations over rows in memory.
 #pragma once
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "passes.hpp"
@@ -8,7 +9,10 @@
 
 namespace kmeans {
 
-const Passes& passes();  // of the best instruction set that the processor has
+const Passes& passes();  // of the best instruction set that the processor has, or of that which is used
+
+// Have the passes of an instruction set used. -> whether they are there and the processor has it
+bool use_passes(const std::string& name);
 
 // What decides between ways that give the same result; tests set it.
 struct Thresholds {

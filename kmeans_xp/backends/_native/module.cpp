@@ -3,6 +3,7 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
@@ -276,6 +277,7 @@ std::vector<Index> greedy_rows(AnyRows X, Vector<const double> origin, Vector<co
 
 NB_MODULE(_kmeans, module) {
     module.def("instructions", [] { return passes().name; });
+    module.def("use_instructions", use_passes);
     // Set them; those of before
     module.def("set_thresholds", [](double parallel_work, double saved_products) {
         const Thresholds before = std::exchange(thresholds, {parallel_work, saved_products});
