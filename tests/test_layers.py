@@ -54,6 +54,7 @@ ORDER = [
     "seeding/__init__",
     "criteria",
     "metrics",
+    "estimators/random_numbers",
     "estimators/saving",
     "estimators/conversion",
     "estimators/centers",
