@@ -14,6 +14,7 @@ import numpy as np
 
 device = compat.device
 
+FLOATS = np.dtype(np.float32), np.dtype(np.float64)  # that are computed with as they are
 _DLPACK_CPU = 1
 _NUMPY_TILE_BYTES = 4 * 2**20  # small enough for the C library to keep buffers: new ones cost page faults in every pass
 _HOST_TILE_BYTES = 64 * 2**20  # few enough tiles that Python's share of the time is small
@@ -135,6 +136,37 @@ def to_numpy(x):
     return np.from_dlpack(x, device="cpu")
 
 
+def shared(x):
+    """NumPy's view of the float32 or float64 numbers of a host array of torch or JAX, only to be read; else `x` itself.
+
+    torch's gradients end here.
+    """
+    if compat.is_torch_array(x):
+        torch = sys.modules["torch"]
+        if type(x) not in (torch.Tensor, torch.nn.Parameter) or x.dtype not in (torch.float32, torch.float64):
+            return x
+        if x.device.type != "cpu" or x.layout != torch.strided or x.is_neg():
+            return x
+        try:
+            return x.detach().numpy()
+        except RuntimeError:  # what torch.func maps over has no memory of its own
+            return x
+    if compat.is_jax_array(x) and not isinstance(x, sys.modules["jax"].core.Tracer) and x.dtype in FLOATS:
+        on_cpu = x.is_fully_addressable and [device.platform for device in x.devices()] == ["cpu"]
+        return np.asarray(x) if on_cpu else x
+    return x
+
+
+def is_differentiated(x):
+    """Whether torch records what is computed with `x`, for a pass backward or forward."""
+    if not compat.is_torch_array(x):
+        return False
+    torch = sys.modules["torch"]
+    if x.requires_grad and torch.is_grad_enabled():
+        return True
+    return torch.autograd.forward_ad.unpack_dual(x).tangent is not None
+
+
 def to_floats(*scalars):
     """0-d arrays as Python floats, in one transfer from the device."""
     xp = namespace(*scalars)
@@ -146,6 +178,8 @@ def to_floats(*scalars):
 
 def asarray_like(x, like, dtype=None):
     """`x` (a NumPy array, or an array of any library) in the library and on the device of `like`."""
+    if type(like) is np.ndarray:
+        return np.asarray(to_numpy(x), dtype=dtype)
     xp = namespace(like)
     if is_foreign(x) and namespace(x) is xp:
         if dtype is not None:
@@ -153,9 +187,21 @@ def asarray_like(x, like, dtype=None):
                 x = xp.astype(x, dtype, copy=False)
         return between_devices(x, device(like)) if compat.is_cupy_array(x) else compat.to_device(x, device(like))
     x = to_numpy(x)
-    if compat.is_torch_array(like) and not x.flags.writeable:  # torch would share the memory, and warn
-        x = x.copy()
+    if compat.is_torch_array(like):
+        x = x if x.flags.writeable else x.copy()  # torch would share the memory, and warn
+        with _normal_tensors():
+            return xp.asarray(x, dtype=dtype, device=device(like))
+    if compat.is_jax_array(like):
+        with undisturbed(like):  # not in 32 bits
+            x = x if dtype is None else x.astype(dtype, copy=False)
+            return sys.modules["jax"].device_put(x, device(like))  # a third of the time that `asarray` takes
     return xp.asarray(x, dtype=dtype, device=device(like))
+
+
+def _normal_tensors():
+    """Context in which torch makes tensors that gradients may be asked for."""
+    torch = sys.modules["torch"]
+    return torch.inference_mode(False) if torch.is_inference_mode_enabled() else contextlib.nullcontext()
 
 
 def is_writeable(x):

@@ -13,6 +13,7 @@ from sklearn.utils import assert_all_finite, check_array
 from sklearn.utils.validation import validate_data
 
 from kmeans_xp.arrays import (
+    FLOATS,
     accumulator,
     as_dask_array,
     asarray_like,
@@ -28,6 +29,7 @@ from kmeans_xp.arrays import (
     namespace,
     refuse_masked,
     result_dtype,
+    shared,
     to_floats,
     undisturbed,
 )
@@ -35,8 +37,6 @@ from kmeans_xp.nearest import TOO_LARGE
 from kmeans_xp.rows.csr import SparseRows
 from kmeans_xp.rows.cupy import CupyRows
 from kmeans_xp.rows.scipy import ScipyRows
-
-FLOATS = np.dtype(np.float32), np.dtype(np.float64)
 
 
 def check_rows(X, estimator=None, *, reset=True):
@@ -47,7 +47,7 @@ def check_rows(X, estimator=None, *, reset=True):
     """
     if isinstance(X, SparseRows):
         return X
-    if _is_plain(X, estimator, reset):
+    if _is_plain(shared(X), estimator, reset, may_assume_finite=not is_foreign(X)):
         if estimator is not None and reset:
             estimator.n_features_in_ = X.shape[1]
         return X
@@ -88,7 +88,7 @@ def check_rows(X, estimator=None, *, reset=True):
     return _cupy_rows(X) if is_cupy_sparse(X) else X
 
 
-def _is_plain(X, estimator, reset):
+def _is_plain(X, estimator, reset, may_assume_finite):
     """Whether X is an array in which scikit-learn, which takes 20 times as long to say so, would find no fault."""
     if type(X) is not np.ndarray or X.ndim != 2 or X.dtype not in FLOATS or 0 in X.shape:
         return False
@@ -96,7 +96,7 @@ def _is_plain(X, estimator, reset):
         n_features = X.shape[1] if reset else getattr(estimator, "n_features_in_", X.shape[1])
         if n_features != X.shape[1] or hasattr(estimator, "feature_names_in_"):
             return False
-    return get_config()["assume_finite"] or _has_finite_sum(X)
+    return (may_assume_finite and get_config()["assume_finite"]) or _has_finite_sum(X)
 
 
 def _has_finite_sum(x):
@@ -184,8 +184,8 @@ def check_sample_weight(sample_weight, X, *, may_be_zero=False):
     if type(X) is np.ndarray:
         if sample_weight is None:
             return np.ones(X.shape[0])
-        if _are_plain_weights(sample_weight, X.shape[0]):
-            return sample_weight
+        if _are_plain_weights(shared(sample_weight), X.shape[0]):
+            return shared(sample_weight)
     xp = namespace(X)
     dtype = accumulator(X)
     n_samples = X.shape[0]
