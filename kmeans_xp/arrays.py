@@ -16,6 +16,7 @@ device = compat.device
 
 FLOATS = np.dtype(np.float32), np.dtype(np.float64)  # that are computed with as they are
 _DLPACK_CPU = 1
+_N_CORES = os.cpu_count() or 1  # which takes a microsecond to ask for
 _NUMPY_TILE_BYTES = 4 * 2**20  # small enough for the C library to keep buffers: new ones cost page faults in every pass
 _HOST_TILE_BYTES = 64 * 2**20  # few enough tiles that Python's share of the time is small
 _DEVICE_TILE_BYTES = 256 * 2**20  # enough rows to keep an accelerator busy
@@ -28,7 +29,7 @@ def namespace(*arrays):
 
 def is_foreign(x):
     """Whether `x` is an array of a library other than NumPy."""
-    return compat.is_array_api_obj(x) and not compat.is_numpy_array(x)
+    return type(x) is not np.ndarray and compat.is_array_api_obj(x) and not compat.is_numpy_array(x)
 
 
 def is_sparse(x):
@@ -79,7 +80,7 @@ def beside(x):
 
 def is_host(x):
     """Whether the memory of `x` is the CPU's."""
-    return compat.is_numpy_array(x) or x.__dlpack_device__()[0] == _DLPACK_CPU
+    return type(x) is np.ndarray or x.__dlpack_device__()[0] == _DLPACK_CPU
 
 
 def is_float(x):
@@ -119,13 +120,15 @@ def data_decide_shapes(x):
 def tile_bytes(x, working_memory):
     """Bytes that the temporaries of one tile of rows may take. On the host each core may work on one."""
     if is_host(x):
-        most = _NUMPY_TILE_BYTES if compat.is_numpy_array(x) else _HOST_TILE_BYTES
-        return min(working_memory // os.cpu_count(), most)
+        most = _NUMPY_TILE_BYTES if type(x) is np.ndarray else _HOST_TILE_BYTES
+        return min(working_memory // _N_CORES, most)
     return min(working_memory, _DEVICE_TILE_BYTES)
 
 
 def to_numpy(x):
     """`x` as a NumPy array: a copy from a device, a view of host memory where that is possible."""
+    if type(x) is np.ndarray:
+        return x
     if compat.is_numpy_array(x) or compat.is_jax_array(x):
         return np.asarray(x)
     if compat.is_cupy_array(x):
@@ -141,6 +144,8 @@ def shared(x):
 
     torch's gradients end here.
     """
+    if type(x) is np.ndarray:
+        return x
     if compat.is_torch_array(x):
         torch = sys.modules["torch"]
         if type(x) not in (torch.Tensor, torch.nn.Parameter) or x.dtype not in (torch.float32, torch.float64):
@@ -242,7 +247,6 @@ def on_device(x):
     return x.device if compat.is_cupy_array(x) else contextlib.nullcontext()
 
 
-@contextlib.contextmanager
 def undisturbed(x, *, gradients=False):
     """Context of a job on the rows `x`: on its device, apart from what callers have set for its library.
 
@@ -251,6 +255,12 @@ def undisturbed(x, *, gradients=False):
     bounds rely on them; sums are float64 where the library can.
     """
     x = beside(x)
+    return np.errstate(all="ignore") if type(x) is np.ndarray else _undisturbed(x, gradients)
+
+
+@contextlib.contextmanager
+def _undisturbed(x, gradients):
+    """`undisturbed` for an array of another library."""
     with contextlib.ExitStack() as contexts:
         contexts.enter_context(np.errstate(all="ignore"))
         contexts.enter_context(on_device(x))

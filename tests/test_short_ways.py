@@ -157,7 +157,7 @@ def test_rows_as_scikit_learn_checks_them(name, assume_finite, reset, estimator,
     ours, theirs = (None if estimator is None else knowing(*estimator) for _ in range(2))
     with sklearn.config_context(assume_finite=assume_finite), np.errstate(invalid="raise"):
         found = outcome(lambda: check_rows(X, ours, reset=reset))
-        monkeypatch.setattr(validation, "_is_plain", lambda *_: False)
+        monkeypatch.setattr(validation, "_is_plain", lambda *_, **__: False)
         expected = outcome(lambda: check_rows(X, theirs, reset=reset))
     assert_same(found, expected)
     assert (found[0] is X) == (expected[0] is X)

@@ -19,7 +19,8 @@ class InMemory:
     def __init__(self, X, sample_weight, metric, *, home=None, lender=None, given_weights=None, fitting=True):
         self.weight_unit, self.lost, self.masses = 1.0, (0, 0.0), {}
         if fitting:
-            sample_weight, self.weight_unit = in_unit(sample_weight)
+            if given_weights is not None:
+                sample_weight, self.weight_unit = in_unit(sample_weight)
             sample_weight, self.lost = metric.weigh(X, sample_weight)
         self.block = Block(X, sample_weight, lost=self.lost)
         self.shape, self.like, self.home = X.shape, X, X if home is None else home

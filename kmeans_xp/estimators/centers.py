@@ -115,6 +115,11 @@ class NearestCenters(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, C
             self.n_features_in_ = centers.shape[1]
         vars(self)["cluster_centers_"] = centers
 
+    def _require_fit(self):
+        """scikit-learn's `check_is_fitted`, which looks at all attributes."""
+        if "cluster_centers_" not in vars(self):
+            check_is_fitted(self)
+
     def _validate_params(self):
         """scikit-learn's check of the parameters, which remembers those that are valid."""
         parameters = plain_parameters(self)
@@ -308,7 +313,7 @@ class NearestCenters(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, C
 
     def _opened(self, X, method, sample_weight=None):
         """Context in which X is a source, for a method of the fitted estimator."""
-        check_is_fitted(self)
+        self._require_fit()
         job = {"estimator": self, "method": method, "weighs": method == "score", "gradients": method == "transform"}
         purpose = Purpose(self.cluster_centers_.shape[0], self._metric, self.device, **job)
         return open_data(X, sample_weight, purpose)
@@ -328,7 +333,7 @@ class NearestCenters(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, C
 
     def _clusters(self):
         """Number of centers, as a shape: the parameter may have been set anew."""
-        check_is_fitted(self)
+        self._require_fit()
         return (self.cluster_centers_.shape[0],)
 
     def _origin_and_spread(self):

@@ -100,7 +100,8 @@ def number_of_runs(model):
 
 def sizes_of(result, data):
     """Weights of the clusters. Rows that the metric left out have the first label."""
-    sizes, (_, lost) = result.weights, data.lost
-    xp = arrays.namespace(sizes)
-    first = xp.astype(xp.arange(sizes.shape[0], device=arrays.device(sizes)) == 0, sizes.dtype)
-    return (sizes + lost * first) * data.weight_unit
+    sizes, (n_lost, lost) = result.weights, data.lost
+    if n_lost:
+        xp = arrays.namespace(sizes)
+        sizes = sizes + lost * xp.astype(xp.arange(sizes.shape[0], device=arrays.device(sizes)) == 0, sizes.dtype)
+    return sizes * data.weight_unit
