@@ -127,8 +127,7 @@ def tile_bytes(x, working_memory):
 
 def to_numpy(x):
     """`x` as a NumPy array: a copy from a device, a view of host memory where that is possible."""
-    if type(x) is np.ndarray:
-        return x
+    x = shared(x)
     if compat.is_numpy_array(x) or compat.is_jax_array(x):
         return np.asarray(x)
     if compat.is_cupy_array(x):
@@ -185,28 +184,31 @@ def asarray_like(x, like, dtype=None):
     """`x` (a NumPy array, or an array of any library) in the library and on the device of `like`."""
     if type(like) is np.ndarray:
         return np.asarray(to_numpy(x), dtype=dtype)
+    if type(x) is np.ndarray:
+        return _from_numpy(x, like, dtype)
     xp = namespace(like)
     if is_foreign(x) and namespace(x) is xp:
         if dtype is not None:
             with on_device(x):
                 x = xp.astype(x, dtype, copy=False)
         return between_devices(x, device(like)) if compat.is_cupy_array(x) else compat.to_device(x, device(like))
-    x = to_numpy(x)
+    return _from_numpy(to_numpy(x), like, dtype)
+
+
+def _from_numpy(x, like, dtype):
+    """A NumPy array in the library and on the device of `like`, whatever callers have set for that."""
     if compat.is_torch_array(like):
+        torch = sys.modules["torch"]
         x = x if x.flags.writeable else x.copy()  # torch would share the memory, and warn
-        with _normal_tensors():
-            return xp.asarray(x, dtype=dtype, device=device(like))
+        if not torch.is_inference_mode_enabled():
+            return torch.asarray(x, dtype=dtype, device=like.device)
+        with torch.inference_mode(False):
+            return torch.asarray(x, dtype=dtype, device=like.device)
     if compat.is_jax_array(like):
+        x = x if dtype is None else x.astype(dtype, copy=False)
         with undisturbed(like):  # not in 32 bits
-            x = x if dtype is None else x.astype(dtype, copy=False)
             return sys.modules["jax"].device_put(x, device(like))  # a third of the time that `asarray` takes
-    return xp.asarray(x, dtype=dtype, device=device(like))
-
-
-def _normal_tensors():
-    """Context in which torch makes tensors that gradients may be asked for."""
-    torch = sys.modules["torch"]
-    return torch.inference_mode(False) if torch.is_inference_mode_enabled() else contextlib.nullcontext()
+    return namespace(like).asarray(x, dtype=dtype, device=device(like))
 
 
 def is_writeable(x):
