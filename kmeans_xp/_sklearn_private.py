@@ -1,8 +1,8 @@
 """What is used of scikit-learn that it does not promise to keep: where to look when a new version breaks something.
 
 Beside these names, there are three attributes of estimators that begin with an underscore: `_parameter_constraints`,
-which `fit_context` checks before a fit, `_validate_params`, which does so without a fit, and `_n_features_out`, from
-which `get_feature_names_out` makes names.
+which `fit_context` checks before a fit by `_validate_params`, overridden to remember what is valid, and
+`_n_features_out`, from which `get_feature_names_out` makes names.
 """
 
 from sklearn.base import _fit_context as fit_context

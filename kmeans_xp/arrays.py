@@ -14,7 +14,9 @@ import numpy as np
 
 device = compat.device
 
+FLOATS = np.dtype(np.float32), np.dtype(np.float64)  # that are computed with as they are
 _DLPACK_CPU = 1
+_N_CORES = os.cpu_count() or 1  # which takes a microsecond to ask for
 _NUMPY_TILE_BYTES = 4 * 2**20  # small enough for the C library to keep buffers: new ones cost page faults in every pass
 _HOST_TILE_BYTES = 64 * 2**20  # few enough tiles that Python's share of the time is small
 _DEVICE_TILE_BYTES = 256 * 2**20  # enough rows to keep an accelerator busy
@@ -27,7 +29,7 @@ def namespace(*arrays):
 
 def is_foreign(x):
     """Whether `x` is an array of a library other than NumPy."""
-    return compat.is_array_api_obj(x) and not compat.is_numpy_array(x)
+    return type(x) is not np.ndarray and compat.is_array_api_obj(x) and not compat.is_numpy_array(x)
 
 
 def is_sparse(x):
@@ -78,7 +80,7 @@ def beside(x):
 
 def is_host(x):
     """Whether the memory of `x` is the CPU's."""
-    return compat.is_numpy_array(x) or x.__dlpack_device__()[0] == _DLPACK_CPU
+    return type(x) is np.ndarray or x.__dlpack_device__()[0] == _DLPACK_CPU
 
 
 def is_float(x):
@@ -118,13 +120,14 @@ def data_decide_shapes(x):
 def tile_bytes(x, working_memory):
     """Bytes that the temporaries of one tile of rows may take. On the host each core may work on one."""
     if is_host(x):
-        most = _NUMPY_TILE_BYTES if compat.is_numpy_array(x) else _HOST_TILE_BYTES
-        return min(working_memory // os.cpu_count(), most)
+        most = _NUMPY_TILE_BYTES if type(x) is np.ndarray else _HOST_TILE_BYTES
+        return min(working_memory // _N_CORES, most)
     return min(working_memory, _DEVICE_TILE_BYTES)
 
 
 def to_numpy(x):
     """`x` as a NumPy array: a copy from a device, a view of host memory where that is possible."""
+    x = shared(x)
     if compat.is_numpy_array(x) or compat.is_jax_array(x):
         return np.asarray(x)
     if compat.is_cupy_array(x):
@@ -133,6 +136,39 @@ def to_numpy(x):
         x = x.detach().cpu()
         return (x.float() if "bfloat16" in str(x.dtype) else x).numpy()  # NumPy has no bfloat16
     return np.from_dlpack(x, device="cpu")
+
+
+def shared(x):
+    """NumPy's view of the float32 or float64 numbers of a host array of torch or JAX, only to be read; else `x` itself.
+
+    torch's gradients end here.
+    """
+    if type(x) is np.ndarray:
+        return x
+    if compat.is_torch_array(x):
+        torch = sys.modules["torch"]
+        if type(x) not in (torch.Tensor, torch.nn.Parameter) or x.dtype not in (torch.float32, torch.float64):
+            return x
+        if x.device.type != "cpu" or x.layout != torch.strided or x.is_neg():
+            return x
+        try:
+            return x.detach().numpy()
+        except RuntimeError:  # what torch.func maps over has no memory of its own
+            return x
+    if compat.is_jax_array(x) and not isinstance(x, sys.modules["jax"].core.Tracer) and x.dtype in FLOATS:
+        on_cpu = x.is_fully_addressable and [device.platform for device in x.devices()] == ["cpu"]
+        return np.asarray(x) if on_cpu else x
+    return x
+
+
+def is_differentiated(x):
+    """Whether torch records what is computed with `x`, for a pass backward or forward."""
+    if not compat.is_torch_array(x):
+        return False
+    torch = sys.modules["torch"]
+    if x.requires_grad and torch.is_grad_enabled():
+        return True
+    return torch.autograd.forward_ad.unpack_dual(x).tangent is not None
 
 
 def to_floats(*scalars):
@@ -146,16 +182,33 @@ def to_floats(*scalars):
 
 def asarray_like(x, like, dtype=None):
     """`x` (a NumPy array, or an array of any library) in the library and on the device of `like`."""
+    if type(like) is np.ndarray:
+        return np.asarray(to_numpy(x), dtype=dtype)
+    if type(x) is np.ndarray:
+        return _from_numpy(x, like, dtype)
     xp = namespace(like)
     if is_foreign(x) and namespace(x) is xp:
         if dtype is not None:
             with on_device(x):
                 x = xp.astype(x, dtype, copy=False)
         return between_devices(x, device(like)) if compat.is_cupy_array(x) else compat.to_device(x, device(like))
-    x = to_numpy(x)
-    if compat.is_torch_array(like) and not x.flags.writeable:  # torch would share the memory, and warn
-        x = x.copy()
-    return xp.asarray(x, dtype=dtype, device=device(like))
+    return _from_numpy(to_numpy(x), like, dtype)
+
+
+def _from_numpy(x, like, dtype):
+    """A NumPy array in the library and on the device of `like`, whatever callers have set for that."""
+    if compat.is_torch_array(like):
+        torch = sys.modules["torch"]
+        x = x if x.flags.writeable else x.copy()  # torch would share the memory, and warn
+        if not torch.is_inference_mode_enabled():
+            return torch.asarray(x, dtype=dtype, device=like.device)
+        with torch.inference_mode(False):
+            return torch.asarray(x, dtype=dtype, device=like.device)
+    if compat.is_jax_array(like):
+        x = x if dtype is None else x.astype(dtype, copy=False)
+        with undisturbed(like):  # not in 32 bits
+            return sys.modules["jax"].device_put(x, device(like))  # a third of the time that `asarray` takes
+    return namespace(like).asarray(x, dtype=dtype, device=device(like))
 
 
 def is_writeable(x):
@@ -196,7 +249,6 @@ def on_device(x):
     return x.device if compat.is_cupy_array(x) else contextlib.nullcontext()
 
 
-@contextlib.contextmanager
 def undisturbed(x, *, gradients=False):
     """Context of a job on the rows `x`: on its device, apart from what callers have set for its library.
 
@@ -205,6 +257,12 @@ def undisturbed(x, *, gradients=False):
     bounds rely on them; sums are float64 where the library can.
     """
     x = beside(x)
+    return np.errstate(all="ignore") if type(x) is np.ndarray else _undisturbed(x, gradients)
+
+
+@contextlib.contextmanager
+def _undisturbed(x, gradients):
+    """`undisturbed` for an array of another library."""
     with contextlib.ExitStack() as contexts:
         contexts.enter_context(np.errstate(all="ignore"))
         contexts.enter_context(on_device(x))

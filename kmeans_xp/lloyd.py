@@ -13,7 +13,7 @@ import numpy as np
 
 from kmeans_xp import passes
 from kmeans_xp.algorithms import Limits
-from kmeans_xp.arrays import namespace, to_floats, to_numpy
+from kmeans_xp.arrays import asarray_like, namespace, to_floats, to_numpy
 from kmeans_xp.data.source import Job, new_run
 from kmeans_xp.nearest import TOO_LARGE
 from kmeans_xp.steps import means
@@ -97,6 +97,10 @@ class Run:
         """How many clusters have rows."""
         return len(self._data.reduce(passes.distinct, set.union, self.job, self._centers))
 
+    def shown(self, centers):
+        """Centers as callables of the user are given them."""
+        return asarray_like(centers, self._data.shown)
+
     def labels(self):
         """Clusters of the rows, (n_samples,) int32; None where they are lazy."""
         return self._data.labels(self.job, self._centers)
@@ -152,7 +156,7 @@ def lloyd(run, centers, *, max_iter, tol, verbose=0, on_iteration=None, keep_int
                 _print_progress(history, unchanged, converged, tol, unit)
             if on_iteration is not None:
                 _, *latest = (values[-1] for values in history.values())
-                found = frame.leave(centers), inertia * unit, *latest
+                found = run.shown(frame.leave(centers)), inertia * unit, *latest
                 stopped = on_iteration(Iteration(len(history["inertia"]), *found)) is True
         except KeyboardInterrupt:
             if not (keep_interrupted and history["inertia"]):

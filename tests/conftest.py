@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import sklearn
 
-from kmeans_xp import passes
+from kmeans_xp import arrays, passes
 from kmeans_xp.algorithms import ALGORITHMS, unlabeled
 from kmeans_xp.arrays import device, namespace, to_numpy
 from kmeans_xp.backends import REPLACEABLE, backend_for
@@ -92,6 +92,19 @@ def lib(request):
 def foreign(request):
     """A library other than NumPy."""
     return load(request.param)
+
+
+@pytest.fixture
+def unshared(monkeypatch):
+    """Host arrays of other libraries are computed with by these, in the portable steps."""
+    monkeypatch.setattr(arrays, "shared", lambda x: x)
+
+
+@pytest.fixture(params=["shared", "unshared"])
+def sharing(request):
+    """Host arrays of other libraries as NumPy sees their memory, and as they are."""
+    if request.param == "unshared":
+        request.getfixturevalue("unshared")
 
 
 @pytest.fixture

@@ -108,6 +108,7 @@ def changed(getter, setter, value):
         setter(before)
 
 
+@pytest.mark.usefixtures("sharing")
 class TestTorch:
     """Modes and defaults of torch."""
 
@@ -235,6 +236,7 @@ class TestTorch:
         MiniBatchKMeans(3, init=centers).fit(torch.asarray(X), sample_weight=weights)
         metrics.silhouette_score(torch.asarray(X), labels, sample_weight=weights)
 
+    @pytest.mark.usefixtures("unshared")
     def test_products_are_not_rounded_during_a_fit(self, problem):
         torch = load("torch").xp
         if not hasattr(torch.backends.mkldnn, "matmul"):
@@ -270,6 +272,7 @@ class TestTorch:
         assert all(torch.equal(model.cluster_centers_, expected) for model in fits)
 
 
+@pytest.mark.usefixtures("sharing")
 class TestJax:
     """Flags of JAX."""
 

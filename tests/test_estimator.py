@@ -52,6 +52,7 @@ def test_array_in_array_out(lib, rng, dtype):
     np.testing.assert_array_equal(to_numpy(X), host, "X is not written to")
 
 
+@pytest.mark.usefixtures("sharing")
 def test_the_same_result_on_every_library(foreign, rng):
     X = blobs(rng, 1000, 6, n_clusters=12, spread=2)
     weights = rng.uniform(size=1000)

@@ -178,6 +178,7 @@ def test_half_precision_of_numpy_becomes_float64():
     assert KMeans(2, random_state=0).fit(GOOD.astype("float16")).cluster_centers_.dtype == "float64"
 
 
+@pytest.mark.usefixtures("unshared")
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision(rng, dtype):
     """Kept as it is, computed with in float32."""

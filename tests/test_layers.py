@@ -56,6 +56,7 @@ ORDER = [
     "seeding/__init__",
     "criteria",
     "metrics",
+    "estimators/random_numbers",
     "estimators/saving",
     "estimators/conversion",
     "estimators/centers",

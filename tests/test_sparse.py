@@ -191,7 +191,7 @@ def peak_of(job):
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_temporaries_stay_within_working_memory(rng, monkeypatch, dtype, metric):
     """Some 30 MiB of rows, of which the first have many more numbers than the others."""
-    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("kmeans_xp.arrays._N_CORES", 2)
     n, d, k, mebibytes = 18_000, 1500, 6, 2**20
     sizes = np.where(np.arange(n) < 600, 1200, 120 if dtype == "float64" else 200)
     indices = np.concatenate([np.arange(size) * (d // size) for size in sizes]).astype(np.int32)

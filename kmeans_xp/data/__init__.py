@@ -56,14 +56,30 @@ LOOK = Purpose()
 @contextmanager
 def open_data(X, sample_weight=None, purpose=LOOK):
     """X, checked and placed, as a source: within the context it is computed with."""
-    source = _opened(X, sample_weight, purpose)
-    with computing(source.like, purpose.n_clusters, gradients=purpose.gradients):
-        yield source
-
-
-def _opened(X, sample_weight, purpose):
-    """The source of X."""
     checked = {"estimator": purpose.estimator, "reset": purpose.learns}
+    source = _elsewhere(X, sample_weight, purpose, checked)
+    if source is not None:
+        with computing(source.like, purpose.n_clusters):
+            yield source
+        return
+    if purpose.method is not None:
+        check_same_library(X, purpose.estimator, purpose.method)
+    home = check_rows(X, **checked)
+    target = _target(home, purpose)
+    placed = home if target is None else devices.to_device(home, target)
+    rows = placed if _is_differentiated(placed, purpose) else arrays.shared(placed)
+    with computing(rows, purpose.n_clusters, gradients=purpose.gradients):
+        weights = check_sample_weight(sample_weight, rows) if purpose.weighs else None
+        given = None if sample_weight is None else weights
+        lender = None if rows is placed else placed
+        options = {"home": home, "lender": lender, "given_weights": given, "fitting": purpose.fitting}
+        yield InMemory(purpose.metric.prepare(rows), weights, purpose.metric, **options)
+
+
+def _elsewhere(X, sample_weight, purpose, checked):
+    """The source of X that is not in memory; None for what is."""
+    if type(X) is np.ndarray and purpose.device is None and not purpose.metric.spherical:
+        return None
     if arrays.is_dask(X):
         from kmeans_xp.data.dask import Partitions
 
@@ -73,16 +89,12 @@ def _opened(X, sample_weight, purpose):
         X, target = check_source(X, **checked), _target(X, purpose)
         sample_weight, device = check_weight_of_source(sample_weight, X), None if target == "cpu" else target
         return Stream(X, sample_weight, purpose, working_memory(), device)
-    if purpose.method is not None:
-        check_same_library(X, purpose.estimator, purpose.method)
-    home = check_rows(X, **checked)
-    target = _target(home, purpose)
-    X = home if target is None else devices.to_device(home, target)
-    with computing(X, gradients=purpose.gradients):
-        weights = check_sample_weight(sample_weight, X) if purpose.weighs else None
-        given = None if sample_weight is None else weights
-        X, metric = purpose.metric.prepare(X), purpose.metric
-        return InMemory(X, weights, metric, home=home, given_weights=given, fitting=purpose.fitting)
+    return None
+
+
+def _is_differentiated(X, purpose):
+    """Whether gradients with respect to X, or to the centers, are to be recorded."""
+    return purpose.gradients and any(map(arrays.is_differentiated, (X, purpose.estimator.cluster_centers_)))
 
 
 def _target(X, purpose):

@@ -51,7 +51,7 @@ class Partitions:
         self._n_passes, self._stays = 0, False
         self.given, self.home, self.lost, self.masses = X, X._meta, (0, 0.0), {}
         # Centers and sums are NumPy's on the client, whatever library the workers use
-        self.like = np.empty((0, X.shape[1]), dtype=float_dtype(X))
+        self.like = self.shown = np.empty((0, X.shape[1]), dtype=float_dtype(X))
         rows, weights = _parts(self._X, sample_weight)
         self._name = f"kmeans_xp-{uuid.uuid4().hex}"
         self._blocks = {

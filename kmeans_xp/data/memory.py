@@ -10,31 +10,36 @@ from kmeans_xp.steps import in_unit
 class InMemory:
     """Source (see `source`) of rows and weights that are arrays of one library on one device.
 
-    X is what the metric has prepared, `given_weights` what the user gave; `home` is an array of the user's library.
+    X is what the metric has prepared, `given_weights` what the user gave; `home` is an array of the user's library, and
+    so is `lender`, whose memory NumPy computes with.
     """
 
     in_blocks = False
 
-    def __init__(self, X, sample_weight, metric, *, home=None, given_weights=None, fitting=True):
+    def __init__(self, X, sample_weight, metric, *, home=None, lender=None, given_weights=None, fitting=True):
         self.weight_unit, self.lost, self.masses = 1.0, (0, 0.0), {}
         if fitting:
-            sample_weight, self.weight_unit = in_unit(sample_weight)
+            if given_weights is not None:
+                sample_weight, self.weight_unit = in_unit(sample_weight)
             sample_weight, self.lost = metric.weigh(X, sample_weight)
         self.block = Block(X, sample_weight, lost=self.lost)
         self.shape, self.like, self.home = X.shape, X, X if home is None else home
-        self._given_weights = given_weights
+        self.shown = X if lender is None else lender
+        self._given_weights, self._is_scaled = given_weights, metric.spherical
 
     @property
     def given(self):
-        return as_given(self.like)
+        if self.shown is self.like:
+            return as_given(self.like)
+        return arrays.asarray_like(self.like, self.shown) if self._is_scaled else self.shown
 
     def reduce(self, function, combine, *args):
         return function(self.block, *map(self._beside, args))
 
     def write(self, out, function, *args, dtype=None, more_shape=()):
-        result = arrays.asarray_like(function(self.block, *map(self._beside, args)), self.home)
+        result = function(self.block, *map(self._beside, args))
         if out is None:
-            return result
+            return arrays.asarray_like(result, self.home)
         arrays.write_rows(out, slice(None), result)
         return out
 

@@ -16,6 +16,7 @@ class Source(Protocol):
 
     shape: tuple[int, int]  # of all rows
     like: Any  # array (of no rows, perhaps) of the library, dtype and device that centers are computed with
+    shown: Any  # array (of no rows, perhaps) of the library and on the device of what callables of the user are given
     home: Any  # array (of no rows, perhaps) of the library and on the device of what the user gets
     in_blocks: bool  # whether there may be more than one
     weight_unit: float  # that the weights of a fit are divided by

@@ -137,7 +137,7 @@ class Stream:
         self._blocks = [Block(None, None, index, start) for index, start in enumerate(starts)]
         shape = min(self._n_rows, self.shape[0]), self.shape[1]
         self._slots = slots(2, shape, self._dtype, device)
-        self.like = self._slots[0].take(0)
+        self.like = self.shown = self._slots[0].take(0)
         state_bytes = 12 * self.shape[0] + 8 * n_clusters * self.shape[1] * len(self._blocks)
         self._keeps_bounds = state_bytes <= working_memory
 

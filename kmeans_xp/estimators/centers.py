@@ -1,9 +1,9 @@
 """What estimators with centers share: prediction on the data's library, placing, pickling."""
 
 import copy
+import functools
 from collections.abc import Callable
-from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from sklearn.base import (
@@ -26,10 +26,43 @@ from kmeans_xp.validation import check_count, check_given_centers, check_out
 Fit = TypeVar("Fit", bound=Callable[..., Any])
 
 
+PLAIN = {int, float, bool, str, type(None)}  # types whose values cannot change
+MOST_VALID = 1000  # sets of parameters that are remembered
+_valid: set[tuple[Any, ...]] = set()  # those that scikit-learn has found valid
+
+
+def plain_parameters(estimator):
+    """Class, types and values of an estimator's parameters, if these are plain or random states; None otherwise.
+
+    All seeds are valid alike.
+    """
+    given, found = vars(estimator), [type(estimator)]
+    for name in estimator._parameter_constraints:
+        value = given.get(name, given)  # a dictionary is not plain
+        kind = type(value)
+        if kind is np.random.RandomState or (name == "random_state" and kind is int and 0 <= value < 2**32):
+            value = None
+        elif kind not in PLAIN:
+            return None
+        found += kind, value
+    return tuple(found)
+
+
 def checking_parameters(fit: Fit) -> Fit:
-    """scikit-learn's check of an estimator's parameters before a fit, for which its type is not lost."""
-    checked: Fit = fit_context(prefer_skip_nested_validation=False)(fit)
-    return checked
+    """scikit-learn's check of an estimator's parameters before a fit, but for those that it has found valid before."""
+
+    @fit_context(prefer_skip_nested_validation=False)
+    @functools.wraps(fit)  # by the name it knows `partial_fit`
+    def check(self):
+        pass
+
+    @functools.wraps(fit)
+    def checked(self, *args, **kwargs):
+        if plain_parameters(self) not in _valid:
+            check(self)
+        return fit(self, *args, **kwargs)
+
+    return cast(Fit, checked)
 
 
 def attributes(estimator):
@@ -81,6 +114,22 @@ class NearestCenters(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, C
             vars(self).pop("feature_names_in_", None)
             self.n_features_in_ = centers.shape[1]
         vars(self)["cluster_centers_"] = centers
+
+    def _require_fit(self):
+        """scikit-learn's `check_is_fitted`, which looks at all attributes."""
+        if "cluster_centers_" not in vars(self):
+            check_is_fitted(self)
+
+    def _validate_params(self):
+        """scikit-learn's check of the parameters, which remembers those that are valid."""
+        parameters = plain_parameters(self)
+        if parameters in _valid:
+            return
+        super()._validate_params()
+        if parameters is not None:
+            if len(_valid) >= MOST_VALID:
+                _valid.clear()
+            _valid.add(parameters)
 
     @property
     def _n_features_out(self):
@@ -255,7 +304,7 @@ class NearestCenters(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, C
         """
         with self._opened(X, "nearest_rows") as data:
             n_rows = check_count("n_rows", n_rows, data.n_rows("to number rows"), "n_samples")
-            combine = partial(neighbors.nearer_rows, n_rows=n_rows)
+            combine = functools.partial(neighbors.nearer_rows, n_rows=n_rows)
             distances, rows = data.reduce(neighbors.nearest_rows, combine, self._model(data), n_rows)
         with computing(data.home):
             distances = arrays.asarray_like(distances, data.home, arrays.result_dtype(data.home))
@@ -264,7 +313,7 @@ class NearestCenters(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, C
 
     def _opened(self, X, method, sample_weight=None):
         """Context in which X is a source, for a method of the fitted estimator."""
-        check_is_fitted(self)
+        self._require_fit()
         job = {"estimator": self, "method": method, "weighs": method == "score", "gradients": method == "transform"}
         purpose = Purpose(self.cluster_centers_.shape[0], self._metric, self.device, **job)
         return open_data(X, sample_weight, purpose)
@@ -284,7 +333,7 @@ class NearestCenters(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, C
 
     def _clusters(self):
         """Number of centers, as a shape: the parameter may have been set anew."""
-        check_is_fitted(self)
+        self._require_fit()
         return (self.cluster_centers_.shape[0],)
 
     def _origin_and_spread(self):

@@ -4,11 +4,11 @@ from numbers import Integral
 from typing import Any
 
 import numpy as np
-from sklearn.utils import check_random_state
 
 from kmeans_xp import arrays
 from kmeans_xp._sklearn_private import Interval, validate_params
 from kmeans_xp.data import Purpose, frame_of, open_data
+from kmeans_xp.estimators.random_numbers import generator
 from kmeans_xp.rows.array import dense, take_rows
 from kmeans_xp.seeding.greedy import choose_rows
 from kmeans_xp.validation import check_n_samples
@@ -75,7 +75,8 @@ def kmeans_plusplus(
     with open_data(X, sample_weight, Purpose(n_clusters, fitting=True)) as data:
         check_n_samples(data, n_clusters)
         frame = frame_of(data)
-        sample, rows = choose_rows(data, n_clusters, frame, check_random_state(random_state))
+        with generator(random_state) as rng:
+            sample, rows = choose_rows(data, n_clusters, frame, rng)
         centers = dense(take_rows(sample.X, rows))
         if sample.numbers is not None:
             rows = sample.numbers[arrays.to_numpy(rows)]

@@ -3,34 +3,34 @@
 import warnings
 
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_random_state
 
 from kmeans_xp import arrays, seeding
 from kmeans_xp.algorithms import ALGORITHMS
 from kmeans_xp.data.memory import InMemory
+from kmeans_xp.estimators.random_numbers import generator
 from kmeans_xp.lloyd import Run, lloyd
 from kmeans_xp.metric import unit_rows
 
 
 def best_run(model, data, frame):
     """Result of lowest inertia among `n_init` runs."""
-    random_state = check_random_state(model.random_state)
     best, interrupted = None, False
-    for _ in range(number_of_runs(model)):
-        try:
-            result = run_once(model, data, frame, random_state)
-        except KeyboardInterrupt:
-            if best is None or not model.keep_interrupted:
-                raise
-            interrupted = True
-            break
-        # Better by more than rounding: runs that found the same clusters must not compete by their last bits,
-        # which differ from library to library.
-        if best is None or result.inertia < best.inertia * (1 - 1e-9):
-            best = result
-        interrupted = result.interrupted
-        if interrupted:
-            break
+    with generator(model.random_state, escapes=callable(model.init)) as random_state:
+        for _ in range(number_of_runs(model)):
+            try:
+                result = run_once(model, data, frame, random_state)
+            except KeyboardInterrupt:
+                if best is None or not model.keep_interrupted:
+                    raise
+                interrupted = True
+                break
+            # Better by more than rounding: runs that found the same clusters must not compete by their last bits,
+            # which differ from library to library.
+            if best is None or result.inertia < best.inertia * (1 - 1e-9):
+                best = result
+            interrupted = result.interrupted
+            if interrupted:
+                break
     trouble = trouble_of(best, interrupted, model)
     if trouble is not None:
         warnings.warn(trouble, ConvergenceWarning, stacklevel=4)
@@ -100,7 +100,8 @@ def number_of_runs(model):
 
 def sizes_of(result, data):
     """Weights of the clusters. Rows that the metric left out have the first label."""
-    sizes, (_, lost) = result.weights, data.lost
-    xp = arrays.namespace(sizes)
-    first = xp.astype(xp.arange(sizes.shape[0], device=arrays.device(sizes)) == 0, sizes.dtype)
-    return (sizes + lost * first) * data.weight_unit
+    sizes, (n_lost, lost) = result.weights, data.lost
+    if n_lost:
+        xp = arrays.namespace(sizes)
+        sizes = sizes + lost * xp.astype(xp.arange(sizes.shape[0], device=arrays.device(sizes)) == 0, sizes.dtype)
+    return sizes * data.weight_unit

@@ -251,7 +251,7 @@ class KMeansSweep(Saved, MetaEstimatorMixin, TransformerMixin, ClusterMixin, Bas
     def _judge(self, names, fitted, data, sample):
         """Values of the criteria; NaN where one is not defined: of one cluster, of as many clusters as rows."""
         X, sample_weight = sample if data.in_blocks else data.all_rows()
-        labels = nameless(fitted).predict(X) if data.in_blocks else fitted.labels_
+        labels = arrays.asarray_like(nameless(fitted).predict(X) if data.in_blocks else fitted.labels_, X)
         xp = arrays.namespace(X)
         present = sample_weight > 0
         if not arrays.to_floats(xp.min(sample_weight))[0] > 0:  # else Clusters would find clusters without weight

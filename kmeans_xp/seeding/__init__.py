@@ -19,6 +19,7 @@ from kmeans_xp.seeding.chain import afk_mc2
 from kmeans_xp.seeding.greedy import k_means_plus_plus, sample_size
 from kmeans_xp.seeding.parallel import k_means_parallel
 from kmeans_xp.seeding.random_rows import random_rows
+from kmeans_xp.steps import computing
 from kmeans_xp.validation import check_centers
 
 
@@ -74,7 +75,8 @@ def first_centers(init, data, n_clusters, frame, rng, refine=None):
 def given_centers(init, data, n_clusters, rng):
     """Centers that the caller gave, or whose callable did, relative to zero."""
     if callable(init):
-        init = init(data.given, n_clusters, random_state=rng)
+        with computing(data.shown):
+            init = init(data.given, n_clusters, random_state=rng)
     return check_centers(init, data.like, n_clusters)
 
 
