@@ -83,6 +83,7 @@ class Iterated(NamedTuple):
     sums: Any  # of the clusters of the last one
     weights: Any
     numbers: list[list[float]]  # what `steps.move` says of each
+    fresh: bool = False  # whether the sums were added up anew, though those of the run may be kept up to date
 
 
 @replaceable

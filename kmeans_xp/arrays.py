@@ -24,7 +24,8 @@ _DEVICE_TILE_BYTES = 256 * 2**20  # enough rows to keep an accelerator busy
 
 def namespace(*arrays):
     """The library of arrays, as array-api-compat wraps it."""
-    return compat.numpy if type(arrays[0]) is np.ndarray else compat.array_namespace(*arrays)
+    is_numpy = type(arrays[0]) is np.ndarray or isinstance(arrays[0], np.generic)
+    return compat.numpy if is_numpy else compat.array_namespace(*arrays)
 
 
 def is_foreign(x):

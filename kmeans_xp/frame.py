@@ -5,6 +5,7 @@ from typing import Any
 
 from kmeans_xp.arrays import accumulator, collect, namespace, result_dtype
 from kmeans_xp.nearest import nearest, nearest_by_differences
+from kmeans_xp.rows import StoredRows
 from kmeans_xp.rows.array import dense, map_slices, relative, row_size
 
 
@@ -60,11 +61,11 @@ class Frame:
         return relative(X, None if self.shifted else self.origin, dtype)
 
     def shift_once(self, X, dtype):
-        """X and its frame for many passes: a small X is shifted now instead of in each of them.
+        """X and its frame for many passes: a small X that is no array is shifted now instead of in each of them.
 
         Not if that rounds, as rows that are compared exactly must be those of X.
         """
-        if 8 * X.shape[0] * X.shape[1] > self.tile_bytes or dtype != self.origin.dtype:
+        if not isinstance(X, StoredRows) or 8 * X.shape[0] * X.shape[1] > self.tile_bytes or dtype != self.origin.dtype:
             return X, self
         return self.shift(X, dtype), replace(self, shifted=True)
 

@@ -117,14 +117,14 @@ def lloyd(run, centers, *, max_iter, tol, verbose=0, on_iteration=None, keep_int
     """
     xp, frame, metric, unit = namespace(centers), run.job.frame, run.job.metric, run.weight_unit
     history = {"inertia": [], "center_shift": [], "n_changed": [], "seconds": []}
-    unchanged = converged = stopped = interrupted = False
+    unchanged = converged = stopped = interrupted = fresh = False
     n_empty, completed, were_empty, renewed = 0, centers, False, False
     is_watched = verbose or on_iteration is not None
     while not (converged or stopped) and len(history["inertia"]) < max_iter:
         began = time.perf_counter()
         try:
             most = 1 if is_watched else max_iter - len(history["inertia"])
-            centers_old, centers, sums, weights, numbers = run.iterate(centers, Limits(most, tol))
+            centers_old, centers, sums, weights, numbers, fresh = run.iterate(centers, Limits(most, tol))
             seconds = (time.perf_counter() - began) / len(numbers)
             for n_changed, _, shift, inertia, _ in numbers[:-1]:
                 _note(history, inertia, shift, n_changed, seconds)
@@ -132,7 +132,7 @@ def lloyd(run, centers, *, max_iter, tol, verbose=0, on_iteration=None, keep_int
             n_changed, _, shift, inertia, n_empty = numbers[-1]
             _require_finite(run, inertia, shift)
             if n_empty:
-                sums, weights = run.update() if run.prunes else (sums, weights)
+                sums, weights = run.update() if run.prunes and not fresh else (sums, weights)
                 (n_empty,) = to_floats(xp.count_nonzero(weights == 0))
                 if n_empty:
                     sums, weights = relocate_empty(run, sums, weights)
@@ -140,7 +140,7 @@ def lloyd(run, centers, *, max_iter, tol, verbose=0, on_iteration=None, keep_int
                 (shift,) = to_floats(xp.sum((centers - centers_old) ** 2))
             same_clusters = n_changed == 0 and not (n_empty or were_empty)
             were_empty = n_empty > 0
-            if same_clusters and run.prunes and not renewed:
+            if same_clusters and run.prunes and not (renewed or fresh):
                 # Sums kept up to date carry the rounding of their history: another look, with fresh means
                 centers, renewed = means(*run.update(), centers_old, frame, metric), True
                 continue
@@ -165,7 +165,7 @@ def lloyd(run, centers, *, max_iter, tol, verbose=0, on_iteration=None, keep_int
             run.forget()  # the step may have stopped anywhere
             break
 
-    if run.prunes and not (n_empty or interrupted or unchanged):
+    if run.prunes and not (n_empty or interrupted or unchanged or fresh):
         centers = means(*run.update(), centers_old, frame, metric)
     if interrupted or not unchanged:  # else the labels are those of `centers` already
         _, weights = run.step(centers)

@@ -20,7 +20,7 @@ from kmeans_xp.frame import frame_at
 from kmeans_xp.nearest import row_sums
 from kmeans_xp.rows import primitive
 from kmeans_xp.rows.array import joined, largest, take_rows
-from kmeans_xp.steps import one_cluster, sq_distances_to_own
+from kmeans_xp.steps import sq_distances_to_own
 
 
 def add(these, those):
@@ -45,15 +45,12 @@ def check_finite(block):
 
 def total(block, frame):
     """Sum of the rows, sum of their weights, and what the metric leaves out."""
-    sums, weights = steps.update(block.X, block.sample_weight, one_cluster(block.X), 1, frame)
-    return sums[0, :], weights[0], *block.lost
+    return *steps.sum_of_rows(block.X, block.sample_weight, frame), *block.lost
 
 
 def spread(block, frame):
     """Weighted sum of the squared distances from the origin, and the weight, under the number of the block."""
-    xp = namespace(block.X)
-    squares = sq_distances_to_own(block.X, one_cluster(block.X), xp.zeros_like(frame.origin)[None, :], frame)
-    return {block.index: tuple(to_floats(xp.sum(block.sample_weight * squares), xp.sum(block.sample_weight)))}
+    return {block.index: steps.spread_of_rows(block.X, block.sample_weight, frame)}
 
 
 def moments(data, tile_bytes):

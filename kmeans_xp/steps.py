@@ -85,6 +85,21 @@ def _sum_clusters(X, sample_weight, labels_of, n_clusters, frame):
 
 
 @replaceable
+def sum_of_rows(X, sample_weight, frame):
+    """Weighted sum of the rows, (n_features,), and their weight."""
+    sums, weights = update(X, sample_weight, one_cluster(X), 1, frame)
+    return sums[0, :], weights[0]
+
+
+@replaceable
+def spread_of_rows(X, sample_weight, frame):
+    """Weighted sum of the squared distances of the rows from the origin, and their weight, as floats; synchronises."""
+    xp = namespace(X)
+    squares = sq_distances_to_own(X, one_cluster(X), xp.zeros_like(frame.origin)[None, :], frame)
+    return tuple(to_floats(xp.sum(sample_weight * squares), xp.sum(sample_weight)))
+
+
+@replaceable
 @primitive
 def sq_distances_to_own(X, labels, centers, frame):
     """Squared distance of each row from the center of its cluster, (n_samples,) float64, summed directly."""

@@ -196,7 +196,7 @@ def test_one_synchronisation_per_iteration(monkeypatch, rng):
     frame = moments(X, np.ones(500), 2**20)
     for module in (lloyd, steps):
         monkeypatch.setattr(module, "to_floats", lambda *s: transfers.append(s) or [float(x) for x in s])
-    result = lloyd.lloyd(run_of(X, np.ones(500), 4, frame, "auto"), frame.enter(X[:4]), max_iter=100, tol=0)
+    result = lloyd.lloyd(run_of(X, np.ones(500), 4, frame, "lloyd"), frame.enter(X[:4]), max_iter=100, tol=0)
     assert len(transfers) == result.n_iter + 1, "one an iteration, and the inertia at the end"
 
 

@@ -144,6 +144,8 @@ ARGUMENTS = {
     "sq_distances_of_tile": lambda c, X: [(X, c.labels, c.centers)],
     "sq_distances_to": lambda c, X: [(X, c.row_numbers(), c.frame)],
     "sq_distances_to_own": lambda c, X: [(X, c.labels, c.centers, c.frame)],
+    "spread_of_rows": lambda c, X: [(X, c.weights, c.frame)],
+    "sum_of_rows": lambda c, X: [(X, c.weights, c.frame)],
     "sq_norms": lambda c, X: [(X,)],
     "take_rows": lambda c, X: [(X, c.row_numbers())],
     "update": lambda c, X: [(X, c.weights, c.labels, c.n_clusters, c.frame)],
@@ -253,6 +255,7 @@ def same_sets(ours, theirs, c):
 
 
 COMPARE = {
+    "sum_of_rows": same_sums,
     "as_given": same_rows,
     "bounded_step": same_bounds,
     "cluster_sums": same_sums,

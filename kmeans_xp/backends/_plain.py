@@ -110,7 +110,7 @@ def _sums(function, work, shape, *job):
 
 def _origin(frame, dtype):
     """What a pass is to subtract from the rows."""
-    return np.zeros_like(frame.origin, dtype=dtype) if frame.shifted else frame.origin.astype(dtype)
+    return frame.origin.astype(dtype)
 
 
 def _coefficients(centers, frame):

@@ -17,8 +17,10 @@ if _native.problem is None:
         lloyd_step,
         projected,
         share_that_pays,
+        spread_of_rows,
         sq_distances_to,
         sq_distances_to_own,
+        sum_of_rows,
         update,
     )
 else:

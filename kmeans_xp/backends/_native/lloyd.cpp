@@ -70,7 +70,7 @@ Lloyd<C>::Lloyd(const Rows& rows, const double* sample_weight, Index n_clusters,
     : n_clusters_(n_clusters), size_(n_clusters * rows.n_features), frame_(frame), team_(team),
       n_parts_(count_parts(rows.n_samples, double(rows.n_samples) * size_, n_clusters)),
       pays_(double(rows.n_samples) * size_ > thresholds.parallel_work), minus_2_centers_(size_), sq_norms_(n_clusters),
-      workspaces_((pays_ ? team.n_threads() : 1) * workspace_bytes(rows.n_features, n_clusters)) {
+      workspaces_((pays_ ? team.n_threads() : 1) * workspace_bytes(rows.n_samples, rows.n_features, n_clusters)) {
     job_.rows = rows;
     job_.sample_weight = sample_weight;
     job_.n_clusters = n_clusters;
@@ -107,7 +107,7 @@ std::pair<Index, Index> Lloyd<C>::relabel(State* state) {
     job_.slack = state->slack;
     job_.path = state->path;
     if (!totals_) totals_ = std::make_unique<PartTotals>(n_parts_, n_clusters_, job_.rows.n_features);
-    const Index bytes = workspace_bytes(job_.rows.n_features, n_clusters_);
+    const Index bytes = workspace_bytes(job_.rows.n_samples, job_.rows.n_features, n_clusters_);
     for (Index part = 0; part < n_parts_; part++) totals_->begin(part);
     team_.run(n_parts_, pays_, [&](Index part, int worker) {
         passes_in<C>().relabel(job_, {part, n_parts_}, &totals_->begin(part), workspaces_ + worker * bytes);
@@ -123,7 +123,7 @@ template <class C>
 void Lloyd<C>::assign(const double* centers, int32_t* labels) {
     compare_with(centers);
     job_.labels = labels;
-    const Index bytes = workspace_bytes(job_.rows.n_features, n_clusters_);
+    const Index bytes = workspace_bytes(job_.rows.n_samples, job_.rows.n_features, n_clusters_);
     const Index n_parts = count_parts(job_.rows.n_samples, double(job_.rows.n_samples) * size_);
     team_.run(n_parts, pays_, [&](Index part, int worker) {
         passes_in<C>().relabel(job_, {part, n_parts}, nullptr, workspaces_ + worker * bytes);
@@ -166,7 +166,7 @@ bool Lloyd<C>::measure_between(const State& state) {
     const std::vector<double> zero(d);
     const Rows rows{reinterpret_cast<const char*>(job_.centers), k, d, 8 * d, 8, Dtype::float64, zero.data()};
     const Squares squares{rows, k, job_.centers};
-    const Index bytes = workspace_bytes(d, n_clusters_);
+    const Index bytes = workspace_bytes(n, d, n_clusters_);
     const double too_much = 2 * double(job_.rounding.offset);
     const Index n_parts = std::max<Index>(1, std::min<Index>(16, k / 32));
     team_.run(n_parts, double(k) * k * d > thresholds.parallel_work, [&](Index part, int worker) {
@@ -254,19 +254,30 @@ template <class C>
 std::vector<Numbers> Lloyd<C>::iterate(double* centers, State& state, Index most, double tol) {
     std::vector<Numbers> found;
     const auto began = std::chrono::steady_clock::now();
+    state.fresh = false;
     while (true) {
         const auto counts = step(centers, state);
         std::copy_n(centers, size_, state.centers_old);
         state.begun = true;
         job_.centers = state.centers_old;
         if (team_.stopped()) return found;
+        const bool unchanged = counts.first == 0, was_fresh = state.fresh && unchanged;
         Numbers numbers = move(centers, state);
+        state.fresh = state.slack == nullptr || was_fresh;
+        const bool in_order = std::isfinite(numbers.shift) && std::isfinite(numbers.inertia) &&
+                              numbers.n_empty == 0 && !too_large();
+        if (in_order && !state.fresh && (unchanged || numbers.shift <= tol)) {
+            // Sums kept up to date carry the rounding of their history
+            sum_clusters(job_.rows, job_.sample_weight, state.labels, n_clusters_, state.sums, state.weights, team_);
+            std::copy_n(state.centers_old, size_, centers);
+            move(centers, state);  // the shift is that which decided
+            state.fresh = true;
+            if (unchanged) continue;  // another look, with fresh means
+        }
         numbers.n_changed = double(counts.first);
         numbers.n_active = state.slack == nullptr ? 0 : double(counts.second);
         found.push_back(numbers);
-        const bool finite = std::isfinite(numbers.shift) && std::isfinite(numbers.inertia);
-        if (!finite || numbers.n_changed == 0 || numbers.n_empty > 0 || numbers.shift <= tol || too_large() ||
-            Index(found.size()) >= most ||
+        if (!in_order || unchanged || numbers.shift <= tol || Index(found.size()) >= most ||
             std::chrono::steady_clock::now() - began > std::chrono::milliseconds(50))
             return found;
     }
@@ -284,6 +295,13 @@ void sum_clusters(const Rows& rows, const double* sample_weight, const int32_t* 
     std::fill_n(sums, n_clusters * rows.n_features, 0.0);
     std::fill_n(weights, n_clusters, 0.0);
     totals.add_to(sums, weights);
+}
+
+void squares_from_own(const Rows& rows, const int32_t* labels, const double* centers, double* squares, Team& team) {
+    const double work = 8.0 * double(rows.n_samples) * double(rows.n_features);
+    const Index n_parts = count_parts(rows.n_samples, work);
+    team.run(n_parts, work > thresholds.parallel_work,
+             [&](Index part, int) { passes().own(rows, labels, centers, {part, n_parts}, squares); });
 }
 
 template class Lloyd<float>;

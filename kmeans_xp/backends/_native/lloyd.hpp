@@ -84,7 +84,7 @@ class PartTotals {
 
 // How rows and centers are seen: the numbers of a `frame.Frame`.
 struct Frame {
-    const double* origin;  // that centers are relative to; rows may have been shifted by it already
+    const double* origin;  // that centers are relative to
     double rounding, doubt, spread;
     bool floats;      // whether distances are compared in float32
     bool to_floats;   // whether centers are rounded to float32
@@ -105,6 +105,7 @@ struct State {
     double* weights;   // (n_clusters,)
     double* centers_old;  // (n_clusters, n_features) of the last iteration, if there was one
     bool begun;           // whether there was one
+    bool fresh = false;   // whether the sums are added up anew, instead of being kept up to date; written
 };
 
 // Steps and iterations over rows. `C` is what distances are compared in.
@@ -149,5 +150,8 @@ class Lloyd {
 // Sums and weights of given clusters, as the parts of the shape are summed.
 void sum_clusters(const Rows&, const double* sample_weight, const int32_t* labels, Index n_clusters, double* sums,
                   double* weights, Team&);
+
+// Squared distance of each row from the center of its cluster.
+void squares_from_own(const Rows&, const int32_t* labels, const double* centers, double* squares, Team&);
 
 }  // namespace kmeans

@@ -102,8 +102,8 @@ bool assign(AnyRows X, Vector<const double> origin, Matrix<const double> centers
     return in_range;
 }
 
-// -> numbers of each iteration; none if squared distances are not in range
-std::vector<std::tuple<double, double, double, double, double>> iterate(
+// -> numbers of each iteration, none if squared distances are not in range; whether sums were added up anew
+std::pair<std::vector<std::tuple<double, double, double, double, double>>, bool> iterate(
     AnyRows X, Vector<const double> origin, Vector<const double> sample_weight, Matrix<double> centers,
     Vector<int32_t> labels, std::optional<Vector<double>> slack, Vector<double> path, Matrix<double> sums,
     Vector<double> weights, Matrix<double> centers_old, bool begun, nb::tuple frame, Index most, double tol,
@@ -135,7 +135,7 @@ std::vector<std::tuple<double, double, double, double, double>> iterate(
     std::vector<std::tuple<double, double, double, double, double>> numbers;
     for (const Numbers& one : found)
         numbers.emplace_back(one.n_changed, one.n_active, one.shift, one.inertia, one.n_empty);
-    return numbers;
+    return {numbers, state.fresh};
 }
 
 // One step without moving the centers. -> rows changed, looked at; -1 if squared distances are not in range
@@ -179,6 +179,39 @@ void sum(AnyRows X, Vector<const double> origin, Vector<const double> sample_wei
     });
 }
 
+// Sum of the rows, and their weight.
+void sum_of_rows(AnyRows X, Vector<const double> origin, Vector<const double> sample_weight, Matrix<double> sums,
+                 Vector<double> weight, int n_threads) {
+    const Rows rows = rows_of(X, origin);
+    require_rows(sample_weight, rows.n_samples);
+    require_shape(sums, 1, rows.n_features);
+    require_rows(weight, 1);
+    without_lock(n_threads, [&](Team& team) {
+        const std::vector<int32_t> together(rows.n_samples);
+        sum_clusters(rows, sample_weight.data(), together.data(), 1, sums.data(), weight.data(), team);
+    });
+}
+
+// Weighted sum of the squared distances of the rows from the origin, and their weight.
+std::pair<double, double> spread_of_rows(AnyRows X, Vector<const double> origin, Vector<const double> sample_weight,
+                                         int n_threads) {
+    const Rows rows = rows_of(X, origin);
+    const Index n = rows.n_samples;
+    require_rows(sample_weight, n);
+    double total = 0, weight = 0;
+    without_lock(n_threads, [&](Team& team) {
+        const std::vector<int32_t> together(n);
+        const std::vector<double> zero(rows.n_features);
+        const Memory<double> squares(n);
+        squares_from_own(rows, together.data(), zero.data(), squares, team);
+        for (Index row = 0; row < n; row++) {
+            total += sample_weight.data()[row] * squares[row];
+            weight += sample_weight.data()[row];
+        }
+    });
+    return {total, weight};
+}
+
 void sq_distances_to_own(AnyRows X, Vector<const double> origin, Vector<const int32_t> labels,
                          Matrix<const double> centers, Vector<double> squares, int n_threads) {
     const Rows rows = rows_of(X, origin);
@@ -186,12 +219,8 @@ void sq_distances_to_own(AnyRows X, Vector<const double> origin, Vector<const in
     require_rows(squares, rows.n_samples);
     require_shape(centers, centers.shape(0), rows.n_features);
     require_labels(labels, centers.shape(0));
-    const double work = 8.0 * double(rows.n_samples) * double(rows.n_features);
-    const Index n_parts = count_parts(rows.n_samples, work);
     without_lock(n_threads, [&](Team& team) {
-        team.run(n_parts, work > thresholds.parallel_work, [&](Index part, int) {
-            passes().own(rows, labels.data(), centers.data(), {part, n_parts}, squares.data());
-        });
+        squares_from_own(rows, labels.data(), centers.data(), squares.data(), team);
     });
 }
 
@@ -199,7 +228,7 @@ void sq_distances_to_own(AnyRows X, Vector<const double> origin, Vector<const in
 template <class Function>
 void measure(const Rows& rows, Index n_points, int n_threads, Function function) {
     const double work = double(rows.n_samples) * double(rows.n_features) * double(n_points);
-    const Index n_parts = count_parts(rows.n_samples, work), bytes = workspace_bytes(rows.n_features, n_points);
+    const Index n_parts = count_parts(rows.n_samples, work), bytes = workspace_bytes(rows.n_samples, rows.n_features, n_points);
     const bool pays = work > thresholds.parallel_work;
     const Memory<char> workspaces((pays ? std::max(1, n_threads) : 1) * bytes);
     without_lock(n_threads, [&](Team& team) {
@@ -295,6 +324,9 @@ NB_MODULE(_kmeans, module) {
                "doubt"_a, "floats"_a, "n_threads"_a);
     module.def("sum", sum, "X"_a, "origin"_a, "sample_weight"_a, "labels"_a, "sums"_a.noconvert(),
                "weights"_a.noconvert(), "n_threads"_a);
+    module.def("sum_of_rows", sum_of_rows, "X"_a, "origin"_a, "sample_weight"_a, "sums"_a.noconvert(),
+               "weight"_a.noconvert(), "n_threads"_a);
+    module.def("spread_of_rows", spread_of_rows, "X"_a, "origin"_a, "sample_weight"_a, "n_threads"_a);
     module.def("sq_distances_to_own", sq_distances_to_own, "X"_a, "origin"_a, "labels"_a, "centers"_a,
                "squares"_a.noconvert(), "n_threads"_a);
     module.def("sq_distances_to", sq_distances_to, "X"_a, "origin"_a, "points"_a, "squares"_a.noconvert(),

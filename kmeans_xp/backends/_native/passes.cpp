@@ -5,6 +5,7 @@
 #include "passes.hpp"
 
 #include <cstring>
+#include <type_traits>
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -137,6 +138,44 @@ inline void with_type_of(const Rows& rows, Function function) {
     }
 }
 
+#if defined(__AVX2__)
+// A square of 8 rows and features, less the origin, turned over in registers.
+inline void turn(const char* const* rows, Index f, const double* origins, float* block, Index lanes) {
+    const __m256 origin = _mm256_set_m128(_mm256_cvtpd_ps(_mm256_loadu_pd(origins + f + 4)),
+                                          _mm256_cvtpd_ps(_mm256_loadu_pd(origins + f)));
+    __m256 r[8], t[8];
+    for (int i = 0; i < 8; i++)
+        r[i] = _mm256_sub_ps(_mm256_loadu_ps(reinterpret_cast<const float*>(rows[i]) + f), origin);
+    for (int i = 0; i < 8; i += 2) {
+        t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
+        t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4)
+        for (int j = 0; j < 2; j++) {
+            r[i + 2 * j] = _mm256_shuffle_ps(t[i + j], t[i + j + 2], 0x44);
+            r[i + 2 * j + 1] = _mm256_shuffle_ps(t[i + j], t[i + j + 2], 0xee);
+        }
+    for (int i = 0; i < 4; i++) {
+        _mm256_storeu_ps(block + (f + i) * lanes, _mm256_permute2f128_ps(r[i], r[i + 4], 0x20));
+        _mm256_storeu_ps(block + (f + i + 4) * lanes, _mm256_permute2f128_ps(r[i], r[i + 4], 0x31));
+    }
+}
+
+// The same of 4 rows and features.
+inline void turn(const char* const* rows, Index f, const double* origins, double* block, Index lanes) {
+    const __m256d origin = _mm256_loadu_pd(origins + f);
+    __m256d r[4];
+    for (int i = 0; i < 4; i++)
+        r[i] = _mm256_sub_pd(_mm256_loadu_pd(reinterpret_cast<const double*>(rows[i]) + f), origin);
+    const __m256d a = _mm256_unpacklo_pd(r[0], r[1]), b = _mm256_unpackhi_pd(r[0], r[1]);
+    const __m256d c = _mm256_unpacklo_pd(r[2], r[3]), d = _mm256_unpackhi_pd(r[2], r[3]);
+    _mm256_storeu_pd(block + f * lanes, _mm256_permute2f128_pd(a, c, 0x20));
+    _mm256_storeu_pd(block + (f + 1) * lanes, _mm256_permute2f128_pd(b, d, 0x20));
+    _mm256_storeu_pd(block + (f + 2) * lanes, _mm256_permute2f128_pd(a, c, 0x31));
+    _mm256_storeu_pd(block + (f + 3) * lanes, _mm256_permute2f128_pd(b, d, 0x31));
+}
+#endif
+
 // Put up to a block of rows, relative to the origin, into `block` (n_features, lanes); repeat the last to fill it.
 template <class T, class C>
 void gather(const Rows& rows, const Index* which, Index count, C* block) {
@@ -151,20 +190,19 @@ void gather(const Rows& rows, const Index* which, Index count, C* block) {
         }
         return;
     }
-    for (Index i = 0; i < lanes; i += 4) {
-        const char* at[4];
-        for (Index j = 0; j < 4; j++) at[j] = rows.data + which[least(i + j, count - 1)] * rows.row_stride;
-        if (step == Index(sizeof(T))) {
-            for (Index f = 0; f < rows.n_features; f++) {
-                const C origin = C(rows.origin[f]);
-                for (Index j = 0; j < 4; j++)
-                    block[f * lanes + i + j] = C(number_at<T>(at[j] + f * Index(sizeof(T)))) - origin;
-            }
-        } else {
-            for (Index f = 0; f < rows.n_features; f++) {
-                const C origin = C(rows.origin[f]);
-                for (Index j = 0; j < 4; j++) block[f * lanes + i + j] = C(number_at<T>(at[j] + f * step)) - origin;
-            }
+    constexpr Index together = 32 / sizeof(C);
+    for (Index i = 0; i < lanes; i += together) {
+        const char* at[together];
+        for (Index j = 0; j < together; j++) at[j] = rows.data + which[least(i + j, count - 1)] * rows.row_stride;
+        Index f = 0;
+#if defined(__AVX2__)
+        if constexpr (std::is_same_v<T, C>)
+            if (step == Index(sizeof(T)))
+                for (; f + together <= rows.n_features; f += together) turn(at, f, rows.origin, block + i, lanes);
+#endif
+        for (; f < rows.n_features; f++) {
+            const C origin = C(rows.origin[f]);
+            for (Index j = 0; j < together; j++) block[f * lanes + i + j] = C(number_at<T>(at[j] + f * step)) - origin;
         }
     }
 }
@@ -176,9 +214,9 @@ void gather_any(const Rows& rows, const Index* which, Index count, C* block) {
 
 // Add a row, relative to the origin, to the sums of a cluster.
 template <class T>
-inline void add_row(const Rows& rows, Index row, double weight, double* sums) {
+inline void add_row(const Rows& rows, Index row, double weight, double* __restrict__ sums) {
     const char* place = rows.data + row * rows.row_stride;
-    const double* origin = rows.origin;
+    const double* __restrict__ origin = rows.origin;
     if (rows.column_stride == Index(sizeof(T))) {
         for (Index f = 0; f < rows.n_features; f++)
             sums[f] += weight * (double(number_at<T>(place + f * Index(sizeof(T)))) - origin[f]);
@@ -301,7 +339,7 @@ struct Workspace {
     double* exact;      // for settling
 
     Workspace(char* memory, const Job<C>& job) {
-        const Index n_rows = enough_rows(job.n_clusters) + TILE, d = job.rows.n_features, k = job.n_clusters;
+        const Index n_rows = room_for_rows(job.rows.n_samples, job.n_clusters), d = job.rows.n_features, k = job.n_clusters;
         block = reinterpret_cast<C*>(memory);
         exact = reinterpret_cast<double*>(memory + 8 * MOST_LANES * d);
         rows = reinterpret_cast<Index*>(exact + 4 * d + k);

@@ -111,9 +111,15 @@ inline Index rows_of_tile(Index n_samples, Index n_parts) {
 // Stale rows that are gathered before they are ordered by their clusters, for those to fill blocks.
 inline Index enough_rows(Index n_clusters) { return TILE > 64 * n_clusters ? TILE : 64 * n_clusters; }
 
+// Rows that a part has room for.
+inline Index room_for_rows(Index n_samples, Index n_clusters) {
+    const Index most = enough_rows(n_clusters) + TILE;
+    return n_samples < most ? n_samples : most;
+}
+
 // Bytes that a part needs for itself.
-inline Index workspace_bytes(Index n_features, Index n_clusters) {
-    Index rows = 2 * (enough_rows(n_clusters) + TILE), numbers = (MOST_LANES + 4) * n_features + 8 * MOST_LANES;
+inline Index workspace_bytes(Index n_samples, Index n_features, Index n_clusters) {
+    Index rows = 2 * room_for_rows(n_samples, n_clusters), numbers = (MOST_LANES + 4) * n_features + 8 * MOST_LANES;
     return 8 * (rows + numbers + 4 * n_clusters + 64 + MOST_LANES * n_clusters);
 }
 

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <numeric>
 #include <utility>
 
 namespace kmeans {
@@ -142,7 +143,7 @@ class Trials {
         std::vector<double> potentials;
     };
 
-    Index bytes() const { return workspace_bytes(d_, how_.n_trials); }
+    Index bytes() const { return workspace_bytes(rows_.n_samples, d_, how_.n_trials); }
     Index begin_of(Index part) const { return rows_.n_samples * part / n_parts_; }
 
     template <class Function>
@@ -222,6 +223,12 @@ std::vector<Index> greedy(const Rows& rows, const double* sample_weight, const G
 }
 
 std::vector<Index> sorted_by(const double* keys, Index n) {
+    if (n < 2000) {
+        std::vector<Index> order(n);
+        std::iota(order.begin(), order.end(), 0);
+        std::stable_sort(order.begin(), order.end(), [&](Index a, Index b) { return keys[a] < keys[b]; });
+        return order;
+    }
     // Least significant digits first; bits of floating-point numbers, made to sort as integers
     constexpr int DIGIT = 11, N_DIGITS = 6;
     struct Entry {

@@ -1,14 +1,12 @@
 """Steps for NumPy arrays in C++. What happens to the rows stands in the sources beside this file."""
 
-import functools
-
 import numpy as np
 
 from kmeans_xp.backends._native import native
 from kmeans_xp.backends._threads import blas
 
 PARALLEL_WORK = 2e6  # multiplications of a pass from which several threads pay, see `Thresholds`
-DENSE_WORK = 2**18  # n_samples * n_features * n_clusters up to which bounds cost more than they save
+DENSE_WORK = 2**12  # n_samples * n_features * n_clusters up to which bounds cost more than they save
 
 
 def iterations(X, sample_weight, centers, state, frame, metric, limits):
@@ -23,18 +21,18 @@ def iterations(X, sample_weight, centers, state, frame, metric, limits):
         frame.dtype == np.float32,
         metric.spherical,
     )
-    given = X, _origin(frame), sample_weight, new, state.labels, *memory
-    numbers = native.iterate(*given, seen, limits.most, limits.tol, _n_threads(X.size * len(centers)))
+    given = X, frame.origin, sample_weight, new, state.labels, *memory
+    numbers, fresh = native.iterate(*given, seen, limits.most, limits.tol, _n_threads(X.size * len(centers)))
     if not numbers:
         return _too_large(X, centers, frame)
     state.went_on(memory)
-    return memory.centers_old, new, memory.sums, memory.weights, numbers
+    return memory.centers_old, new, memory.sums, memory.weights, numbers, fresh
 
 
 def assign(X, centers, frame):
     """`steps.assign`."""
     labels = np.empty(X.shape[0], dtype=np.int32)
-    job = X, _origin(frame), centers, frame.doubt, _in_floats(frame), labels
+    job = X, frame.origin, centers, frame.doubt, _in_floats(frame), labels
     return labels if native.assign(*job, _n_threads(X.size * len(centers))) else _too_large(X, centers, frame)
 
 
@@ -54,7 +52,7 @@ def _step(X, sample_weight, centers, bounds, totals, frame):
     sums, weights = np.zeros(centers.shape), np.zeros(len(centers))
     sums += totals[0]
     weights += totals[1]
-    job = X, _origin(frame), sample_weight, centers, *bounds, sums, weights
+    job = X, frame.origin, sample_weight, centers, *bounds, sums, weights
     how = frame.rounding, frame.doubt, _in_floats(frame), _n_threads(X.size * len(centers))
     n_changed, n_active = native.step(*job, *how)
     if n_changed < 0:
@@ -65,14 +63,26 @@ def _step(X, sample_weight, centers, bounds, totals, frame):
 def update(X, sample_weight, labels, n_clusters, frame):
     """`steps.update`."""
     sums, weights = np.empty((n_clusters, X.shape[1])), np.empty(n_clusters)
-    native.sum(X, _origin(frame), sample_weight, labels, sums, weights, _n_threads(8 * X.size))
+    native.sum(X, frame.origin, sample_weight, labels, sums, weights, _n_threads(8 * X.size))
     return sums, weights
+
+
+def sum_of_rows(X, sample_weight, frame):
+    """`steps.sum_of_rows`."""
+    sums, weight = np.empty((1, X.shape[1])), np.empty(1)
+    native.sum_of_rows(X, frame.origin, sample_weight, sums, weight, _n_threads(8 * X.size))
+    return sums[0], weight[0]
+
+
+def spread_of_rows(X, sample_weight, frame):
+    """`steps.spread_of_rows`."""
+    return native.spread_of_rows(X, frame.origin, sample_weight, _n_threads(8 * X.size))
 
 
 def sq_distances_to_own(X, labels, centers, frame):
     """`steps.sq_distances_to_own`."""
     squares = np.empty(X.shape[0])
-    native.sq_distances_to_own(X, _origin(frame), labels, centers, squares, _n_threads(8 * X.size))
+    native.sq_distances_to_own(X, frame.origin, labels, centers, squares, _n_threads(8 * X.size))
     return squares
 
 
@@ -80,28 +90,28 @@ def sq_distances_to(X, rows, frame):
     """`steps.sq_distances_to`."""
     squares = np.empty((len(rows), X.shape[0]))
     points = frame.shift(X[rows], np.float64)
-    native.sq_distances_to(X, _origin(frame), points, squares, _n_threads(X.size * len(rows)))
+    native.sq_distances_to(X, frame.origin, points, squares, _n_threads(X.size * len(rows)))
     return squares
 
 
 def distances(X, centers, frame):
     """`steps.distances`."""
     result = np.empty((X.shape[0], len(centers)), dtype=frame.dtype)
-    native.distances(X, _origin(frame), centers, result, _n_threads(X.size * len(centers)))
+    native.distances(X, frame.origin, centers, result, _n_threads(X.size * len(centers)))
     return result
 
 
 def greedy_rows(X, sample_weight, frame, how, uniforms, direction):
     """`greedy.greedy_rows`."""
     n_threads = _n_threads(X.size * how.n_trials)
-    chosen = native.greedy(X, _origin(frame), sample_weight, direction, tuple(how), uniforms, n_threads)
+    chosen = native.greedy(X, frame.origin, sample_weight, direction, tuple(how), uniforms, n_threads)
     return np.asarray(chosen)
 
 
 def projected(X, direction, frame):
     """`passes.projected`."""
     keys = np.empty(X.shape[0])
-    native.keys(X, _origin(frame), direction, keys)
+    native.keys(X, frame.origin, direction, keys)
     return keys
 
 
@@ -119,16 +129,6 @@ def _too_large(X, centers, frame):
 def _in_floats(frame):
     """Whether distances are compared in float32."""
     return frame.distance_dtype == np.float32
-
-
-def _origin(frame):
-    """What is to be subtracted from the rows."""
-    return _zeros(len(frame.origin)) if frame.shifted else frame.origin
-
-
-@functools.lru_cache(4)
-def _zeros(n_features):
-    return np.zeros(n_features)
 
 
 def _n_threads(work):
