@@ -108,6 +108,9 @@ def frame_at(origin, spread, like, tile_bytes):
     """The frame around `origin` for rows like those of the array `like`. The other arguments are those of `Frame`."""
     xp, dtype = namespace(like), result_dtype(like)
     origin = xp.astype(xp.astype(origin, dtype), accumulator(like))
-    # Squares of float32 numbers leave its range beyond about 1e±19.
-    ordinary = spread == 0 or 1e-18 < spread < 1e18
-    return Frame(origin, spread, dtype, dtype if ordinary else origin.dtype, tile_bytes)
+    return Frame(origin, spread, dtype, dtype if is_ordinary(spread) else origin.dtype, tile_bytes)
+
+
+def is_ordinary(spread):
+    """Whether squared distances may be float32: squares of its numbers leave its range beyond about 1e±19."""
+    return spread == 0 or 1e-18 < spread < 1e18

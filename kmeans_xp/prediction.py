@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from kmeans_xp.arrays import asarray_like, namespace, tile_bytes, to_floats
-from kmeans_xp.frame import frame_at
+from kmeans_xp.backends import replaceable
+from kmeans_xp.frame import frame_at, is_ordinary
 from kmeans_xp.nearest import TOO_LARGE
 from kmeans_xp.steps import assign, in_unit, sq_distances_to_own
 from kmeans_xp.steps import distances as distances_from
@@ -21,11 +22,32 @@ class Model:
     metric: Any
     working_memory: int  # bytes
 
+    @property
+    def is_ordinary(self):
+        """Whether distances of float32 rows may be compared in float32."""
+        return is_ordinary(self.spread)
+
     def seen_from(self, X):
         """Centers, relative to the origin, and the frame for rows like X."""
         origin, bytes_of_tile = asarray_like(self.origin, X), tile_bytes(X, self.working_memory)
         frame = frame_at(origin, self.spread, X, bytes_of_tile)
         return frame.enter(asarray_like(self.centers, X)), frame
+
+
+@replaceable
+def labels_at_once(X, model):
+    """Labels of an array that nothing is known of, (n_samples,) int32; None unless all its numbers are finite."""
+    return assign(X, *model.seen_from(X)) if _has_finite_sum(X) else None
+
+
+@replaceable
+def distances_at_once(X, model):
+    """The same of Euclidean distances, (n_samples, n_clusters)."""
+    return distances_from(X, *model.seen_from(X)) if _has_finite_sum(X) else None
+
+
+def _has_finite_sum(X):
+    return math.isfinite(*to_floats(namespace(X).sum(X)))
 
 
 def labels(block, model):

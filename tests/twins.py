@@ -17,6 +17,7 @@ from kmeans_xp.arrays import namespace, to_numpy
 from kmeans_xp.frame import Frame
 from kmeans_xp.metric import EUCLIDEAN
 from kmeans_xp.passes import key_direction
+from kmeans_xp.prediction import Model
 from kmeans_xp.rows import StoredRows, array
 from kmeans_xp.seeding.greedy import Greedy
 
@@ -42,6 +43,10 @@ class Case:
     def rng(self):
         """The same numbers again each time."""
         return np.random.default_rng(7)
+
+    def model(self):
+        """Fitted centers, as predict is given them."""
+        return Model(self.frame.leave(self.centers), self.frame.origin, self.frame.spread, EUCLIDEAN, 2**26)
 
     def row_numbers(self):
         return self.array(self.rng().integers(len(self.host), size=5), "int64")
@@ -118,6 +123,8 @@ def slices_of(X, n_rows=7):
 
 # Calls of each step for a case and its rows, as an array or stored otherwise
 ARGUMENTS = {
+    "distances_at_once": lambda c, X: [(X, c.model())],
+    "labels_at_once": lambda c, X: [(X, c.model())],
     "as_given": lambda c, X: [(X,)],
     "assign": lambda c, X: [(X, c.centers, c.frame)],
     "bounded_step": lambda c, X: [bounds_of_a_step(c, X)],
@@ -255,6 +262,7 @@ def same_sets(ours, theirs, c):
 
 
 COMPARE = {
+    "distances_at_once": same_but_for_the_square_root_of_rounding,
     "sum_of_rows": same_sums,
     "as_given": same_rows,
     "bounded_step": same_bounds,

@@ -21,7 +21,7 @@ from kmeans_xp.estimators.saving import Saved
 from kmeans_xp.metric import EUCLIDEAN, Cosine, unit_rows
 from kmeans_xp.prediction import Model
 from kmeans_xp.steps import computing
-from kmeans_xp.validation import check_count, check_given_centers, check_out
+from kmeans_xp.validation import check_count, check_given_centers, check_out, is_plain
 
 Fit = TypeVar("Fit", bound=Callable[..., Any])
 
@@ -159,7 +159,8 @@ class NearestCenters(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, C
             In the library and on the device of X; `out` if it is given. Of equally near centers the first. For dense
             rows on a CPU exact: CuPy's kernels compare in the dtype of X, and sparse rows are compared in float64.
         """
-        return self._write(X, prediction.labels, "predict", out, dtype=np.int32)
+        found = self._at_once(prediction.labels_at_once, X) if out is None else None
+        return self._write(X, prediction.labels, "predict", out, dtype=np.int32) if found is None else found
 
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
         """Fit and return `labels_`.
@@ -199,6 +200,9 @@ class NearestCenters(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, C
         X_new : array of shape (n_samples, n_clusters)
             In the library, dtype and on the device of X, computed in float64; `out` if it is given.
         """
+        found = self._at_once(prediction.distances_at_once, X) if out is None else None
+        if found is not None:
+            return found
         return self._write(X, prediction.distances, "transform", out, more_shape=self._clusters())
 
     def fit_transform(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
@@ -243,7 +247,7 @@ class NearestCenters(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, C
             'cosine', of the distances 1 - cos.
         """
         with self._opened(X, "score", sample_weight) as data:
-            total, weight = data.reduce(prediction.inertia_and_weight, passes.add, self._model(data))
+            total, weight = data.reduce(prediction.inertia_and_weight, passes.add, self._model())
         if weight == 0:
             raise ValueError("Sample weights must contain at least one non-zero number.")
         return -total
@@ -272,7 +276,7 @@ class NearestCenters(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, C
         """
         n_centers = check_count("n_centers", n_centers, *self._clusters(), "n_clusters")
         with self._opened(X, "nearest_centers") as data:
-            given = self._model(data), n_centers
+            given = self._model(), n_centers
             found = data.write(None, neighbors.nearest_centers, *given, dtype=np.float64, more_shape=(2 * n_centers,))
         with computing(data.home):
             xp, like = arrays.namespace(found), arrays.result_dtype(data.home)
@@ -305,7 +309,7 @@ class NearestCenters(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, C
         with self._opened(X, "nearest_rows") as data:
             n_rows = check_count("n_rows", n_rows, data.n_rows("to number rows"), "n_samples")
             combine = functools.partial(neighbors.nearer_rows, n_rows=n_rows)
-            distances, rows = data.reduce(neighbors.nearest_rows, combine, self._model(data), n_rows)
+            distances, rows = data.reduce(neighbors.nearest_rows, combine, self._model(), n_rows)
         with computing(data.home):
             distances = arrays.asarray_like(distances, data.home, arrays.result_dtype(data.home))
             rows = arrays.asarray_like(rows, data.home)
@@ -318,10 +322,26 @@ class NearestCenters(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, C
         purpose = Purpose(self.cluster_centers_.shape[0], self._metric, self.device, **job)
         return open_data(X, sample_weight, purpose)
 
-    def _model(self, data):
-        """What passes over the data must know of the centers."""
+    def _at_once(self, step, X):
+        """What a step finds for rows that are as they must be, which most are; None for others, and for faulty ones."""
+        centers = vars(self).get("cluster_centers_")
+        if type(X) is not type(centers) or self.device is not None or self.metric != "euclidean":
+            return None
+        if arrays.is_differentiated(X) or arrays.is_differentiated(centers):
+            return None
+        rows = arrays.shared(X)
+        if not is_plain(rows, self):
+            return None
         origin, spread = self._origin_and_spread()
-        return Model(self.cluster_centers_, origin, spread, self._metric, working_memory())
+        with computing(rows, centers.shape[0]):
+            found = step(
+                rows, Model(arrays.shared(centers), arrays.shared(origin), spread, EUCLIDEAN, working_memory())
+            )
+        return found if found is None or rows is X else arrays.asarray_like(found, X)
+
+    def _model(self):
+        """What passes must know of the centers."""
+        return Model(self.cluster_centers_, *self._origin_and_spread(), self._metric, working_memory())
 
     def _write(self, X, function, method, out, *, dtype=None, more_shape=()):
         """What a pass finds for each row: `out`, or an array in the library of X."""
@@ -329,7 +349,7 @@ class NearestCenters(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, C
             if out is not None:
                 largest = None if more_shape else self.cluster_centers_.shape[0] - 1
                 check_out(out, (data.n_rows("to write into out"), *more_shape), largest)
-            return data.write(out, function, self._model(data), dtype=dtype, more_shape=more_shape)
+            return data.write(out, function, self._model(), dtype=dtype, more_shape=more_shape)
 
     def _clusters(self):
         """Number of centers, as a shape: the parameter may have been set anew."""

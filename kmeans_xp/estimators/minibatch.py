@@ -300,7 +300,7 @@ class MiniBatchKMeans(NearestCenters):
 
     def _state_for(self, data):
         """The state before another batch: centers that were set by hand have seen no rows."""
-        centers, frame = self._model(data).seen_from(data.like)
+        centers, frame = self._model().seen_from(data.like)
         if not hasattr(self, "_counts"):
             return State.unseen(centers, frame)
         return State(centers, frame, arrays.asarray_like(self._counts, data.like), self._n_since)

@@ -64,7 +64,7 @@ int32_t nearest_by_differences(const Job<C>& job, Index row, void* workspace) {
         least = squares[c] < least ? squares[c] : least;
     }
     if (!in_range) {  // or no number, which a caller finds out
-        if (finite) __atomic_store_n(job.too_large, 1, __ATOMIC_RELAXED);
+        __atomic_store_n(finite ? job.too_large : job.not_finite, 1, __ATOMIC_RELAXED);
         return 0;
     }
     // Centers beyond this are farther whatever rounding does, here and below

@@ -80,6 +80,7 @@ Lloyd<C>::Lloyd(const Rows& rows, const double* sample_weight, Index n_clusters,
     job_.stops = Team::stops;
     job_.stopping = &team;
     job_.too_large = &too_large_;
+    job_.not_finite = &not_finite_;
 }
 
 // Coefficients of scores, as `nearest.coefficients`.

@@ -125,6 +125,7 @@ class Lloyd {
     std::vector<Numbers> iterate(double* centers, State& state, Index most, double tol);
 
     bool too_large() const { return too_large_ != 0; }
+    bool not_finite() const { return not_finite_ != 0; }
 
   private:
     void compare_with(const double* centers);
@@ -143,7 +144,7 @@ class Lloyd {
     std::unique_ptr<PartTotals> totals_;
     std::unique_ptr<Memory<double>> between_, nearest_other_;
     Index last_active_ = -1;  // rows that the last step looked at
-    int too_large_ = 0;
+    int too_large_ = 0, not_finite_ = 0;
     Job<C> job_{};
 };
 

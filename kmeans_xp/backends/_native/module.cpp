@@ -8,6 +8,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <cmath>
+#include <limits>
 #include <optional>
 #include <utility>
 
@@ -97,6 +98,40 @@ bool assign(AnyRows X, Vector<const double> origin, Matrix<const double> centers
             Lloyd<decltype(type)> pass(rows, nullptr, centers.shape(0), {nullptr, 0, doubt, 0, floats, false, false}, team);
             pass.assign(centers.data(), labels.data());
             in_range = !pass.too_large();
+        });
+    });
+    return in_range;
+}
+
+// An origin as rows of a dtype see it, and centers relative to that, as `frame.frame_at` and `Frame.enter`.
+struct Seen {
+    std::vector<double> origin, centers;
+
+    Seen(const Vector<const double>& given, const AnyRows& absolute, bool floats)
+        : origin(given.data(), given.data() + given.shape(0)), centers(absolute.shape(0) * absolute.shape(1)) {
+        const Rows rows = rows_of(absolute, given);
+        if (floats)
+            for (double& place : origin) place = double(float(place));
+        for (Index c = 0, i = 0; c < rows.n_samples; c++)
+            for (Index f = 0; f < rows.n_features; f++, i++) centers[i] = number_of(rows, c, f) - origin[f];
+    }
+};
+
+// Labels for centers as a user has them. -> whether all numbers are finite, and squared distances in range
+bool labels_at_once(AnyRows X, Vector<const double> origin, AnyRows centers, bool floats, Vector<int32_t> labels,
+                    int n_threads) {
+    Rows rows = rows_of(X, origin);
+    require_rows(labels, rows.n_samples);
+    const Seen seen(origin, centers, rows.dtype == Dtype::float32);
+    rows.origin = seen.origin.data();
+    const double eps = floats ? std::numeric_limits<float>::epsilon() : std::numeric_limits<double>::epsilon();
+    bool in_range = true;
+    without_lock(n_threads, [&](Team& team) {
+        in_dtype(floats, [&](auto type) {
+            const Frame frame{nullptr, 0, (double(rows.n_features) + 10) * eps, 0, floats, false, false};
+            Lloyd<decltype(type)> pass(rows, nullptr, centers.shape(0), frame, team);
+            pass.assign(seen.centers.data(), labels.data());
+            in_range = !pass.too_large() && !pass.not_finite();
         });
     });
     return in_range;
@@ -265,6 +300,29 @@ void distances(AnyRows X, Vector<const double> origin, Matrix<const double> poin
     });
 }
 
+// Distances from centers as a user has them. -> whether all are finite
+bool distances_at_once(AnyRows X, Vector<const double> origin, AnyRows centers,
+                       nb::ndarray<nb::ndim<2>, nb::c_contig, nb::device::cpu> result, int n_threads) {
+    Rows rows = rows_of(X, origin);
+    const Index k = centers.shape(0);
+    const Seen seen(origin, centers, rows.dtype == Dtype::float32);
+    rows.origin = seen.origin.data();
+    require(result.dtype() == X.dtype() && rows.dtype <= Dtype::float64, "results of this dtype are not known");
+    require_shape(result, rows.n_samples, k);
+    const bool is_float = rows.dtype == Dtype::float32;
+    const Squares job{rows, k, seen.centers.data()};
+    measure(rows, k, n_threads, [&](Index part, Index n_parts, char* workspace) {
+        passes().distances(job, {part, n_parts}, result.data(), is_float, workspace);
+    });
+    double total = 0;  // of what is not finite, the difference from itself is no number
+    for (Index i = 0; i < rows.n_samples * k; i++) {
+        const double value = is_float ? static_cast<const float*>(result.data())[i]
+                                      : static_cast<const double*>(result.data())[i];
+        total += value - value;
+    }
+    return total == 0;
+}
+
 void keys(AnyRows X, Vector<const double> origin, Vector<const double> direction, Vector<double> result) {
     const Rows rows = rows_of(X, origin);
     require_rows(direction, rows.n_features);
@@ -332,6 +390,10 @@ NB_MODULE(_kmeans, module) {
     module.def("sq_distances_to", sq_distances_to, "X"_a, "origin"_a, "points"_a, "squares"_a.noconvert(),
                "n_threads"_a);
     module.def("distances", distances, "X"_a, "origin"_a, "points"_a, "result"_a.noconvert(), "n_threads"_a);
+    module.def("labels_at_once", labels_at_once, "X"_a, "origin"_a, "centers"_a, "floats"_a, "labels"_a.noconvert(),
+               "n_threads"_a);
+    module.def("distances_at_once", distances_at_once, "X"_a, "origin"_a, "centers"_a, "result"_a.noconvert(),
+               "n_threads"_a);
     module.def("keys", keys, "X"_a, "origin"_a, "direction"_a, "result"_a.noconvert());
     module.def("greedy", greedy_rows, "X"_a, "origin"_a, "sample_weight"_a, "direction"_a.none(), "how"_a, "uniforms"_a,
                "n_threads"_a);

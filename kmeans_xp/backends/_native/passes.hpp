@@ -56,7 +56,8 @@ struct Job {
     int32_t (*settle)(const Job&, Index row, void* workspace);
     bool (*stops)(void*);  // whether to give up: asked for between tiles of rows
     void* stopping;
-    int* too_large;  // set to 1, atomically, when squared distances leave the range of float64
+    int* too_large;   // set to 1, atomically, when squared distances leave the range of float64
+    int* not_finite;  // the same when a row has a number that is not finite
 };
 
 // Squared distances between rows and points.

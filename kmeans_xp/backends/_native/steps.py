@@ -36,6 +36,21 @@ def assign(X, centers, frame):
     return labels if native.assign(*job, _n_threads(X.size * len(centers))) else _too_large(X, centers, frame)
 
 
+def labels_at_once(X, model):
+    """`prediction.labels_at_once`."""
+    labels = np.empty(X.shape[0], dtype=np.int32)
+    floats = X.dtype == np.float32 and model.is_ordinary
+    n_threads = _n_threads(X.size * len(model.centers))
+    return labels if native.labels_at_once(X, model.origin, model.centers, floats, labels, n_threads) else None
+
+
+def distances_at_once(X, model):
+    """`prediction.distances_at_once`."""
+    result = np.empty((X.shape[0], len(model.centers)), dtype=X.dtype)
+    n_threads = _n_threads(X.size * len(model.centers))
+    return result if native.distances_at_once(X, model.origin, model.centers, result, n_threads) else None
+
+
 def lloyd_step(X, sample_weight, centers, frame):
     """`steps.lloyd_step`."""
     labels = np.full(X.shape[0], -1, dtype=np.int32)
