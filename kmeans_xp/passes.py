@@ -194,6 +194,17 @@ def projected(X, direction, frame):
     return collect(keys, X.shape[0])
 
 
+def canonical_order(X, frame):
+    """Row numbers sorted by the rows' keys: the same points in any order of the rows."""
+    return sorted_rows(row_keys(X, frame))
+
+
+@replaceable
+def sorted_rows(keys):
+    """Row numbers sorted by their keys, equal ones as they stand."""
+    return namespace(keys).argsort(keys)
+
+
 @primitive
 def projections(tile, direction):
     """Of rows on a direction: equal rows get equal numbers."""

@@ -106,8 +106,8 @@ def choice_of_rows(c, X):
     n_clusters = min(c.n_clusters, len(np.unique(c.host, axis=0)))
     rounding = replace(c.frame, distance_dtype=c.frame.origin.dtype).doubt * 2
     how = Greedy(n_clusters, 2 + int(np.log(n_clusters)), 4, 3, 1e-9, rounding)
-    for direction in None, key_direction(c.frame):
-        yield X, c.weights, c.frame, how, c.rng().random, direction
+    for order in None, c.array(c.rng().permutation(len(c.host)), "int64"):
+        yield X, c.weights, c.frame, how, c.rng().random, order
 
 
 def candidates_of_a_draw(c, X):
@@ -151,6 +151,7 @@ ARGUMENTS = {
     "sq_distances_of_tile": lambda c, X: [(X, c.labels, c.centers)],
     "sq_distances_to": lambda c, X: [(X, c.row_numbers(), c.frame)],
     "sq_distances_to_own": lambda c, X: [(X, c.labels, c.centers, c.frame)],
+    "sorted_rows": lambda c, X: [(c.array(c.host[:, 0], "float64"),), (c.array(np.round(c.host[:, 0]), "float64"),)],
     "spread_of_rows": lambda c, X: [(X, c.weights, c.frame)],
     "sum_of_rows": lambda c, X: [(X, c.weights, c.frame)],
     "sq_norms": lambda c, X: [(X,)],

@@ -19,6 +19,7 @@ if _native.problem is None:
         lloyd_step,
         projected,
         share_that_pays,
+        sorted_rows,
         spread_of_rows,
         sq_distances_to,
         sq_distances_to_own,

@@ -25,7 +25,7 @@ class InMemory:
         self.block = Block(X, sample_weight, lost=self.lost)
         self.shape, self.like, self.home = X.shape, X, X if home is None else home
         self.shown = X if lender is None else lender
-        self._given_weights, self._is_scaled = given_weights, metric.spherical
+        self._given_weights, self._is_scaled, self._order = given_weights, metric.spherical, None
 
     @property
     def given(self):
@@ -58,6 +58,12 @@ class InMemory:
 
     def take(self, numbers):
         return take_rows(self.like, arrays.asarray_like(numbers, self.like, arrays.namespace(self.like).int64))
+
+    def order(self, frame):
+        """Row numbers in the order that depends on their values alone, the same for all runs of a fit."""
+        if self._order is None:
+            self._order = passes.canonical_order(self.like, frame)
+        return self._order
 
     def host_weights(self):
         return None if self._given_weights is None else arrays.to_numpy(self._given_weights)

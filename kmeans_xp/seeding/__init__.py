@@ -67,7 +67,7 @@ def first_centers(init, data, n_clusters, frame, rng, refine=None):
 
     Where iterations on a sample pay, `refine(X, sample_weight, centers)` makes them.
     """
-    if data.shape[0] <= sample_size(n_clusters):
+    if data.in_blocks and data.shape[0] <= sample_size(n_clusters):
         data = InMemory(*data.all_rows(), metric=EUCLIDEAN, fitting=False)
     return METHODS[init].choose(data, n_clusters, frame, rng, refine)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from kmeans_xp.arrays import asarray_like, collect, namespace, to_floats, to_numpy
 from kmeans_xp.nearest import TOO_LARGE
-from kmeans_xp.passes import add, join, row_keys
+from kmeans_xp.passes import add, canonical_order, join
 from kmeans_xp.rows.array import relative, sq_distances, take_rows
 
 
@@ -165,11 +165,6 @@ def places_by(mass, order, uniforms):
     cumulative = xp.cumulative_sum(mass if order is None else xp.take(mass, order))
     positions = _positions(cumulative, asarray_like(uniforms, mass, mass.dtype) * cumulative[-1])
     return positions if order is None else xp.take(order, positions)
-
-
-def canonical_order(X, frame):
-    """Row numbers sorted by the rows' keys: the same points in any order of the rows."""
-    return namespace(X).argsort(row_keys(X, frame))
 
 
 def stratified(n, rng):

@@ -7,7 +7,7 @@ import numpy as np
 
 from kmeans_xp.arrays import asarray_like, namespace, to_numpy
 from kmeans_xp.backends import replaceable
-from kmeans_xp.passes import key_direction, projected
+from kmeans_xp.passes import canonical_order
 from kmeans_xp.rows.array import dense, take_rows
 from kmeans_xp.seeding.draws import (
     Law,
@@ -65,7 +65,8 @@ def choose_rows(data, n_clusters, frame, rng):
     sample = sample_of(data, n_clusters, frame, rng)
     if sample.numbers is not None:
         return sample, greedy(sample.X, sample.weights, n_clusters, frame, rng)
-    return sample, greedy(sample.X, sample.weights, n_clusters, frame, rng, in_order=True)
+    order = canonical_order(sample.X, frame) if data.in_blocks else data.order(frame)
+    return sample, greedy(sample.X, sample.weights, n_clusters, frame, rng, order)
 
 
 def sample_of(data, n_clusters, frame, rng):
@@ -94,7 +95,7 @@ def coreset(data, n_sample, frame, rng):
     return Sample(X, 1 / (n_sample * density), numbers)
 
 
-def greedy(X, sample_weight, n_clusters, frame, rng, in_order=False):
+def greedy(X, sample_weight, n_clusters, frame, rng, order=None):
     """Rows chosen one after the other with probability proportional to weight times squared distance to the nearest.
 
     Of 2 + log(n_clusters) candidates each time the one that lowers the sum of squared distances most (Arthur and
@@ -102,20 +103,19 @@ def greedy(X, sample_weight, n_clusters, frame, rng, in_order=False):
 
     Candidates for several centers are drawn at once, so that one pass serves them all. Distances shrink as centers are
     chosen, so a candidate is then accepted with probability `distance now / distance when drawn`: exactly the law of a
-    draw made now. With `in_order`, draws run through the rows in `draws.canonical_order`. -> (n_clusters,) int64
+    draw made now. Draws run through the rows in `order`. -> (n_clusters,) int64
     """
     n_trials = 2 + int(math.log(n_clusters))
     most = max(1, MAX_DISTANCES // (X.shape[0] * n_trials))
     how = Greedy(n_clusters, n_trials, most, STALENESS, TIE, rounding_of_squares(frame))
-    return greedy_rows(X, sample_weight, frame, how, rng.random_sample, key_direction(frame) if in_order else None)
+    return greedy_rows(X, sample_weight, frame, how, rng.random_sample, order)
 
 
 @replaceable
-def greedy_rows(X, sample_weight, frame, how, uniforms, direction):
+def greedy_rows(X, sample_weight, frame, how, uniforms, order):
     """The rows of `greedy`, for random numbers in [0, 1) that `uniforms(n)` draws."""
     xp = namespace(X)
     X, frame = frame.shift_once(X, frame.origin.dtype)
-    order = None if direction is None else xp.argsort(projected(X, direction, frame))
     rows = [places_by(sample_weight, order, uniforms(1))]
     n_chosen = 1
     least = rounding_of_distances(X, sample_weight, frame)

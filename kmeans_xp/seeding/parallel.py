@@ -1,7 +1,7 @@
 """k-means||: a few rounds of many draws at once, then k-means++ on those candidates."""
 
 from kmeans_xp.data.source import new_run
-from kmeans_xp.passes import add, join
+from kmeans_xp.passes import add, canonical_order, join
 from kmeans_xp.rows.array import take_rows
 from kmeans_xp.seeding.draws import Law, by_weight, draw_by
 from kmeans_xp.seeding.greedy import greedy
@@ -25,7 +25,7 @@ def k_means_parallel(data, n_clusters, frame, rng, refine=None):
         points.append(X)
     candidates = join(points)
     (weights,) = data.reduce(cluster_weights, add, candidates, frame)
-    chosen = greedy(candidates, weights, n_clusters, frame, rng, in_order=True)
+    chosen = greedy(candidates, weights, n_clusters, frame, rng, canonical_order(candidates, frame))
     return frame.enter(take_rows(candidates, chosen))
 
 

@@ -1,6 +1,7 @@
 // The nearest center of a row for which scores leave a doubt, as `nearest.nearest_by_differences`: the same bits on every
 // processor, so it must be compiled without contraction of products and sums.
 #include <cmath>
+#include <vector>
 
 #include "passes.hpp"
 
@@ -93,14 +94,32 @@ int32_t nearest_by_differences(const Job<C>& job, Index row, void* workspace) {
     return int32_t(first);
 }
 
-void keys_of_rows(const Rows& rows, const double* direction, Index begin, Index end, double* keys) {
-    const Index d = rows.n_features;
-    double* products = static_cast<double*>(__builtin_malloc(8 * d));
-    for (Index row = begin; row < end; row++) {
-        for (Index f = 0; f < d; f++) products[f] = (number_of(rows, row, f) - rows.origin[f]) * direction[f];
-        keys[row] = row_sum(products, d);
+namespace {
+
+template <class T>
+void products_with(const char* row, const double* origin, const double* direction, Index n, double* products) {
+    for (Index f = 0; f < n; f++) {
+        T number;
+        __builtin_memcpy(&number, row + f * Index(sizeof(T)), sizeof(T));
+        products[f] = (double(number) - origin[f]) * direction[f];
     }
-    __builtin_free(products);
+}
+
+}  // namespace
+
+void keys_of_rows(const Rows& rows, const double* direction, double* keys) {
+    const Index d = rows.n_features;
+    std::vector<double> products(d);
+    for (Index row = 0; row < rows.n_samples; row++) {
+        const char* place = rows.data + row * rows.row_stride;
+        if (rows.dtype == Dtype::float64 && rows.column_stride == 8)
+            products_with<double>(place, rows.origin, direction, d, products.data());
+        else if (rows.dtype == Dtype::float32 && rows.column_stride == 4)
+            products_with<float>(place, rows.origin, direction, d, products.data());
+        else
+            for (Index f = 0; f < d; f++) products[f] = (number_of(rows, row, f) - rows.origin[f]) * direction[f];
+        keys[row] = row_sum(products.data(), d);
+    }
 }
 
 template int32_t nearest_by_differences(const Job<float>&, Index, void*);

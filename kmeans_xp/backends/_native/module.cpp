@@ -328,17 +328,29 @@ void keys(AnyRows X, Vector<const double> origin, Vector<const double> direction
     require_rows(direction, rows.n_features);
     require_rows(result, rows.n_samples);
     nb::gil_scoped_release unlocked;
-    keys_of_rows(rows, direction.data(), 0, rows.n_samples, result.data());
+    keys_of_rows(rows, direction.data(), result.data());
 }
 
-// Row numbers in the order of their keys, or as they stand if there is no direction; chosen rows
+// Row numbers sorted by their keys.
+void sorted_rows(Vector<const double> keys, Vector<Index> rows) {
+    require_rows(rows, keys.shape(0));
+    nb::gil_scoped_release unlocked;
+    sorted_by(keys.data(), keys.shape(0), rows.data());
+}
+
+// Chosen rows
 std::vector<Index> greedy_rows(AnyRows X, Vector<const double> origin, Vector<const double> sample_weight,
-                               std::optional<Vector<const double>> direction, nb::tuple how, nb::callable uniforms,
+                               std::optional<Vector<const Index>> order, nb::tuple how, nb::callable uniforms,
                                int n_threads) {
     const Rows rows = rows_of(X, origin);
     const Index n = rows.n_samples;
     require_rows(sample_weight, n);
-    if (direction) require_rows(*direction, rows.n_features);
+    if (order) {
+        require_rows(*order, n);
+        bool inside = true;
+        for (Index i = 0; i < n; i++) inside &= uint64_t(order->data()[i]) < uint64_t(n);
+        require(inside, "numbers of no row");
+    }
     const Greedy given{nb::cast<Index>(how[0]), nb::cast<Index>(how[1]), nb::cast<Index>(how[2]),
                        nb::cast<double>(how[3]), nb::cast<double>(how[4]), nb::cast<double>(how[5])};
     const Uniforms draw = [&](Index n_draws) {
@@ -349,13 +361,7 @@ std::vector<Index> greedy_rows(AnyRows X, Vector<const double> origin, Vector<co
     };
     std::vector<Index> chosen;
     without_lock(n_threads, [&](Team& team) {
-        std::vector<Index> order;
-        if (direction) {
-            const Memory<double> keys(n);
-            keys_of_rows(rows, direction->data(), 0, n, keys);
-            order = sorted_by(keys, n);
-        }
-        chosen = greedy(rows, sample_weight.data(), given, direction ? order.data() : nullptr, draw, team);
+        chosen = greedy(rows, sample_weight.data(), given, order ? order->data() : nullptr, draw, team);
     });
     return chosen;
 }
@@ -395,6 +401,7 @@ NB_MODULE(_kmeans, module) {
     module.def("distances_at_once", distances_at_once, "X"_a, "origin"_a, "centers"_a, "result"_a.noconvert(),
                "n_threads"_a);
     module.def("keys", keys, "X"_a, "origin"_a, "direction"_a, "result"_a.noconvert());
-    module.def("greedy", greedy_rows, "X"_a, "origin"_a, "sample_weight"_a, "direction"_a.none(), "how"_a, "uniforms"_a,
+    module.def("sorted_rows", sorted_rows, "keys"_a, "rows"_a.noconvert());
+    module.def("greedy", greedy_rows, "X"_a, "origin"_a, "sample_weight"_a, "order"_a.none(), "how"_a, "uniforms"_a,
                "n_threads"_a);
 }

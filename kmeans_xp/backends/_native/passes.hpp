@@ -74,6 +74,27 @@ struct Closest {
     double* within;    // (n_centers,) up to which squared distance its rows are no nearer to any of the candidates
 };
 
+// Candidates of greedy k-means++ for one center.
+struct Candidates {
+    Rows rows;
+    const double* sample_weight;
+    Closest closest;
+    Index n;               // of them
+    const double* points;  // (n, n_features), relative to the origin
+    // To leave out rows that they are surely farther from than the nearest center, in float32; null to compare all
+    const float* packed;    // blocks of all rows (n_blocks, n_features + 1, lanes), the last of each ||x||²
+    const float* minus_2_points;  // (n, n_features)
+    const float* sq_norms;  // (n,)
+    float doubt, least;     // as in Rounding
+};
+
+// A row that a candidate is nearer to.
+struct Hit {
+    Index row;
+    Index candidate;
+    double square;
+};
+
 template <class C>
 struct PassesIn {
     Index lanes;  // rows of a block
@@ -95,8 +116,11 @@ struct Passes {
     void (*distances)(const Squares&, Part, void* result, bool is_float, char* workspace);
     // Squared distances of some rows from a few points, (n_points, n_which) with `stride` numbers between points
     void (*squares_of)(const Squares&, const Index* which, Index n_which, double* result, Index stride, char* workspace);
-    Index (*may_be_nearer)(const Closest&, const double* sample_weight, Index begin, Index end, Index* which,
-                           double& rest);
+    // Blocks of rows in float32
+    void (*pack)(const Rows&, Index begin, Index end, float* packed);
+    // Rows of some blocks that the candidates are nearer to: their number; what would be left of the sum of weighted
+    // squared distances is added to `potentials` (n,)
+    Index (*try_candidates)(const Candidates&, Index begin, Index end, double* potentials, Hit* hits, char* workspace);
 };
 
 constexpr Index MOST_LANES = 32;   // rows of a block, at most
@@ -131,7 +155,7 @@ int32_t nearest_by_differences(const Job<C>&, Index row, void* workspace);
 double number_of(const Rows&, Index row, Index feature);
 
 // As `passes.row_keys`: the same number for equal rows, with the bits of every other library.
-void keys_of_rows(const Rows&, const double* direction, Index begin, Index end, double* keys);
+void keys_of_rows(const Rows&, const double* direction, double* keys);
 
 extern const Passes baseline, avx2, avx512;
 

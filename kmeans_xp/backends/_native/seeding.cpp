@@ -48,44 +48,68 @@ void row_as_point(const Rows& rows, Index row, double* point) {
     for (Index f = 0; f < rows.n_features; f++) point[f] = number_of(rows, row, f) - rows.origin[f];
 }
 
-// Candidates for one center, compared with all rows.
+// Candidates for one center after the other, compared with all rows.
 class Trials {
   public:
     Trials(const Rows& rows, const double* sample_weight, const Greedy& how, Team& team)
-        : rows_(rows), sample_weight_(sample_weight), how_(how), team_(team), d_(rows.n_features),
-          squares_(rows.n_samples), nearest_(rows.n_samples), within_(how.n_clusters),
-          points_(how.n_clusters * d_), candidates_(how.n_trials * d_),
-          n_parts_(count_parts(rows.n_samples, double(rows.n_samples) * d_ * how.n_trials)),
-          pays_(double(rows.n_samples) * d_ * how.n_trials > thresholds.parallel_work), parts_(n_parts_),
-          workspaces_((pays_ ? team.n_threads() : 1) * bytes()), which_(rows.n_samples),
-          found_(rows.n_samples * how.n_trials) {}
+        : rows_(rows), how_(how), team_(team), n_(rows.n_samples), d_(rows.n_features),
+          n_blocks_((n_ + passes().in_float.lanes - 1) / passes().in_float.lanes), squares_(n_), least_(n_),
+          nearest_(n_), within_(how.n_clusters), points_(how.n_clusters * d_), candidates_(how.n_trials * d_),
+          minus_2_(how.n_trials * d_), sq_norms_(how.n_trials),
+          n_parts_(std::min(n_blocks_, count_parts(n_, double(n_) * d_ * how.n_trials))),
+          pays_(double(n_) * d_ * how.n_trials > thresholds.parallel_work), parts_(n_parts_),
+          workspaces_((pays_ ? team.n_threads() : 1) * bytes()), hits_(n_ * how.n_trials) {
+        job_.rows = rows;
+        job_.sample_weight = sample_weight;
+        job_.closest = {squares_, nearest_, within_};
+        job_.n = how.n_trials;
+        job_.points = candidates_;
+        job_.minus_2_points = minus_2_;
+        job_.sq_norms = sq_norms_;
+        job_.doubt = float(2 * (double(d_) + 10) * double(std::numeric_limits<float>::epsilon()));
+        job_.least = float(8 * (double(d_) + 4) * double(std::numeric_limits<float>::min()));
+    }
 
     const double* squares() const { return squares_; }
 
     // The first center.
     void begin(Index row) {
+        std::vector<double> points(2 * d_);  // and the origin
         row_as_point(rows_, row, points_);
-        std::fill_n(static_cast<int32_t*>(nearest_), rows_.n_samples, 0);
+        std::copy_n(static_cast<double*>(points_), d_, points.begin());
+        std::fill_n(static_cast<int32_t*>(nearest_), n_, 0);
         n_centers_ = 1;
-        const Squares one{rows_, 1, points_};
+        const Squares both{rows_, 2, points.data()};
+        const Memory<double> found(2 * n_);
         for_parts([&](Index, Index first, Index last, char* memory) {
-            passes().squares(one, first, last, squares_ + first, rows_.n_samples, memory);
+            passes().squares(both, first, last, found + first, n_, memory);
         });
+        double widest = 0;
+        for (Index i = 0; i < n_; i++) {
+            squares_[i] = found[i];
+            widest = std::max(widest, found[n_ + i]);
+            least_[i] = how_.rounding * found[n_ + i];
+        }
+        // Squares within the range of float32
+        if (d_ >= FILTERED && how_.n_clusters > 2 && widest > 1e-25 && widest < 1e30) {
+            const Index lanes = passes().in_float.lanes;
+            packed_ = std::make_unique<Memory<float>>(n_blocks_ * lanes * (d_ + 1));
+            job_.packed = *packed_;
+            for_blocks([&](Index, Index first, Index last, char*) { passes().pack(rows_, first, last, *packed_); });
+        }
     }
 
     // Squared distances that may come from rounding are 0, for rows that are centers not to be chosen again.
-    void without_rounding(const double* least) {
-        for (Index i = 0; i < rows_.n_samples; i++)
-            if (!(squares_[i] > least[i])) squares_[i] = 0;
+    void without_rounding() {
+        for (Index i = 0; i < n_; i++) squares_[i] = squares_[i] > least_[i] ? squares_[i] : 0;
     }
 
     // The one of the trials that lowers the potential most becomes a center. -> its row
     Index choose(const Index* trials) {
-        const Index n_trials = how_.n_trials;
-        for (Index t = 0; t < n_trials; t++) row_as_point(rows_, trials[t], candidates_ + t * d_);
+        for (Index t = 0; t < how_.n_trials; t++) row_as_candidate(trials[t], t);
         for (Index c = 0; c < n_centers_; c++) {  // triangle inequality: nearer only if beyond half of this distance
             double least = std::numeric_limits<double>::infinity();
-            for (Index t = 0; t < n_trials; t++) {
+            for (Index t = 0; t < how_.n_trials; t++) {
                 double square = 0;
                 for (Index f = 0; f < d_; f++) {
                     const double apart = points_[c * d_ + f] - candidates_[t * d_ + f];
@@ -95,41 +119,25 @@ class Trials {
             }
             within_[c] = least / 4 * (1 - 1e-9);
         }
-        const Closest closest{squares_, nearest_, within_};
-        const Squares job{rows_, n_trials, candidates_};
-        for_parts([&](Index part, Index first, Index last, char* memory) {
-            Part_& found = parts_[part];
-            found.rest = 0;
-            found.count = passes().may_be_nearer(closest, sample_weight_, first, last, which_ + first, found.rest);
-            double* squares = found_ + first * n_trials;
-            passes().squares_of(job, which_ + first, found.count, squares, last - first, memory);
-            found.potentials.assign(n_trials, found.rest);
-            for (Index t = 0; t < n_trials; t++) {
-                const double* of_trial = squares + t * (last - first);
-                double total = 0;
-                for (Index i = 0; i < found.count; i++) {
-                    const Index row = which_[first + i];
-                    total += sample_weight_[row] * std::min(of_trial[i], squares_[row]);
-                }
-                found.potentials[t] += total;
-            }
+        for_blocks([&](Index part, Index first, Index last, char* memory) {
+            parts_[part].potentials.assign(how_.n_trials, 0.0);
+            Hit* hits = hits_ + first * passes().in_float.lanes * how_.n_trials;
+            parts_[part].n_hits =
+                passes().try_candidates(job_, first, last, parts_[part].potentials.data(), hits, memory);
         });
-        std::vector<double> potentials(n_trials, 0.0);
-        for (const Part_& part : parts_)
-            for (Index t = 0; t < n_trials; t++) potentials[t] += part.potentials[t];
+        std::vector<double> potentials(how_.n_trials, 0.0);
+        for (const OfPart& part : parts_)
+            for (Index t = 0; t < how_.n_trials; t++) potentials[t] += part.potentials[t];
         const double lowest = *std::min_element(potentials.begin(), potentials.end()) * (1 + how_.tie);
         Index best = 0;
-        while (best < n_trials - 1 && !(potentials[best] <= lowest)) best++;
-        std::memcpy(points_ + n_centers_ * d_, candidates_ + best * d_, 8 * d_);
+        while (best < how_.n_trials - 1 && !(potentials[best] <= lowest)) best++;
+        std::copy_n(candidates_ + best * d_, d_, points_ + n_centers_ * d_);
         for (Index part = 0; part < n_parts_; part++) {
-            const Index first = begin_of(part), last = begin_of(part + 1);
-            const double* of_best = found_ + first * n_trials + best * (last - first);
-            for (Index i = 0; i < parts_[part].count; i++) {
-                const Index row = which_[first + i];
-                if (of_best[i] < squares_[row]) {
-                    squares_[row] = of_best[i];
-                    nearest_[row] = int32_t(n_centers_);
-                }
+            const Hit* hits = hits_ + begin_of(part) * passes().in_float.lanes * how_.n_trials;
+            for (const Hit* hit = hits; hit < hits + parts_[part].n_hits; hit++) {
+                if (hit->candidate != best) continue;
+                squares_[hit->row] = hit->square;
+                nearest_[hit->row] = int32_t(n_centers_);
             }
         }
         n_centers_++;
@@ -137,36 +145,57 @@ class Trials {
     }
 
   private:
-    struct Part_ {
-        Index count;
-        double rest;
+    static constexpr Index FILTERED = 8;  // features from which float32 tells first which rows may be nearer
+
+    struct OfPart {
+        Index n_hits;
         std::vector<double> potentials;
     };
 
-    Index bytes() const { return workspace_bytes(rows_.n_samples, d_, how_.n_trials); }
-    Index begin_of(Index part) const { return rows_.n_samples * part / n_parts_; }
+    void row_as_candidate(Index row, Index place) {
+        double* point = candidates_ + place * d_;
+        row_as_point(rows_, row, point);
+        double norm = 0;
+        for (Index f = 0; f < d_; f++) {
+            minus_2_[place * d_ + f] = float(-2 * point[f]);
+            norm += point[f] * point[f];
+        }
+        sq_norms_[place] = float(norm);
+    }
 
+    Index bytes() const { return workspace_bytes(n_, d_, 2 * how_.n_trials + 2); }
+    Index begin_of(Index part) const { return n_blocks_ * part / n_parts_; }
+
+    // Call function(part, first, last, workspace) for blocks of rows, or for rows.
     template <class Function>
-    void for_parts(Function function) {
+    void for_blocks(Function function) {
         team_.run(n_parts_, pays_, [&](Index part, int worker) {
             function(part, begin_of(part), begin_of(part + 1), workspaces_ + worker * bytes());
         });
     }
+    template <class Function>
+    void for_parts(Function function) {
+        const Index lanes = passes().in_float.lanes;
+        for_blocks([&](Index part, Index first, Index last, char* memory) {
+            function(part, first * lanes, std::min(n_, last * lanes), memory);
+        });
+    }
 
     const Rows& rows_;
-    const double* sample_weight_;
     const Greedy& how_;
     Team& team_;
-    const Index d_;
-    Memory<double> squares_;
+    const Index n_, d_, n_blocks_;
+    Memory<double> squares_, least_;
     Memory<int32_t> nearest_;
     Memory<double> within_, points_, candidates_;
+    Memory<float> minus_2_, sq_norms_;
+    std::unique_ptr<Memory<float>> packed_;
     const Index n_parts_;
     const bool pays_;
-    std::vector<Part_> parts_;
+    std::vector<OfPart> parts_;
     Memory<char> workspaces_;
-    Memory<Index> which_;   // rows of each part that a trial may be nearer to
-    Memory<double> found_;  // their squared distances from the trials
+    Memory<Hit> hits_;
+    Candidates job_{};
     Index n_centers_ = 0;
 };
 
@@ -174,16 +203,8 @@ class Trials {
 
 std::vector<Index> greedy(const Rows& rows, const double* sample_weight, const Greedy& how, const Index* order,
                           const Uniforms& uniforms, Team& team) {
-    const Index n = rows.n_samples;
-    Draws draws(n, order);
+    Draws draws(rows.n_samples, order);
     Trials trials(rows, sample_weight, how, team);
-    std::vector<double> least(n);
-    {
-        const std::vector<double> zero(rows.n_features);
-        const std::vector<int32_t> all(n);
-        passes().own(rows, all.data(), zero.data(), {0, 1}, least.data());
-        for (double& value : least) value *= how.rounding;
-    }
     std::vector<Index> chosen;
     const auto count_draws = [&](Index n_chosen) {
         const Index repay = 1 + Index(double(n_chosen) / how.staleness);
@@ -199,7 +220,7 @@ std::vector<Index> greedy(const Rows& rows, const double* sample_weight, const G
     while (Index(chosen.size()) < how.n_clusters && !team.stopped()) {
         const Index n_draws = count_draws(Index(chosen.size()));
         if (random.empty()) random = uniforms(2 * n_draws);
-        trials.without_rounding(least.data());
+        trials.without_rounding();
         draws.prepare(sample_weight, trials.squares());
         candidates.resize(n_draws);
         thresholds.resize(n_draws);
@@ -222,41 +243,43 @@ std::vector<Index> greedy(const Rows& rows, const double* sample_weight, const G
     return chosen;
 }
 
-std::vector<Index> sorted_by(const double* keys, Index n) {
-    if (n < 2000) {
-        std::vector<Index> order(n);
-        std::iota(order.begin(), order.end(), 0);
-        std::stable_sort(order.begin(), order.end(), [&](Index a, Index b) { return keys[a] < keys[b]; });
-        return order;
+void sorted_by(const double* keys, Index n, Index* order) {
+    const auto before = [&](Index a, Index b) { return keys[a] < keys[b]; };
+    if (n < 1000) {
+        std::iota(order, order + n, 0);
+        std::stable_sort(order, order + n, before);
+        return;
     }
-    // Least significant digits first; bits of floating-point numbers, made to sort as integers
-    constexpr int DIGIT = 11, N_DIGITS = 6;
+    // By the upper half of their bits, made to sort as integers, the least significant digits first; then what is left
+    constexpr int DIGIT = 11, N_DIGITS = 3;
     struct Entry {
-        uint64_t key;
-        Index row;
+        uint32_t key;
+        int32_t row;
     };
     std::vector<Entry> entries(n), sorted(n);
-    std::vector<std::vector<Index>> counts(N_DIGITS, std::vector<Index>(1 << DIGIT));
+    std::vector<int32_t> counts(N_DIGITS << DIGIT);
+    const auto digit_of = [](uint32_t key, int digit) { return key >> (DIGIT * digit) & ((1 << DIGIT) - 1); };
     for (Index i = 0; i < n; i++) {
         const double key = keys[i] + 0.0;  // -0 is 0
         uint64_t bits;
         std::memcpy(&bits, &key, 8);
         bits ^= bits >> 63 ? ~uint64_t(0) : uint64_t(1) << 63;
-        entries[i] = {bits, i};
-        for (int digit = 0; digit < N_DIGITS; digit++) counts[digit][bits >> (DIGIT * digit) & ((1 << DIGIT) - 1)]++;
+        entries[i] = {uint32_t(bits >> 32), int32_t(i)};
+        for (int digit = 0; digit < N_DIGITS; digit++)
+            counts[(digit << DIGIT) + digit_of(entries[i].key, digit)]++;
     }
     for (int digit = 0; digit < N_DIGITS; digit++) {
-        std::vector<Index>& ends = counts[digit];
-        if (*std::max_element(ends.begin(), ends.end()) == n) continue;
-        Index before = 0;
-        for (Index& end : ends) end = std::exchange(before, before + end);
-        for (const Entry& entry : entries)
-            sorted[ends[entry.key >> (DIGIT * digit) & ((1 << DIGIT) - 1)]++] = entry;
+        int32_t* ends = counts.data() + (digit << DIGIT);
+        int32_t sum = 0;
+        for (int i = 0; i < 1 << DIGIT; i++) ends[i] = std::exchange(sum, sum + ends[i]);
+        for (const Entry& entry : entries) sorted[ends[digit_of(entry.key, digit)]++] = entry;
         entries.swap(sorted);
     }
-    std::vector<Index> order(n);
     for (Index i = 0; i < n; i++) order[i] = entries[i].row;
-    return order;
+    for (Index begin = 0, end; begin < n; begin = end) {
+        for (end = begin + 1; end < n && entries[end].key == entries[begin].key; end++) {}
+        if (end - begin > 1) std::stable_sort(order + begin, order + end, before);
+    }
 }
 
 }  // namespace kmeans

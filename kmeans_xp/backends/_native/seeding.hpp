@@ -25,6 +25,6 @@ std::vector<Index> greedy(const Rows&, const double* sample_weight, const Greedy
                           const Uniforms& uniforms, Team&);
 
 // Row numbers sorted by keys; of equal keys in their order.
-std::vector<Index> sorted_by(const double* keys, Index n);
+void sorted_by(const double* keys, Index n, Index* order);
 
 }  // namespace kmeans

@@ -116,10 +116,10 @@ def distances(X, centers, frame):
     return result
 
 
-def greedy_rows(X, sample_weight, frame, how, uniforms, direction):
+def greedy_rows(X, sample_weight, frame, how, uniforms, order):
     """`greedy.greedy_rows`."""
     n_threads = _n_threads(X.size * how.n_trials)
-    chosen = native.greedy(X, frame.origin, sample_weight, direction, tuple(how), uniforms, n_threads)
+    chosen = native.greedy(X, frame.origin, sample_weight, order, tuple(how), uniforms, n_threads)
     return np.asarray(chosen)
 
 
@@ -128,6 +128,13 @@ def projected(X, direction, frame):
     keys = np.empty(X.shape[0])
     native.keys(X, frame.origin, direction, keys)
     return keys
+
+
+def sorted_rows(keys):
+    """`passes.sorted_rows`."""
+    rows = np.empty(len(keys), dtype=np.int64)
+    native.sorted_rows(keys, rows)
+    return rows
 
 
 def share_that_pays(X, n_clusters, frame):
