@@ -123,6 +123,7 @@ def slices_of(X, n_rows=7):
 
 # Calls of each step for a case and its rows, as an array or stored otherwise
 ARGUMENTS = {
+    "batch_step": lambda c, X: [(X, c.weights, c.centers, c.weights[0] + c.centers[:, 0] ** 2, c.frame)],
     "distances_at_once": lambda c, X: [(X, c.model())],
     "labels_at_once": lambda c, X: [(X, c.model())],
     "as_given": lambda c, X: [(X,)],

@@ -10,6 +10,7 @@ from kmeans_xp.backends._threads import PARALLEL_WORK, blas, map_in_order
 if _native.problem is None:
     from kmeans_xp.backends._native.steps import (
         assign,
+        batch_step,
         bounded_step,
         distances,
         distances_at_once,

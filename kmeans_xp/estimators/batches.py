@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from kmeans_xp import arrays
+from kmeans_xp.backends import replaceable
 from kmeans_xp.metric import EUCLIDEAN
 from kmeans_xp.rows.array import take_rows
 from kmeans_xp.steps import in_unit, lloyd_step, means, sq_distances_to_own
@@ -24,21 +25,13 @@ class State:
 
     def step(self, X, sample_weight, reassignment_ratio, rng):
         """Move the centers by a batch: its inertia before that, and the squared distances that the centers moved."""
-        xp = arrays.namespace(X)
-        labels, sums, weights = lloyd_step(X, sample_weight, self.centers, self.frame)
-        squares = sq_distances_to_own(X, labels, self.centers, self.frame)
-        least = xp.min(self.counts)
-        counts = self.counts + weights
-        # Each center is the mean of all rows that it was ever given
-        centers = means(sums + self.counts[:, None] * self.centers, counts, self.centers, self.frame, EUCLIDEAN)
-        inertia, shift, least = arrays.to_floats(
-            xp.sum(sample_weight * squares), xp.sum((centers - self.centers) ** 2), least
-        )
-        self.centers, self.counts = centers, counts
+        self.centers, self.counts, numbers = batch_step(X, sample_weight, self.centers, self.counts, self.frame)
+        inertia, shift, least_before, least, most = numbers
         self.n_since += X.shape[0]
-        if reassignment_ratio > 0 and (least == 0 or self.n_since >= 10 * centers.shape[0]):
+        if reassignment_ratio > 0 and (least_before == 0 or self.n_since >= 10 * self.centers.shape[0]):
             self.n_since = 0
-            self._reassign(X, reassignment_ratio, rng)
+            if least < min(reassignment_ratio * most, most):
+                self._reassign(X, reassignment_ratio, rng)
         return inertia, shift
 
     def _reassign(self, X, ratio, rng):
@@ -46,8 +39,6 @@ class State:
         counts = arrays.to_numpy(self.counts).copy()
         small = np.flatnonzero((counts < ratio * counts.max()) & (counts < counts.max()))
         small = small[np.argsort(counts[small], kind="stable")][: X.shape[0] // 2]
-        if len(small) == 0:
-            return
         rows = rng.choice(X.shape[0], size=len(small), replace=False)
         others = np.delete(counts, small)
         counts[small] = others.min()  # else they would be reassigned again at once
@@ -56,6 +47,22 @@ class State:
         centers[small] = arrays.to_numpy(self.frame.enter(taken))
         self.centers = arrays.asarray_like(centers, self.centers)
         self.counts = arrays.asarray_like(counts, self.counts)
+
+
+@replaceable
+def batch_step(X, sample_weight, centers, counts, frame):
+    """Centers and what each has seen after a batch, of which each center is the mean of all rows it was ever given.
+
+    And as floats the inertia of the batch, the squared distances that the centers moved, the least count before and
+    after it, and the largest after it.
+    """
+    xp = arrays.namespace(X)
+    labels, sums, weights = lloyd_step(X, sample_weight, centers, frame)
+    squares = sq_distances_to_own(X, labels, centers, frame)
+    seen = counts + weights
+    moved = means(sums + counts[:, None] * centers, seen, centers, frame, EUCLIDEAN)
+    inertia, shift = xp.sum(sample_weight * squares), xp.sum((moved - centers) ** 2)
+    return moved, seen, arrays.to_floats(inertia, shift, xp.min(counts), xp.min(seen), xp.max(seen))
 
 
 class Monitor:

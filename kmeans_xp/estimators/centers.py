@@ -65,14 +65,15 @@ def checking_parameters(fit: Fit) -> Fit:
     return cast(Fit, checked)
 
 
-def attributes(estimator):
+def attributes(estimator, *, drawn_from=False):
     """What a fit that fails puts back: `self.__dict__ = before`, at once, as an interruption may follow another.
 
-    The random state is a copy, as a fit draws from the estimator's own.
+    The random state is a copy, which takes a while, if it is drawn from.
     """
     before = dict(vars(estimator))
-    if "_random_state" in before:
-        before["_random_state"] = copy.deepcopy(before["_random_state"])
+    kept = before.get("_random_state")
+    if kept is not None and (drawn_from or kept is estimator.random_state):
+        before["_random_state"] = copy.deepcopy(kept)
     return before
 
 

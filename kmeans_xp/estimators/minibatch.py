@@ -241,7 +241,7 @@ class MiniBatchKMeans(NearestCenters):
         self : object
             Updated estimator.
         """
-        before = attributes(self)
+        before = attributes(self, drawn_from=True)
         try:
             check_not_lazy(X)
             first = not hasattr(self, "cluster_centers_")

@@ -284,6 +284,27 @@ std::vector<Numbers> Lloyd<C>::iterate(double* centers, State& state, Index most
     }
 }
 
+template <class C>
+std::vector<double> Lloyd<C>::batch_step(double* centers, double* counts) {
+    const Index n = job_.rows.n_samples, d = job_.rows.n_features;
+    std::vector<int32_t> labels(n, -1);
+    std::vector<double> sums(size_), weights(n_clusters_), path(n_clusters_), before(centers, centers + size_);
+    State state{labels.data(), nullptr, path.data(), sums.data(), weights.data(), before.data(), false};
+    step(before.data(), state);
+    const Memory<double> squares(n);
+    squares_from_own(job_.rows, labels.data(), before.data(), squares, team_);
+    double inertia = 0;
+    for (Index row = 0; row < n; row++) inertia += job_.sample_weight[row] * squares[row];
+    const double least_before = *std::min_element(counts, counts + n_clusters_);
+    for (Index c = 0; c < n_clusters_; c++) {
+        for (Index f = 0; f < d; f++) sums[c * d + f] += counts[c] * before[c * d + f];
+        counts[c] = weights[c] += counts[c];
+    }
+    const double shift = move(centers, state).shift;
+    const auto [least, most] = std::minmax_element(counts, counts + n_clusters_);
+    return {inertia, shift, least_before, *least, *most};
+}
+
 void sum_clusters(const Rows& rows, const double* sample_weight, const int32_t* labels, Index n_clusters, double* sums,
                   double* weights, Team& team) {
     const double work = 8.0 * double(rows.n_samples) * double(rows.n_features);

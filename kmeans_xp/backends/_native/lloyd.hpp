@@ -124,6 +124,9 @@ class Lloyd {
     // empty, a number is not finite, the centers move by no more than `tol` (squared), or `most`; or after 50 ms.
     std::vector<Numbers> iterate(double* centers, State& state, Index most, double tol);
 
+    // Centers become the means of all rows that they were ever given, of the weight of `counts`, as batches.batch_step.
+    std::vector<double> batch_step(double* centers, double* counts);
+
     bool too_large() const { return too_large_ != 0; }
     bool not_finite() const { return not_finite_ != 0; }
 

@@ -86,6 +86,13 @@ auto in_dtype(bool floats, Function function) {
     return function(double());
 }
 
+Frame frame_of(const nb::tuple& frame, Index n_features) {
+    const auto origin = nb::cast<Vector<const double>>(frame[0]);
+    require_rows(origin, n_features);
+    return {origin.data(), nb::cast<double>(frame[1]), nb::cast<double>(frame[2]), nb::cast<double>(frame[3]),
+            nb::cast<bool>(frame[4]), nb::cast<bool>(frame[5]), nb::cast<bool>(frame[6])};
+}
+
 // -> whether all squared distances are in range
 bool assign(AnyRows X, Vector<const double> origin, Matrix<const double> centers, double doubt, bool floats,
             Vector<int32_t> labels, int n_threads) {
@@ -153,10 +160,7 @@ std::pair<std::vector<std::tuple<double, double, double, double, double>>, bool>
     require_shape(sums, k, d);
     require_rows(weights, k);
     require_shape(centers_old, k, d);
-    const auto place = nb::cast<Vector<const double>>(frame[0]);
-    require_rows(place, d);
-    const Frame seen{place.data(), nb::cast<double>(frame[1]), nb::cast<double>(frame[2]), nb::cast<double>(frame[3]),
-                     nb::cast<bool>(frame[4]), nb::cast<bool>(frame[5]), nb::cast<bool>(frame[6])};
+    const Frame seen = frame_of(frame, d);
     std::vector<Numbers> found;
     State state{labels.data(), slack ? slack->data() : nullptr, path.data(), sums.data(), weights.data(),
                 centers_old.data(), begun};
@@ -198,6 +202,26 @@ std::pair<Index, Index> step(AnyRows X, Vector<const double> origin, Vector<cons
         });
     });
     return counts;
+}
+
+// A step of mini-batch k-means. -> what batches.batch_step says; nothing if squared distances are not in range
+std::vector<double> batch_step(AnyRows X, Vector<const double> origin, Vector<const double> sample_weight,
+                               Matrix<double> centers, Vector<double> counts, nb::tuple frame, int n_threads) {
+    const Rows rows = rows_of(X, origin);
+    const Index n = rows.n_samples, d = rows.n_features, k = centers.shape(0);
+    require_rows(sample_weight, n);
+    require_shape(centers, k, d);
+    require_rows(counts, k);
+    const Frame seen = frame_of(frame, d);
+    std::vector<double> found;
+    without_lock(n_threads, [&](Team& team) {
+        in_dtype(seen.floats, [&](auto type) {
+            Lloyd<decltype(type)> lloyd(rows, sample_weight.data(), k, seen, team);
+            found = lloyd.batch_step(centers.data(), counts.data());
+            if (lloyd.too_large()) found.clear();
+        });
+    });
+    return found;
 }
 
 void sum(AnyRows X, Vector<const double> origin, Vector<const double> sample_weight, Vector<const int32_t> labels,
@@ -386,6 +410,8 @@ NB_MODULE(_kmeans, module) {
     module.def("step", step, "X"_a, "origin"_a, "sample_weight"_a, "centers"_a, "labels"_a.noconvert(),
                "slack"_a.noconvert().none(), "path"_a, "sums"_a.noconvert(), "weights"_a.noconvert(), "rounding"_a,
                "doubt"_a, "floats"_a, "n_threads"_a);
+    module.def("batch_step", batch_step, "X"_a, "origin"_a, "sample_weight"_a, "centers"_a.noconvert(),
+               "counts"_a.noconvert(), "frame"_a, "n_threads"_a);
     module.def("sum", sum, "X"_a, "origin"_a, "sample_weight"_a, "labels"_a, "sums"_a.noconvert(),
                "weights"_a.noconvert(), "n_threads"_a);
     module.def("sum_of_rows", sum_of_rows, "X"_a, "origin"_a, "sample_weight"_a, "sums"_a.noconvert(),

@@ -75,6 +75,14 @@ def _step(X, sample_weight, centers, bounds, totals, frame):
     return *bounds[:2], sums, weights, n_changed, n_active
 
 
+def batch_step(X, sample_weight, centers, counts, frame):
+    """`batches.batch_step`."""
+    moved, seen = centers.copy(order="C"), counts.copy()
+    how = frame.origin, frame.rounding, frame.doubt, 0.0, _in_floats(frame), frame.dtype == np.float32, False
+    numbers = native.batch_step(X, frame.origin, sample_weight, moved, seen, how, _n_threads(X.size * len(centers)))
+    return (moved, seen, numbers) if numbers else _too_large(X, centers, frame)
+
+
 def update(X, sample_weight, labels, n_clusters, frame):
     """`steps.update`."""
     sums, weights = np.empty((n_clusters, X.shape[1])), np.empty(n_clusters)
