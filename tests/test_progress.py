@@ -118,14 +118,14 @@ def test_more_interruptions_leave_the_estimator_as_it_was(rng, monkeypatch, esti
         watched.append(weakref.ref(model.attribute_, press_again))
         signal.raise_signal(signal.SIGINT)
 
-    def draw_and_interrupt(state, X, ratio, rng):
+    def draw_and_interrupt(state, X, sample_weight, ratio, rng):
         rng.random_sample(7)
         interrupt()
 
     if isinstance(model, KMeans):
         monkeypatch.setattr("kmeans_xp.estimators.runs.lloyd", interrupt)
     elif isinstance(model, MiniBatchKMeans):
-        monkeypatch.setattr("kmeans_xp.estimators.batches.State._reassign", draw_and_interrupt)
+        monkeypatch.setattr("kmeans_xp.estimators.batches.State.step", draw_and_interrupt)
     else:
         place = type("Place", (), {"__index__": interrupt})()  # looked up when some attributes are set
         monkeypatch.setattr("kmeans_xp.estimators.sweep.recommend", lambda *_: (place, ""))
@@ -147,6 +147,7 @@ def test_an_interruption_is_kept_if_asked(rng, monkeypatch, where, algorithm):
     else:
         from kmeans_xp.data.memory import InMemory
 
+        without_iterations(monkeypatch)
         iterate, calls = InMemory.iterate, []
 
         def interrupted(data, job, *args):
@@ -169,6 +170,7 @@ def test_an_interruption_is_kept_if_asked(rng, monkeypatch, where, algorithm):
 
 
 def test_an_interruption_before_the_first_iteration_leaves_nothing(rng, monkeypatch):
+    without_iterations(monkeypatch)
     monkeypatch.setattr("kmeans_xp.steps.means", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
     X = blobs(rng, 100, 2)
     model = KMeans(2, init=X[:2], keep_interrupted=True)
