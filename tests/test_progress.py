@@ -7,7 +7,7 @@ import weakref
 
 import numpy as np
 import pytest
-from conftest import blobs, inertia
+from conftest import blobs, inertia, without_iterations
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
