@@ -137,12 +137,18 @@ inline void with_type_of(const Rows& rows, Function function) {
     }
 }
 
+inline bool are_neighbours(const Index* which, Index count) {
+    bool found = true;
+    for (Index i = 1; i < count; i++) found &= which[i] == which[0] + i;
+    return found;
+}
+
 // Put up to a block of rows, relative to the origin, into `block` (n_features, lanes); repeat the last to fill it.
 template <class T, class C>
 void gather(const Rows& rows, const Index* which, Index count, C* block) {
     constexpr Index lanes = LANES<C>;
     const Index step = rows.column_stride;
-    if (rows.row_stride == Index(sizeof(T)) && count == lanes && which[lanes - 1] - which[0] == lanes - 1) {
+    if (rows.row_stride == Index(sizeof(T)) && count == lanes && are_neighbours(which, lanes)) {
         const char* first = rows.data + which[0] * rows.row_stride;  // neighbours, column by column
         for (Index f = 0; f < rows.n_features; f++) {
             const C origin = C(rows.origin[f]);
