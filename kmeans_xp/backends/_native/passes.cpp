@@ -88,12 +88,12 @@ inline V higher(V a, V b) { return a > b ? a : b; }
 #endif
 
 // While it lives, float32 numbers too small to be normal are 0: computing with them takes a hundred times as long.
-// `Rounding::least` allows for that. Squares of float64 numbers may need them.
+// `Rounding::least` allows for that. Squares of float64 numbers may need them, and so does who settles a doubt.
 class Flushing {
   public:
 #if defined(__SSE2__)
     explicit Flushing(bool floats) : before_(_mm_getcsr()) {
-        if (floats) _mm_setcsr(before_ | 0x8040);
+        _mm_setcsr(floats ? before_ | 0x8040 : before_ & ~0x8040);
     }
     ~Flushing() { _mm_setcsr(before_); }
 
@@ -327,7 +327,10 @@ void write_down(const Job<C>& job, const Index* which, Index count, const Neares
         const Index row = which[i];
         int32_t label = found.index[i];
         const bool sure = found.lead[i] > job.rounding.doubt * job.sq_norms[label] + job.rounding.least;
-        if (!sure) label = job.settle(job, row, memory.exact);
+        if (!sure) {
+            const Flushing in_float64(false);
+            label = job.settle(job, row, memory.exact);
+        }
         const int32_t before = job.labels[row];
         job.labels[row] = label;
         if (totals == nullptr) continue;
