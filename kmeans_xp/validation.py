@@ -69,7 +69,10 @@ def check_rows(X, estimator=None, *, reset=True):
             X = check_array(X, input_name="X", **options)
         else:
             X = validate_data(estimator, X, reset=reset, **options)
-        return _canonical(X, given) if is_sparse(X) else X
+        if is_sparse(X):
+            return _canonical(X, given)
+        # Columns of a record may be any number of bytes apart, which DLPack has no words for
+        return X if X.flags.aligned else X.copy()
     if not is_cupy_sparse(X):
         X = _check_foreign(X, "X", keep_half=True)
     required_by = "" if estimator is None else f" by {type(estimator).__name__}"
@@ -93,7 +96,7 @@ def check_rows(X, estimator=None, *, reset=True):
 
 def is_plain(X, estimator=None, *, reset=False):
     """Whether X is an array in which scikit-learn would find no fault, if it is finite; that takes 20 times as long."""
-    if type(X) is not np.ndarray or X.ndim != 2 or X.dtype not in FLOATS or 0 in X.shape:
+    if type(X) is not np.ndarray or X.ndim != 2 or X.dtype not in FLOATS or 0 in X.shape or not X.flags.aligned:
         return False
     if estimator is not None:
         n_features = X.shape[1] if reset else getattr(estimator, "n_features_in_", X.shape[1])

@@ -89,12 +89,12 @@ inline V higher(V a, V b) { return a > b ? a : b; }
 #endif
 
 // While it lives, float32 numbers too small to be normal are 0: computing with them takes a hundred times as long.
-// `Rounding::least` allows for that. Squares of float64 numbers may need them.
+// `Rounding::least` allows for that. Squares of float64 numbers may need them, and so does who settles a doubt.
 class Flushing {
   public:
 #if defined(__SSE2__)
     explicit Flushing(bool floats) : before_(_mm_getcsr()) {
-        if (floats) _mm_setcsr(before_ | 0x8040);
+        _mm_setcsr(floats ? before_ | 0x8040 : before_ & ~0x8040);
     }
     ~Flushing() { _mm_setcsr(before_); }
 
@@ -186,12 +186,18 @@ inline void turn_narrow(const char* first, const double* origins, C* block) {
     }
 }
 
+inline bool are_neighbours(const Index* which, Index count) {
+    bool found = true;
+    for (Index i = 1; i < count; i++) found &= which[i] == which[0] + i;
+    return found;
+}
+
 // Put up to a block of rows, relative to the origin, into `block` (n_features, lanes); repeat the last to fill it.
 template <class T, class C>
 void gather(const Rows& rows, const Index* which, Index count, C* block) {
     constexpr Index lanes = LANES<C>;
     const Index step = rows.column_stride;
-    if (rows.row_stride == Index(sizeof(T)) && count == lanes && which[lanes - 1] - which[0] == lanes - 1) {
+    if (rows.row_stride == Index(sizeof(T)) && count == lanes && are_neighbours(which, lanes)) {
         const char* first = rows.data + which[0] * rows.row_stride;  // neighbours, column by column
         for (Index f = 0; f < rows.n_features; f++) {
             const C origin = C(rows.origin[f]);
@@ -200,8 +206,8 @@ void gather(const Rows& rows, const Index* which, Index count, C* block) {
         }
         return;
     }
-    if (step == Index(sizeof(T)) && rows.row_stride == rows.n_features * step && count == lanes &&
-        which[lanes - 1] - which[0] == lanes - 1) {  // neighbours that are narrow
+    if (rows.n_features <= 4 && step == Index(sizeof(T)) && rows.row_stride == rows.n_features * step &&
+        count == lanes && are_neighbours(which, lanes)) {
         const char* first = rows.data + which[0] * rows.row_stride;
         switch (rows.n_features) {
             case 1: return turn_narrow<1, T>(first, rows.origin, block);
@@ -380,7 +386,10 @@ void write_down(const Job<C>& job, const Index* which, Index count, const Neares
         const Index row = which[i];
         int32_t label = found.index[i];
         const bool sure = found.lead[i] > job.rounding.doubt * job.sq_norms[label] + job.rounding.least;
-        if (!sure) label = job.settle(job, row, memory.exact);
+        if (!sure) {
+            const Flushing in_float64(false);
+            label = job.settle(job, row, memory.exact);
+        }
         const int32_t before = job.labels[row];
         job.labels[row] = label;
         if (totals == nullptr) continue;
