@@ -6,7 +6,6 @@ new one is a class with its state, here or in a file of its own, and a row of `A
 
 import math
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from kmeans_xp.arrays import device, namespace
@@ -44,14 +43,13 @@ class State(Protocol):
 
 
 class Memory(NamedTuple):
-    """What iterations of a backend's own go on from, and write into. Only the first is asked for without bounds."""
+    """What iterations of a backend's own go on from, and write into; all but the first is None before the first one."""
 
     slack: Any  # (n_samples,), see `bounds`; None to compare all rows in each iteration
-    path: Any  # (n_clusters,)
-    sums: Any  # (n_clusters, n_features)
-    weights: Any  # (n_clusters,)
-    centers_old: Any  # (n_clusters, n_features) of the last iteration
-    begun: bool  # whether there was one
+    path: Any = None  # (n_clusters,)
+    sums: Any = None  # (n_clusters, n_features)
+    weights: Any = None  # (n_clusters,)
+    centers_old: Any = None  # (n_clusters, n_features) of the last iteration
 
 
 class Algorithm(Protocol):
@@ -164,13 +162,6 @@ def dense_step(labels_old, X, sample_weight, centers, frame):
     return labels, sums, weights, n_changed, xp.zeros_like(n_changed)
 
 
-def unbegun(slack, centers):
-    """Memory of a run before its first iteration."""
-    zeros = partial(namespace(centers).zeros, dtype=centers.dtype, device=device(centers))
-    k, shape = centers.shape[0], centers.shape
-    return Memory(slack, zeros(k), zeros(shape), zeros(k), zeros(shape), False)
-
-
 class DenseState:
     """Labels."""
 
@@ -191,7 +182,7 @@ class DenseState:
         return None
 
     def memory(self, centers):
-        return unbegun(None, centers)
+        return Memory(None)
 
     def went_on(self, memory):
         """Nothing but the labels is kept."""
@@ -243,11 +234,11 @@ class BoundedState:
 
     def memory(self, centers):
         if self._centers is None:
-            return unbegun(self._slack, centers)
-        return Memory(self._slack, self._path, self._sums, self._weights, self._centers, True)
+            return Memory(self._slack)
+        return Memory(self._slack, self._path, self._sums, self._weights, self._centers)
 
     def went_on(self, memory):
-        self._slack, self._path, self._sums, self._weights, self._centers, _ = memory
+        self._slack, self._path, self._sums, self._weights, self._centers = memory
         self._measured = True
 
     def _step_on(self, active, X, sample_weight, centers, frame):

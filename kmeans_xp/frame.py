@@ -107,7 +107,8 @@ class Frame:
 def frame_at(origin, spread, like, tile_bytes):
     """The frame around `origin` for rows like those of the array `like`. The other arguments are those of `Frame`."""
     xp, dtype = namespace(like), result_dtype(like)
-    origin = xp.astype(xp.astype(origin, dtype), accumulator(like))
+    if origin.dtype != dtype:
+        origin = xp.astype(xp.astype(origin, dtype), accumulator(like))
     return Frame(origin, spread, dtype, dtype if is_ordinary(spread) else origin.dtype, tile_bytes)
 
 

@@ -157,13 +157,31 @@ def test_rows_as_scikit_learn_checks_them(name, assume_finite, reset, estimator,
     ours, theirs = (None if estimator is None else knowing(*estimator) for _ in range(2))
     with sklearn.config_context(assume_finite=assume_finite), np.errstate(invalid="raise"):
         found = outcome(lambda: check_rows(X, ours, reset=reset))
-        monkeypatch.setattr(validation, "_is_plain", lambda *_, **__: False)
+        monkeypatch.setattr(validation, "is_plain", lambda *_, **__: False)
         expected = outcome(lambda: check_rows(X, theirs, reset=reset))
     assert_same(found, expected)
     assert (found[0] is X) == (expected[0] is X)
     if estimator is not None:
         assert vars(ours).keys() == vars(theirs).keys()
         assert getattr(ours, "n_features_in_", None) == getattr(theirs, "n_features_in_", None)
+
+
+@pytest.mark.parametrize("method", ["predict", "transform"])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("name", ROWS)
+def test_what_is_found_at_once_is_what_a_source_gives(name, dtype, method, monkeypatch, tmp_path):
+    """Results and errors, whatever is handed in."""
+    X = ROWS[name](tmp_path) if callable(ROWS[name]) else ROWS[name]
+    model = KMeans(2, random_state=0).fit(GOOD.astype(dtype))
+    found = outcome(lambda: getattr(model, method)(X))
+    monkeypatch.setattr(KMeans, "_at_once", lambda *_: None)
+    expected = outcome(lambda: getattr(model, method)(X))
+    assert found[1] == expected[1]
+    if isinstance(expected[0], np.ndarray):
+        assert (found[0].dtype, found[0].shape) == (expected[0].dtype, expected[0].shape)
+        np.testing.assert_allclose(found[0], expected[0], rtol=1e-12)
+    else:
+        assert found[0] == expected[0]
 
 
 def test_plain_rows_are_not_shown_to_scikit_learn(monkeypatch):

@@ -11,18 +11,14 @@ DENSE_WORK = 2**12  # n_samples * n_features * n_clusters up to which bounds cos
 
 def iterations(X, sample_weight, centers, state, frame, metric, limits):
     """`algorithms.iterations`."""
-    memory, new = state.memory(centers), centers.copy(order="C")
-    seen = (
-        frame.origin,
-        frame.rounding,
-        frame.doubt,
-        frame.spread,
-        _in_floats(frame),
-        frame.dtype == np.float32,
-        metric.spherical,
-    )
-    given = X, frame.origin, sample_weight, new, state.labels, *memory
-    numbers, fresh = native.iterate(*given, seen, limits.most, limits.tol, _n_threads(X.size * len(centers)))
+    memory, new, (k, shape) = state.memory(centers), centers.copy(order="C"), (len(centers), centers.shape)
+    begun = memory.centers_old is not None
+    if not begun:
+        new_sums = {"path": np.zeros(k), "sums": np.zeros(shape), "weights": np.zeros(k)}
+        memory = memory._replace(**new_sums, centers_old=np.empty(shape))
+    seen = frame.origin, frame.rounding, frame.doubt, frame.spread, _in_floats(frame), frame.dtype == np.float32
+    job = X, frame.origin, sample_weight, new, state.labels, *memory, begun, (*seen, metric.spherical)
+    numbers, fresh = native.iterate(*job, limits.most, limits.tol, _n_threads(X.size * k))
     if not numbers:
         return _too_large(X, centers, frame)
     state.went_on(memory)
