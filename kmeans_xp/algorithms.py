@@ -18,6 +18,7 @@ class State(Protocol):
     """What the rows of a block remember of a run."""
 
     labels: Any  # (n_samples,) int32
+    doubtful: bool  # whether comparisons in float32 left many doubts, as a backend has found
 
     def step(self, X: Any, sample_weight: Any, centers: Any, frame: Any, active: Any = None) -> tuple[Any, ...]:
         """Label the rows: sums and weights of the clusters; how many labels changed and, if that was for bounds
@@ -165,6 +166,8 @@ def dense_step(labels_old, X, sample_weight, centers, frame):
 class DenseState:
     """Labels."""
 
+    doubtful = False
+
     def __init__(self, labels):
         self.labels = labels
 
@@ -194,6 +197,8 @@ class BoundedState:
     Bounds pay while few rows must be looked at, so the share of the last iteration decides. If it is too large, the
     next iterations compare all rows with all centers: 1 iteration, then 2, then 4, until bounds are tried again.
     """
+
+    doubtful = False
 
     def __init__(self, labels, sample_weight, n_clusters, largest_share):
         self.labels, self._n_clusters, self._largest_share = labels, n_clusters, largest_share

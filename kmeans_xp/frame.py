@@ -24,6 +24,11 @@ class Frame:
     tile_bytes: int
     shifted: bool = False  # the rows that it is used for are relative to the origin already
 
+    @property
+    def is_ordinary(self):
+        """Whether distances may be compared in float32."""
+        return is_ordinary(self.spread)
+
     def map_tiles(self, function, X, n_clusters, dtype=None):
         """Yield slices of rows and `function(rows, tile)` for them, in order; tiles are relative to the origin."""
         dtype = dtype or self.distance_dtype

@@ -67,7 +67,9 @@ const PassesIn<double>& passes_in() { return passes().in_double; }
 
 template <class C>
 Lloyd<C>::Lloyd(const Rows& rows, const double* sample_weight, Index n_clusters, const Frame& frame, Team& team)
-    : n_clusters_(n_clusters), size_(n_clusters * rows.n_features), frame_(frame), team_(team),
+    : n_clusters_(n_clusters), size_(n_clusters * rows.n_features), frame_(frame),
+      rounding_(20 * (double(rows.n_features) + 8) * double(std::numeric_limits<C>::epsilon())),
+      doubt_((double(rows.n_features) + 10) * double(std::numeric_limits<C>::epsilon())), team_(team),
       n_parts_(count_parts(rows.n_samples, double(rows.n_samples) * size_, n_clusters)),
       pays_(double(rows.n_samples) * size_ > thresholds.parallel_work), minus_2_centers_(size_), sq_norms_(n_clusters),
       workspaces_((pays_ ? team.n_threads() : 1) * workspace_bytes(rows.n_samples, rows.n_features, n_clusters)) {
@@ -92,18 +94,18 @@ void Lloyd<C>::compare_with(const double* centers) {
     bool in_range = true;
     for (Index c = 0; c < n_clusters_; c++) {
         for (Index f = 0; f < d; f++) minus_2_centers_[c * d + f] = C(-2 * centers[c * d + f]);
-        sq_norms_[c] = C(dot(centers + c * d, centers + c * d, d) * (1 - frame_.doubt / 2));
+        sq_norms_[c] = C(dot(centers + c * d, centers + c * d, d) * (1 - doubt_ / 2));
         in_range = in_range && std::isfinite(sq_norms_[c]);
         most = std::max(most, double(sq_norms_[c]));
     }
     // float32 numbers too small to be normal are taken for 0
     const double flushed = sizeof(C) == 4 ? 8 * (d + 4) * double(std::numeric_limits<float>::min()) : 0;
-    job_.rounding = {C(frame_.rounding), C(frame_.rounding * most + flushed),
-                     in_range ? C(frame_.doubt) : std::numeric_limits<C>::infinity(), C(flushed)};
+    job_.rounding = {C(rounding_), C(rounding_ * most + flushed),
+                     in_range ? C(doubt_) : std::numeric_limits<C>::infinity(), C(flushed)};
 }
 
 template <class C>
-std::pair<Index, Index> Lloyd<C>::relabel(State* state) {
+Counts Lloyd<C>::relabel(State* state) {
     job_.labels = state->labels;
     job_.slack = state->slack;
     job_.path = state->path;
@@ -203,7 +205,7 @@ bool Lloyd<C>::measure_between(const State& state) {
 }
 
 template <class C>
-std::pair<Index, Index> Lloyd<C>::step(const double* centers, State& state) {
+Counts Lloyd<C>::step(const double* centers, State& state) {
     if (state.slack != nullptr && state.begun) advance(centers, state);
     compare_with(centers);
     job_.between = nullptr;
@@ -211,8 +213,9 @@ std::pair<Index, Index> Lloyd<C>::step(const double* centers, State& state) {
         job_.between = *between_;
         job_.nearest_other = *nearest_other_;
     }
-    const auto counts = relabel(&state);
-    last_active_ = counts.second;
+    const Counts counts = relabel(&state);
+    last_active_ = counts.n_active;
+    many_doubts_ = 16 * counts.n_settled > counts.n_active + 1000;
     return counts;
 }
 
@@ -262,7 +265,7 @@ std::vector<Numbers> Lloyd<C>::iterate(double* centers, State& state, Index most
         state.begun = true;
         job_.centers = state.centers_old;
         if (team_.stopped()) return found;
-        const bool unchanged = counts.first == 0, was_fresh = state.fresh && unchanged;
+        const bool unchanged = counts.n_changed == 0, was_fresh = state.fresh && unchanged;
         Numbers numbers = move(centers, state);
         state.fresh = state.slack == nullptr || was_fresh;
         const bool in_order = std::isfinite(numbers.shift) && std::isfinite(numbers.inertia) &&
@@ -275,10 +278,10 @@ std::vector<Numbers> Lloyd<C>::iterate(double* centers, State& state, Index most
             state.fresh = true;
             if (unchanged) continue;  // another look, with fresh means
         }
-        numbers.n_changed = double(counts.first);
-        numbers.n_active = state.slack == nullptr ? 0 : double(counts.second);
+        numbers.n_changed = double(counts.n_changed);
+        numbers.n_active = state.slack == nullptr ? 0 : double(counts.n_active);
         found.push_back(numbers);
-        if (!in_order || unchanged || numbers.shift <= tol || Index(found.size()) >= most ||
+        if (!in_order || unchanged || numbers.shift <= tol || Index(found.size()) >= most || many_doubts() ||
             std::chrono::steady_clock::now() - began > std::chrono::milliseconds(50))
             return found;
     }

@@ -45,6 +45,11 @@ inline Index count_parts(Index n_samples, double work, Index n_clusters = 0) {
     return parts < 1 ? 1 : Index(parts);
 }
 
+// How many rows changed their label, were looked at, and left a doubt that was settled.
+struct Counts {
+    Index n_changed = 0, n_active = 0, n_settled = 0;
+};
+
 // Sums of clusters by the parts of a pass.
 class PartTotals {
   public:
@@ -55,24 +60,25 @@ class PartTotals {
     // Those of a part, before it begins.
     Totals& begin(Index part) {
         totals_[part] = {sums_ + part * n_clusters_ * n_features_, weights_ + part * n_clusters_,
-                         touched_ + part * n_clusters_, 0, 0};
+                         touched_ + part * n_clusters_, 0, 0, 0};
         std::fill_n(totals_[part].touched, n_clusters_, 0);
         return totals_[part];
     }
 
-    // Add them up, in the order of the parts. -> rows changed, looked at
-    std::pair<Index, Index> add_to(double* sums, double* weights) const {
-        Index n_changed = 0, n_active = 0;
+    // Add them up, in the order of the parts.
+    Counts add_to(double* sums, double* weights) const {
+        Counts counts;
         for (const Totals& part : totals_) {
-            n_changed += part.n_changed;
-            n_active += part.n_active;
+            counts.n_changed += part.n_changed;
+            counts.n_active += part.n_active;
+            counts.n_settled += part.n_settled;
             for (Index c = 0; c < n_clusters_; c++) {
                 if (!part.touched[c]) continue;
                 weights[c] += part.weights[c];
                 for (Index i = c * n_features_; i < (c + 1) * n_features_; i++) sums[i] += part.sums[i];
             }
         }
-        return {n_changed, n_active};
+        return counts;
     }
 
   private:
@@ -85,10 +91,9 @@ class PartTotals {
 // How rows and centers are seen: the numbers of a `frame.Frame`.
 struct Frame {
     const double* origin;  // that centers are relative to
-    double rounding, doubt, spread;
-    bool floats;      // whether distances are compared in float32
-    bool to_floats;   // whether centers are rounded to float32
-    bool spherical;   // whether rows and centers have norm 1
+    double spread;
+    bool to_floats;  // whether centers are rounded to float32
+    bool spherical;  // whether rows and centers have norm 1
 };
 
 // What an iteration found, as `steps.move` says it.
@@ -117,15 +122,19 @@ class Lloyd {
     // Label all rows; sums are not asked for.
     void assign(const double* centers, int32_t* labels);
 
-    // Label the rows that may change: sums and weights are brought up to date. -> rows changed, looked at
-    std::pair<Index, Index> step(const double* centers, State& state);
+    // Label the rows that may change: sums and weights are brought up to date.
+    Counts step(const double* centers, State& state);
 
     // Iterations from `centers`, which become those after the last of them, until a label stays as it is, a cluster is
-    // empty, a number is not finite, the centers move by no more than `tol` (squared), or `most`; or after 50 ms.
+    // empty, a number is not finite, the centers move by no more than `tol` (squared), or `most`; or after 50 ms; or
+    // `many_doubts`.
     std::vector<Numbers> iterate(double* centers, State& state, Index most, double tol);
 
     // Centers become the means of all rows that they were ever given, of the weight of `counts`, as batches.batch_step.
     std::vector<double> batch_step(double* centers, double* counts);
+
+    // Whether the last step left so many doubts that it repays to compare in float64.
+    bool many_doubts() const { return sizeof(C) == 4 && many_doubts_; }
 
     bool too_large() const { return too_large_ != 0; }
     bool not_finite() const { return not_finite_ != 0; }
@@ -135,10 +144,11 @@ class Lloyd {
     void advance(const double* centers, State& state) const;
     bool measure_between(const State& state);
     Numbers move(double* centers, const State& state) const;
-    std::pair<Index, Index> relabel(State* state);
+    Counts relabel(State* state);
 
     const Index n_clusters_, size_;  // numbers of the centers
     const Frame frame_;
+    const double rounding_, doubt_;  // as frame.Frame has them
     Team& team_;
     Index n_parts_;
     bool pays_;  // whether threads do
@@ -148,6 +158,7 @@ class Lloyd {
     std::unique_ptr<Memory<double>> between_, nearest_other_;
     Index last_active_ = -1;  // rows that the last step looked at
     int too_large_ = 0, not_finite_ = 0;
+    bool many_doubts_ = false;
     Job<C> job_{};
 };
 

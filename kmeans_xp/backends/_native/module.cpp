@@ -89,20 +89,18 @@ auto in_dtype(bool floats, Function function) {
 Frame frame_of(const nb::tuple& frame, Index n_features) {
     const auto origin = nb::cast<Vector<const double>>(frame[0]);
     require_rows(origin, n_features);
-    return {origin.data(), nb::cast<double>(frame[1]), nb::cast<double>(frame[2]), nb::cast<double>(frame[3]),
-            nb::cast<bool>(frame[4]), nb::cast<bool>(frame[5]), nb::cast<bool>(frame[6])};
+    return {origin.data(), nb::cast<double>(frame[1]), nb::cast<bool>(frame[2]), nb::cast<bool>(frame[3])};
 }
 
 // -> whether all squared distances are in range
-bool assign(AnyRows X, Vector<const double> origin, Matrix<const double> centers, double doubt, bool floats,
-            Vector<int32_t> labels, int n_threads) {
+bool assign(AnyRows X, Vector<const double> origin, Matrix<const double> centers, bool floats, Vector<int32_t> labels, int n_threads) {
     const Rows rows = rows_of(X, origin);
     require_shape(centers, centers.shape(0), rows.n_features);
     require_rows(labels, rows.n_samples);
     bool in_range = true;
     without_lock(n_threads, [&](Team& team) {
         in_dtype(floats, [&](auto type) {
-            Lloyd<decltype(type)> pass(rows, nullptr, centers.shape(0), {nullptr, 0, doubt, 0, floats, false, false}, team);
+            Lloyd<decltype(type)> pass(rows, nullptr, centers.shape(0), {nullptr, 0, false, false}, team);
             pass.assign(centers.data(), labels.data());
             in_range = !pass.too_large();
         });
@@ -131,12 +129,10 @@ bool labels_at_once(AnyRows X, Vector<const double> origin, AnyRows centers, boo
     require_rows(labels, rows.n_samples);
     const Seen seen(origin, centers, rows.dtype == Dtype::float32);
     rows.origin = seen.origin.data();
-    const double eps = floats ? std::numeric_limits<float>::epsilon() : std::numeric_limits<double>::epsilon();
     bool in_range = true;
     without_lock(n_threads, [&](Team& team) {
         in_dtype(floats, [&](auto type) {
-            const Frame frame{nullptr, 0, (double(rows.n_features) + 10) * eps, 0, floats, false, false};
-            Lloyd<decltype(type)> pass(rows, nullptr, centers.shape(0), frame, team);
+            Lloyd<decltype(type)> pass(rows, nullptr, centers.shape(0), {nullptr, 0, false, false}, team);
             pass.assign(seen.centers.data(), labels.data());
             in_range = !pass.too_large() && !pass.not_finite();
         });
@@ -144,12 +140,13 @@ bool labels_at_once(AnyRows X, Vector<const double> origin, AnyRows centers, boo
     return in_range;
 }
 
-// -> numbers of each iteration, none if squared distances are not in range; whether sums were added up anew
-std::pair<std::vector<std::tuple<double, double, double, double, double>>, bool> iterate(
+// -> numbers of each iteration, none if squared distances are not in range; whether sums were added up anew; whether
+// float32 left many doubts
+std::tuple<std::vector<std::tuple<double, double, double, double, double>>, bool, bool> iterate(
     AnyRows X, Vector<const double> origin, Vector<const double> sample_weight, Matrix<double> centers,
     Vector<int32_t> labels, std::optional<Vector<double>> slack, Vector<double> path, Matrix<double> sums,
-    Vector<double> weights, Matrix<double> centers_old, bool begun, nb::tuple frame, Index most, double tol,
-    int n_threads) {
+    Vector<double> weights, Matrix<double> centers_old, bool begun, nb::tuple frame, bool floats, Index most,
+    double tol, int n_threads) {
     const Rows rows = rows_of(X, origin);
     const Index n = rows.n_samples, d = rows.n_features, k = centers.shape(0);
     require_rows(sample_weight, n);
@@ -162,26 +159,31 @@ std::pair<std::vector<std::tuple<double, double, double, double, double>>, bool>
     require_shape(centers_old, k, d);
     const Frame seen = frame_of(frame, d);
     std::vector<Numbers> found;
+    bool in_doubt = false;
     State state{labels.data(), slack ? slack->data() : nullptr, path.data(), sums.data(), weights.data(),
                 centers_old.data(), begun};
     without_lock(n_threads, [&](Team& team) {
-        in_dtype(seen.floats, [&](auto type) {
-            Lloyd<decltype(type)> lloyd(rows, sample_weight.data(), k, seen, team);
+        if (floats) {
+            Lloyd<float> lloyd(rows, sample_weight.data(), k, seen, team);
+            found = lloyd.iterate(centers.data(), state, most, tol);
+            in_doubt = lloyd.many_doubts();
+            if (lloyd.too_large()) found.clear();
+        } else {
+            Lloyd<double> lloyd(rows, sample_weight.data(), k, seen, team);
             found = lloyd.iterate(centers.data(), state, most, tol);
             if (lloyd.too_large()) found.clear();
-        });
+        }
     });
     std::vector<std::tuple<double, double, double, double, double>> numbers;
     for (const Numbers& one : found)
         numbers.emplace_back(one.n_changed, one.n_active, one.shift, one.inertia, one.n_empty);
-    return {numbers, state.fresh};
+    return {numbers, state.fresh, in_doubt};
 }
 
 // One step without moving the centers. -> rows changed, looked at; -1 if squared distances are not in range
 std::pair<Index, Index> step(AnyRows X, Vector<const double> origin, Vector<const double> sample_weight,
                              Matrix<const double> centers, Vector<int32_t> labels, std::optional<Vector<double>> slack,
-                             Vector<double> path, Matrix<double> sums, Vector<double> weights, double rounding,
-                             double doubt, bool floats, int n_threads) {
+                             Vector<double> path, Matrix<double> sums, Vector<double> weights, bool floats, int n_threads) {
     const Rows rows = rows_of(X, origin);
     const Index n = rows.n_samples, d = rows.n_features, k = centers.shape(0);
     require_rows(sample_weight, n);
@@ -191,22 +193,22 @@ std::pair<Index, Index> step(AnyRows X, Vector<const double> origin, Vector<cons
     require_shape(centers, k, d);
     require_shape(sums, k, d);
     require_rows(weights, k);
-    std::pair<Index, Index> counts;
+    Counts counts;
     State state{labels.data(), slack ? slack->data() : nullptr, path.data(), sums.data(), weights.data(), nullptr,
                 false};
     without_lock(n_threads, [&](Team& team) {
         in_dtype(floats, [&](auto type) {
-            Lloyd<decltype(type)> lloyd(rows, sample_weight.data(), k, {nullptr, rounding, doubt, 0, floats, false, false}, team);
+            Lloyd<decltype(type)> lloyd(rows, sample_weight.data(), k, {nullptr, 0, false, false}, team);
             counts = lloyd.step(centers.data(), state);
-            if (lloyd.too_large()) counts = {-1, -1};
+            if (lloyd.too_large()) counts.n_changed = -1;
         });
     });
-    return counts;
+    return {counts.n_changed, counts.n_active};
 }
 
 // A step of mini-batch k-means. -> what batches.batch_step says; nothing if squared distances are not in range
 std::vector<double> batch_step(AnyRows X, Vector<const double> origin, Vector<const double> sample_weight,
-                               Matrix<double> centers, Vector<double> counts, nb::tuple frame, int n_threads) {
+                               Matrix<double> centers, Vector<double> counts, nb::tuple frame, bool floats, int n_threads) {
     const Rows rows = rows_of(X, origin);
     const Index n = rows.n_samples, d = rows.n_features, k = centers.shape(0);
     require_rows(sample_weight, n);
@@ -215,7 +217,7 @@ std::vector<double> batch_step(AnyRows X, Vector<const double> origin, Vector<co
     const Frame seen = frame_of(frame, d);
     std::vector<double> found;
     without_lock(n_threads, [&](Team& team) {
-        in_dtype(seen.floats, [&](auto type) {
+        in_dtype(floats, [&](auto type) {
             Lloyd<decltype(type)> lloyd(rows, sample_weight.data(), k, seen, team);
             found = lloyd.batch_step(centers.data(), counts.data());
             if (lloyd.too_large()) found.clear();
@@ -401,17 +403,17 @@ NB_MODULE(_kmeans, module) {
         return std::pair(before.parallel_work, before.saved_products);
     });
     // Arrays that are written to are never converted: what is written to a copy would be lost
-    module.def("assign", assign, "X"_a, "origin"_a, "centers"_a, "doubt"_a, "floats"_a, "labels"_a.noconvert(),
+    module.def("assign", assign, "X"_a, "origin"_a, "centers"_a, "floats"_a, "labels"_a.noconvert(),
                "n_threads"_a);
     module.def("iterate", iterate, "X"_a, "origin"_a, "sample_weight"_a, "centers"_a.noconvert(),
                "labels"_a.noconvert(), "slack"_a.noconvert().none(), "path"_a.noconvert(), "sums"_a.noconvert(),
-               "weights"_a.noconvert(), "centers_old"_a.noconvert(), "begun"_a, "frame"_a, "most"_a, "tol"_a,
+               "weights"_a.noconvert(), "centers_old"_a.noconvert(), "begun"_a, "frame"_a, "floats"_a, "most"_a, "tol"_a,
                "n_threads"_a);
     module.def("step", step, "X"_a, "origin"_a, "sample_weight"_a, "centers"_a, "labels"_a.noconvert(),
-               "slack"_a.noconvert().none(), "path"_a, "sums"_a.noconvert(), "weights"_a.noconvert(), "rounding"_a,
-               "doubt"_a, "floats"_a, "n_threads"_a);
+               "slack"_a.noconvert().none(), "path"_a, "sums"_a.noconvert(), "weights"_a.noconvert(), "floats"_a,
+               "n_threads"_a);
     module.def("batch_step", batch_step, "X"_a, "origin"_a, "sample_weight"_a, "centers"_a.noconvert(),
-               "counts"_a.noconvert(), "frame"_a, "n_threads"_a);
+               "counts"_a.noconvert(), "frame"_a, "floats"_a, "n_threads"_a);
     module.def("sum", sum, "X"_a, "origin"_a, "sample_weight"_a, "labels"_a, "sums"_a.noconvert(),
                "weights"_a.noconvert(), "n_threads"_a);
     module.def("sum_of_rows", sum_of_rows, "X"_a, "origin"_a, "sample_weight"_a, "sums"_a.noconvert(),

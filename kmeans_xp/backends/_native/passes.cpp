@@ -139,13 +139,23 @@ inline void with_type_of(const Rows& rows, Function function) {
 }
 
 #if defined(__AVX2__)
+// 8 numbers of a row from the origin.
+inline __m256 eight(const float* row, const double* origins) {
+    const __m256 origin = _mm256_set_m128(_mm256_cvtpd_ps(_mm256_loadu_pd(origins + 4)),
+                                          _mm256_cvtpd_ps(_mm256_loadu_pd(origins)));
+    return _mm256_sub_ps(_mm256_loadu_ps(row), origin);
+}
+inline __m256 eight(const double* row, const double* origins) {
+    const __m256d low = _mm256_sub_pd(_mm256_loadu_pd(row), _mm256_loadu_pd(origins));
+    const __m256d high = _mm256_sub_pd(_mm256_loadu_pd(row + 4), _mm256_loadu_pd(origins + 4));
+    return _mm256_set_m128(_mm256_cvtpd_ps(high), _mm256_cvtpd_ps(low));
+}
+
 // A square of 8 rows and features, less the origin, turned over in registers.
+template <class T>
 inline void turn(const char* const* rows, Index f, const double* origins, float* block, Index lanes) {
-    const __m256 origin = _mm256_set_m128(_mm256_cvtpd_ps(_mm256_loadu_pd(origins + f + 4)),
-                                          _mm256_cvtpd_ps(_mm256_loadu_pd(origins + f)));
     __m256 r[8], t[8];
-    for (int i = 0; i < 8; i++)
-        r[i] = _mm256_sub_ps(_mm256_loadu_ps(reinterpret_cast<const float*>(rows[i]) + f), origin);
+    for (int i = 0; i < 8; i++) r[i] = eight(reinterpret_cast<const T*>(rows[i]) + f, origins + f);
     for (int i = 0; i < 8; i += 2) {
         t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
         t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
@@ -162,6 +172,7 @@ inline void turn(const char* const* rows, Index f, const double* origins, float*
 }
 
 // The same of 4 rows and features.
+template <class T>
 inline void turn(const char* const* rows, Index f, const double* origins, double* block, Index lanes) {
     const __m256d origin = _mm256_loadu_pd(origins + f);
     __m256d r[4];
@@ -176,13 +187,17 @@ inline void turn(const char* const* rows, Index f, const double* origins, double
 }
 #endif
 
+// In what the origin is subtracted from numbers T that are seen as C: rounding comes after that.
+template <class T, class C>
+using Exact = std::conditional_t<std::is_same_v<T, C>, C, double>;
+
 // A block of rows of D features that stand together.
 template <int D, class T, class C>
 inline void turn_narrow(const char* first, const double* origins, C* block) {
     for (int f = 0; f < D; f++) {
-        const C origin = C(origins[f]);
+        const Exact<T, C> origin = Exact<T, C>(origins[f]);
         for (Index i = 0; i < LANES<C>; i++)
-            block[f * LANES<C> + i] = C(number_at<T>(first + (i * D + f) * Index(sizeof(T)))) - origin;
+            block[f * LANES<C> + i] = C(Exact<T, C>(number_at<T>(first + (i * D + f) * Index(sizeof(T)))) - origin);
     }
 }
 
@@ -200,9 +215,9 @@ void gather(const Rows& rows, const Index* which, Index count, C* block) {
     if (rows.row_stride == Index(sizeof(T)) && count == lanes && are_neighbours(which, lanes)) {
         const char* first = rows.data + which[0] * rows.row_stride;  // neighbours, column by column
         for (Index f = 0; f < rows.n_features; f++) {
-            const C origin = C(rows.origin[f]);
+            const Exact<T, C> origin = Exact<T, C>(rows.origin[f]);
             for (Index i = 0; i < lanes; i++)
-                block[f * lanes + i] = C(number_at<T>(first + f * step + i * sizeof(T))) - origin;
+                block[f * lanes + i] = C(Exact<T, C>(number_at<T>(first + f * step + i * sizeof(T))) - origin);
         }
         return;
     }
@@ -223,13 +238,14 @@ void gather(const Rows& rows, const Index* which, Index count, C* block) {
         for (Index j = 0; j < together; j++) at[j] = rows.data + which[least(i + j, count - 1)] * rows.row_stride;
         Index f = 0;
 #if defined(__AVX2__)
-        if constexpr (std::is_same_v<T, C>)
+        if constexpr (std::is_same_v<T, C> || (std::is_same_v<T, double> && std::is_same_v<C, float>))
             if (step == Index(sizeof(T)))
-                for (; f + together <= rows.n_features; f += together) turn(at, f, rows.origin, block + i, lanes);
+                for (; f + together <= rows.n_features; f += together) turn<T>(at, f, rows.origin, block + i, lanes);
 #endif
         for (; f < rows.n_features; f++) {
-            const C origin = C(rows.origin[f]);
-            for (Index j = 0; j < together; j++) block[f * lanes + i + j] = C(number_at<T>(at[j] + f * step)) - origin;
+            const Exact<T, C> origin = Exact<T, C>(rows.origin[f]);
+            for (Index j = 0; j < together; j++)
+                block[f * lanes + i + j] = C(Exact<T, C>(number_at<T>(at[j] + f * step)) - origin);
         }
     }
 }
@@ -394,6 +410,7 @@ void write_down(const Job<C>& job, const Index* which, Index count, const Neares
         job.labels[row] = label;
         if (totals == nullptr) continue;
         totals->n_changed += label != before;
+        totals->n_settled += !sure;
         if (job.slack == nullptr) {
             add_row_of_any(job.rows, row, job.sample_weight[row], label, *totals);
             continue;
@@ -543,6 +560,13 @@ void sum(const Rows& rows, const double* sample_weight, const int32_t* labels, P
 template <class T>
 inline double sq_distance(const char* place, Index step, const double* origin, const double* center, Index n_features) {
     double total = 0;
+    if (n_features <= 4) {  // too few to be vectors
+        for (Index f = 0; f < n_features; f++) {
+            const double apart = double(number_at<T>(place + f * step)) - origin[f] - center[f];
+            total += apart * apart;
+        }
+        return total;
+    }
 #pragma omp simd reduction(+ : total)
     for (Index f = 0; f < n_features; f++) {
         const double apart = double(number_at<T>(place + f * step)) - origin[f] - center[f];

@@ -27,7 +27,7 @@ struct Part {
 struct Totals {
     double *sums, *weights;  // (n_clusters, n_features), (n_clusters,)
     uint8_t* touched;        // (n_clusters,)
-    Index n_changed, n_active;
+    Index n_changed, n_active, n_settled;  // rows
 };
 
 // Of a squared distance, see frame.py: error <= coefficient * ||x||² + offset. Which of two scores is lower is sure

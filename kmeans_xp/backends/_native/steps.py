@@ -16,9 +16,12 @@ def iterations(X, sample_weight, centers, state, frame, metric, limits):
     if not begun:
         new_sums = {"path": np.zeros(k), "sums": np.zeros(shape), "weights": np.zeros(k)}
         memory = memory._replace(**new_sums, centers_old=np.empty(shape))
-    seen = frame.origin, frame.rounding, frame.doubt, frame.spread, _in_floats(frame), frame.dtype == np.float32
-    job = X, frame.origin, sample_weight, new, state.labels, *memory, begun, (*seen, metric.spherical)
-    numbers, fresh = native.iterate(*job, limits.most, limits.tol, _n_threads(X.size * k))
+    # Labels are exact either way, and float32 is faster, also for float64 rows; but not where many rows leave a doubt
+    floats = frame.is_ordinary and not state.doubtful
+    seen = frame.origin, frame.spread, frame.dtype == np.float32, metric.spherical
+    job = X, frame.origin, sample_weight, new, state.labels, *memory, begun, seen, floats
+    numbers, fresh, state.doubtful = native.iterate(*job, limits.most, limits.tol, _n_threads(X.size * k))
+    state.doubtful |= not floats
     if not numbers:
         return _too_large(X, centers, frame)
     state.went_on(memory)
@@ -28,7 +31,7 @@ def iterations(X, sample_weight, centers, state, frame, metric, limits):
 def assign(X, centers, frame):
     """`steps.assign`."""
     labels = np.empty(X.shape[0], dtype=np.int32)
-    job = X, frame.origin, centers, frame.doubt, _in_floats(frame), labels
+    job = X, frame.origin, centers, _in_floats(frame), labels
     return labels if native.assign(*job, _n_threads(X.size * len(centers))) else _too_large(X, centers, frame)
 
 
@@ -64,7 +67,7 @@ def _step(X, sample_weight, centers, bounds, totals, frame):
     sums += totals[0]
     weights += totals[1]
     job = X, frame.origin, sample_weight, centers, *bounds, sums, weights
-    how = frame.rounding, frame.doubt, _in_floats(frame), _n_threads(X.size * len(centers))
+    how = _in_floats(frame), _n_threads(X.size * len(centers))
     n_changed, n_active = native.step(*job, *how)
     if n_changed < 0:
         return _too_large(X, centers, frame)
@@ -74,8 +77,8 @@ def _step(X, sample_weight, centers, bounds, totals, frame):
 def batch_step(X, sample_weight, centers, counts, frame):
     """`batches.batch_step`."""
     moved, seen = centers.copy(order="C"), counts.copy()
-    how = frame.origin, frame.rounding, frame.doubt, 0.0, _in_floats(frame), frame.dtype == np.float32, False
-    numbers = native.batch_step(X, frame.origin, sample_weight, moved, seen, how, _n_threads(X.size * len(centers)))
+    how = (frame.origin, 0.0, frame.dtype == np.float32, False), _in_floats(frame), _n_threads(X.size * len(centers))
+    numbers = native.batch_step(X, frame.origin, sample_weight, moved, seen, *how)
     return (moved, seen, numbers) if numbers else _too_large(X, centers, frame)
 
 
