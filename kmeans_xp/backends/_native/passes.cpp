@@ -255,12 +255,26 @@ void gather_any(const Rows& rows, const Index* which, Index count, C* block) {
     with_type_of(rows, [&](auto type) { gather<decltype(type), C>(rows, which, count, block); });
 }
 
+// Call function(f) for a few features, without what vectors need around them.
+template <class Function>
+inline void for_few(Index n_features, Function function) {
+    function(0);
+    if (n_features > 1) function(1);
+    if (n_features > 2) function(2);
+    if (n_features > 3) function(3);
+}
+constexpr Index FEW = 4;
+
 // Add a row, relative to the origin, to the sums of a cluster.
 template <class T>
 inline void add_row(const Rows& rows, Index row, double weight, double* __restrict__ sums) {
     const char* place = rows.data + row * rows.row_stride;
     const double* __restrict__ origin = rows.origin;
-    if (rows.column_stride == Index(sizeof(T))) {
+    if (rows.n_features <= FEW) {
+        for_few(rows.n_features, [&](Index f) {
+            sums[f] += weight * (double(number_at<T>(place + f * rows.column_stride)) - origin[f]);
+        });
+    } else if (rows.column_stride == Index(sizeof(T))) {
         for (Index f = 0; f < rows.n_features; f++)
             sums[f] += weight * (double(number_at<T>(place + f * Index(sizeof(T)))) - origin[f]);
     } else {
@@ -560,11 +574,11 @@ void sum(const Rows& rows, const double* sample_weight, const int32_t* labels, P
 template <class T>
 inline double sq_distance(const char* place, Index step, const double* origin, const double* center, Index n_features) {
     double total = 0;
-    if (n_features <= 4) {  // too few to be vectors
-        for (Index f = 0; f < n_features; f++) {
+    if (n_features <= FEW) {
+        for_few(n_features, [&](Index f) {
             const double apart = double(number_at<T>(place + f * step)) - origin[f] - center[f];
             total += apart * apart;
-        }
+        });
         return total;
     }
 #pragma omp simd reduction(+ : total)
