@@ -57,7 +57,7 @@ class Trials {
           nearest_(n_), within_(how.n_clusters), points_(how.n_clusters * d_), candidates_(how.n_trials * d_),
           minus_2_(how.n_trials * d_), sq_norms_(how.n_trials),
           n_parts_(std::min(n_blocks_, count_parts(n_, double(n_) * d_ * how.n_trials))),
-          pays_(double(n_) * d_ * how.n_trials > thresholds.parallel_work), parts_(n_parts_),
+          pays_(2 * double(n_) * d_ * how.n_trials > thresholds.parallel_work), parts_(n_parts_),
           workspaces_((pays_ ? team.n_threads() : 1) * bytes()), hits_(n_ * how.n_trials) {
         job_.rows = rows;
         job_.sample_weight = sample_weight;

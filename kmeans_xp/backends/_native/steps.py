@@ -125,7 +125,7 @@ def distances(X, centers, frame):
 
 def greedy_rows(X, sample_weight, frame, how, uniforms, order):
     """`greedy.greedy_rows`."""
-    n_threads = _n_threads(X.size * how.n_trials)
+    n_threads = _n_threads(2 * X.size * how.n_trials)
     chosen = native.greedy(X, frame.origin, sample_weight, order, tuple(how), uniforms, n_threads)
     return np.asarray(chosen)
 
