@@ -162,6 +162,8 @@ class _Blas:
 
     def _set(self, numbers):
         for library, number in zip(self._controller.lib_controllers, numbers, strict=True):
+            if library.num_threads == number:
+                continue
             # Since threadpoolctl 3.8 OpenBLAS listens to the thread that set it first, as long as that lives. But the
             # first of concurrent fits may end first, and then others may want to set it.
             anyone_may_set = getattr(library, "clear_controlling_thread", lambda force: None)

@@ -1,5 +1,6 @@
 // Lloyd's iterations over rows in memory.
 #pragma once
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <vector>
@@ -21,6 +22,9 @@ struct Thresholds {
 };
 extern Thresholds thresholds;
 
+constexpr double PART_WORK = 5e5;  // multiplications of a part, at least
+constexpr Index MOST_PARTS = 64, FEW_PARTS = 16;
+
 // Memory whose numbers are not set.
 template <class T>
 class Memory {
@@ -37,12 +41,10 @@ class Memory {
 
 // In how many parts a pass is cut, by its shape alone. Each part that sums clusters has sums of its own: few rows of many
 // clusters are cut into few.
-constexpr double PART_WORK = 5e5;
 inline Index count_parts(Index n_samples, double work, Index n_clusters = 0) {
-    double parts = work / PART_WORK;
-    if (n_clusters > 0 && parts > n_samples / (16 * n_clusters)) parts = std::max<double>(16, n_samples / (16 * n_clusters));
-    parts = std::min({parts, 64.0, work / PART_WORK, double(n_samples) / 256});
-    return parts < 1 ? 1 : Index(parts);
+    double parts = std::min({work / PART_WORK, double(n_samples) / 256, double(MOST_PARTS)});
+    if (n_clusters > 0) parts = std::min(parts, std::max(double(FEW_PARTS), double(n_samples) / (16.0 * n_clusters)));
+    return std::max<Index>(1, Index(parts));
 }
 
 // How many rows changed their label, were looked at, and left a doubt that was settled.
