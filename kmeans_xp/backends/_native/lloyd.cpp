@@ -215,7 +215,7 @@ Counts Lloyd<C>::step(const double* centers, State& state) {
     }
     const Counts counts = relabel(&state);
     last_active_ = counts.n_active;
-    many_doubts_ = 16 * counts.n_settled > counts.n_active + 1000;
+    many_doubts_ = 64 * counts.n_settled > counts.n_active + 1000;
     return counts;
 }
 
