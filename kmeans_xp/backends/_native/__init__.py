@@ -1,7 +1,7 @@
 """The passes in C++, where they are installed and this processor and Python can run them."""
 
 try:
-    from kmeans_xp.backends._native import _kmeans as native
+    import kmeans_xp.backends._native._kmeans as native
 
     problem = None
 except ImportError as error:
