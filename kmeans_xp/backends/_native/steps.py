@@ -116,6 +116,13 @@ def sq_distances_to(X, rows, frame):
     return squares
 
 
+def nearer(X, points, closest, frame):
+    """`draws.nearer`."""
+    closest = closest.copy()
+    native.nearer(X, frame.origin, points - frame.origin, closest, _n_threads(X.size * len(points)))
+    return closest
+
+
 def distances(X, centers, frame):
     """`steps.distances`."""
     result = np.empty((X.shape[0], len(centers)), dtype=frame.dtype)
