@@ -105,20 +105,6 @@ class Flushing {
 #endif
 };
 
-// Numbers of the types that rows are stored in
-
-struct Half {
-    uint16_t bits;
-    operator double() const {
-        int sign = bits >> 15, exponent = bits >> 10 & 31, fraction = bits & 1023;
-        double size = exponent == 0    ? fraction * 0x1p-24
-                      : exponent == 31 ? (fraction ? __builtin_nan("") : __builtin_inf())
-                                       : (1024 + fraction) * __builtin_ldexp(1.0, exponent - 25);
-        return sign ? -size : size;
-    }
-    operator float() const { return float(double(*this)); }
-};
-
 template <class T>
 inline T number_at(const char* place) {
     T value;
@@ -129,13 +115,7 @@ inline T number_at(const char* place) {
 // Call function(T()) for the type T of the rows.
 template <class Function>
 inline void with_type_of(const Rows& rows, Function function) {
-    switch (rows.dtype) {
-        case Dtype::float32: return function(float());
-        case Dtype::float64: return function(double());
-        case Dtype::float16: return function(Half());
-        case Dtype::int8: return function(int8_t());
-        case Dtype::uint8: return function(uint8_t());
-    }
+    return rows.dtype == Dtype::float32 ? function(float()) : function(double());
 }
 
 #if defined(__AVX2__)
@@ -748,7 +728,7 @@ double sq_distance_of(const Rows& rows, Index row, const double* point) {
 }
 
 Index try_candidates(const Candidates& job, Index begin, Index end, double* potentials, Hit* hits, char* workspace) {
-    const Flushing flushing(true);
+    const Flushing flushing(job.packed != nullptr);
     constexpr Index lanes = LANES<float>;
     const Index d = job.rows.n_features, n_samples = job.rows.n_samples;
     float* bounds = reinterpret_cast<float*>(workspace);                  // (n, lanes)
