@@ -9,20 +9,14 @@ namespace kmeans {
 
 double number_of(const Rows& rows, Index row, Index f) {
     const char* place = rows.data + row * rows.row_stride + f * rows.column_stride;
-    switch (rows.dtype) {
-        case Dtype::float32: { float v; __builtin_memcpy(&v, place, 4); return v; }
-        case Dtype::float64: { double v; __builtin_memcpy(&v, place, 8); return v; }
-        case Dtype::int8: return *reinterpret_cast<const int8_t*>(place);
-        case Dtype::uint8: return *reinterpret_cast<const uint8_t*>(place);
-        case Dtype::float16: break;
+    if (rows.dtype == Dtype::float64) {
+        double number;
+        __builtin_memcpy(&number, place, 8);
+        return number;
     }
-    uint16_t bits;
-    __builtin_memcpy(&bits, place, 2);
-    const int exponent = bits >> 10 & 31, fraction = bits & 1023;
-    const double size = exponent == 0    ? fraction * 0x1p-24
-                        : exponent == 31 ? (fraction ? NAN : INFINITY)
-                                         : std::ldexp(1024.0 + fraction, exponent - 25);
-    return bits >> 15 ? -size : size;
+    float number;
+    __builtin_memcpy(&number, place, 4);
+    return number;
 }
 
 namespace {

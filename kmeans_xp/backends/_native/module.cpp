@@ -32,16 +32,13 @@ void require(bool holds, const char* what) {
 
 Dtype dtype_of(nb::dlpack::dtype dtype) {
     if (dtype == nb::dtype<float>()) return Dtype::float32;
-    if (dtype == nb::dtype<double>()) return Dtype::float64;
-    if (dtype == nb::dtype<int8_t>()) return Dtype::int8;
-    if (dtype == nb::dtype<uint8_t>()) return Dtype::uint8;
-    const auto half = nb::dlpack::dtype{uint8_t(nb::dlpack::dtype_code::Float), 16, 1};
-    require(dtype == half, "rows of this dtype are not known");
-    return Dtype::float16;
+    require(dtype == nb::dtype<double>(), "rows are of float32 or float64");
+    return Dtype::float64;
 }
 
 Rows rows_of(const AnyRows& X, const Vector<const double>& origin) {
     require(X.shape(1) == origin.shape(0), "the origin has another number of features");
+    require(X.size() > 0, "no rows, or no features");
     const Index size = X.itemsize();
     return {static_cast<const char*>(X.data()), Index(X.shape(0)), Index(X.shape(1)), X.stride(0) * size,
             X.stride(1) * size, dtype_of(X.dtype()), origin.data()};
@@ -55,10 +52,26 @@ void require_shape(const Array& array, Index n, Index d) {
     require(Index(array.shape(0)) == n && Index(array.shape(1)) == d, "arrays of different shapes");
 }
 
+template <class Array>
+void require_centers(const Array& centers, Index d) {
+    require(centers.shape(0) > 0, "no centers");
+    require_shape(centers, centers.shape(0), d);
+}
+
 void require_labels(const Vector<const int32_t>& labels, Index n_clusters) {
     bool inside = true;
     for (size_t i = 0; i < labels.shape(0); i++)
         inside &= uint32_t(labels.data()[i]) < uint64_t(n_clusters);
+    require(inside, "labels of no cluster");
+}
+
+// Those of a run: of all rows, or of none yet.
+void require_labels_so_far(const Vector<int32_t>& labels, Index n_clusters) {
+    const int32_t* first = labels.data();
+    const bool none = *first < 0;
+    bool inside = true;
+    for (size_t i = 0; i < labels.shape(0); i++)
+        inside &= none ? first[i] < 0 : uint32_t(first[i]) < uint64_t(n_clusters);
     require(inside, "labels of no cluster");
 }
 
@@ -95,7 +108,7 @@ Frame frame_of(const nb::tuple& frame, Index n_features) {
 // -> whether all squared distances are in range
 bool assign(AnyRows X, Vector<const double> origin, Matrix<const double> centers, bool floats, Vector<int32_t> labels, int n_threads) {
     const Rows rows = rows_of(X, origin);
-    require_shape(centers, centers.shape(0), rows.n_features);
+    require_centers(centers, rows.n_features);
     require_rows(labels, rows.n_samples);
     bool in_range = true;
     without_lock(n_threads, [&](Team& team) {
@@ -151,9 +164,10 @@ std::tuple<std::vector<std::tuple<double, double, double, double, double>>, bool
     const Index n = rows.n_samples, d = rows.n_features, k = centers.shape(0);
     require_rows(sample_weight, n);
     require_rows(labels, n);
+    require_labels_so_far(labels, k);
     if (slack) require_rows(*slack, n);
     require_rows(path, k);
-    require_shape(centers, k, d);
+    require_centers(centers, d);
     require_shape(sums, k, d);
     require_rows(weights, k);
     require_shape(centers_old, k, d);
@@ -188,9 +202,10 @@ std::pair<Index, Index> step(AnyRows X, Vector<const double> origin, Vector<cons
     const Index n = rows.n_samples, d = rows.n_features, k = centers.shape(0);
     require_rows(sample_weight, n);
     require_rows(labels, n);
+    require_labels_so_far(labels, k);
     if (slack) require_rows(*slack, n);
     require_rows(path, k);
-    require_shape(centers, k, d);
+    require_centers(centers, d);
     require_shape(sums, k, d);
     require_rows(weights, k);
     Counts counts;
@@ -212,7 +227,7 @@ std::vector<double> batch_step(AnyRows X, Vector<const double> origin, Vector<co
     const Rows rows = rows_of(X, origin);
     const Index n = rows.n_samples, d = rows.n_features, k = centers.shape(0);
     require_rows(sample_weight, n);
-    require_shape(centers, k, d);
+    require_centers(centers, d);
     require_rows(counts, k);
     const Frame seen = frame_of(frame, d);
     std::vector<double> found;
@@ -278,7 +293,7 @@ void sq_distances_to_own(AnyRows X, Vector<const double> origin, Vector<const in
     const Rows rows = rows_of(X, origin);
     require_rows(labels, rows.n_samples);
     require_rows(squares, rows.n_samples);
-    require_shape(centers, centers.shape(0), rows.n_features);
+    require_centers(centers, rows.n_features);
     require_labels(labels, centers.shape(0));
     without_lock(n_threads, [&](Team& team) {
         squares_from_own(rows, labels.data(), centers.data(), squares.data(), team);
@@ -353,7 +368,7 @@ bool distances_at_once(AnyRows X, Vector<const double> origin, AnyRows centers,
     const Index k = centers.shape(0);
     const Seen seen(origin, centers, rows.dtype == Dtype::float32);
     rows.origin = seen.origin.data();
-    require(result.dtype() == X.dtype() && rows.dtype <= Dtype::float64, "results of this dtype are not known");
+    require(result.dtype() == X.dtype(), "results of this dtype are not known");
     require_shape(result, rows.n_samples, k);
     const bool is_float = rows.dtype == Dtype::float32;
     const Squares job{rows, k, seen.centers.data()};
@@ -399,6 +414,8 @@ std::vector<Index> greedy_rows(AnyRows X, Vector<const double> origin, Vector<co
     }
     const Greedy given{nb::cast<Index>(how[0]), nb::cast<Index>(how[1]), nb::cast<Index>(how[2]),
                        nb::cast<double>(how[3]), nb::cast<double>(how[4]), nb::cast<double>(how[5])};
+    require(given.n_clusters > 0 && given.n_trials > 0 && given.most_together > 0 && given.staleness > 0,
+            "numbers that are not positive");
     const Uniforms draw = [&](Index n_draws) {
         nb::gil_scoped_acquire lock;
         const auto values = nb::cast<Vector<const double>>(uniforms(n_draws));

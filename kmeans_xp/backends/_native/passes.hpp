@@ -6,7 +6,7 @@ namespace kmeans {
 
 using Index = int64_t;
 
-enum class Dtype { float32, float64, float16, int8, uint8 };
+enum class Dtype { float32, float64 };
 
 // An array of rows in any layout, seen relative to an origin.
 struct Rows {
@@ -128,22 +128,22 @@ constexpr Index TILE = 4096;       // rows whose bounds are looked at in one go
 constexpr Index MOST_TOGETHER = 6; // centers whose scores are kept in registers
 
 // Rows of a tile for a part to take: a multiple of the lanes, so that small arrays have some for all parts.
-inline Index rows_of_tile(Index n_samples, Index n_parts) {
+static inline Index rows_of_tile(Index n_samples, Index n_parts) {
     Index rows = n_samples / (4 * n_parts) / MOST_LANES * MOST_LANES;
     return rows < 256 ? 256 : rows > TILE ? TILE : rows;
 }
 
 // Stale rows that are gathered before they are ordered by their clusters, for those to fill blocks.
-inline Index enough_rows(Index n_clusters) { return TILE > 64 * n_clusters ? TILE : 64 * n_clusters; }
+static inline Index enough_rows(Index n_clusters) { return TILE > 64 * n_clusters ? TILE : 64 * n_clusters; }
 
 // Rows that a part has room for.
-inline Index room_for_rows(Index n_samples, Index n_clusters) {
+static inline Index room_for_rows(Index n_samples, Index n_clusters) {
     const Index most = enough_rows(n_clusters) + TILE;
     return n_samples < most ? n_samples : most;
 }
 
 // Bytes that a part needs for itself.
-inline Index workspace_bytes(Index n_samples, Index n_features, Index n_clusters) {
+static inline Index workspace_bytes(Index n_samples, Index n_features, Index n_clusters) {
     Index rows = 2 * room_for_rows(n_samples, n_clusters), numbers = (MOST_LANES + 4) * n_features + 8 * MOST_LANES;
     return 8 * (rows + numbers + 4 * n_clusters + 64 + MOST_LANES * n_clusters);
 }
