@@ -1,4 +1,4 @@
-// What Python sees: arrays are checked here, and the lock of the interpreter is let go.
+// What Python sees: arrays are checked here, and the interpreter's lock is released.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
@@ -80,7 +80,7 @@ bool interrupted() {
     return PyErr_CheckSignals() != 0;
 }
 
-// Call function(team) without the lock of the interpreter; raises what a signal's handler has raised.
+// Call function(team) without the interpreter's lock; raises what a signal's handler has raised.
 template <class Function>
 void without_lock(int n_threads, Function function) {
     bool stopped;
@@ -399,7 +399,7 @@ void sorted_rows(Vector<const double> keys, Vector<Index> rows) {
     sorted_by(keys.data(), keys.shape(0), rows.data());
 }
 
-// Chosen rows
+// Rows that greedy k-means++ chooses.
 std::vector<Index> greedy_rows(AnyRows X, Vector<const double> origin, Vector<const double> sample_weight,
                                std::optional<Vector<const Index>> order, nb::tuple how, nb::callable uniforms,
                                int n_threads) {
@@ -434,7 +434,7 @@ std::vector<Index> greedy_rows(AnyRows X, Vector<const double> origin, Vector<co
 NB_MODULE(_kmeans, module) {
     module.def("instructions", [] { return passes().name; });
     module.def("use_instructions", use_passes);
-    // Set them; those of before
+    // Set them. -> those of before
     module.def("set_thresholds", [](double parallel_work, double saved_products) {
         const Thresholds before = std::exchange(thresholds, {parallel_work, saved_products});
         return std::pair(before.parallel_work, before.saved_products);

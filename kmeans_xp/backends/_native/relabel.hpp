@@ -230,7 +230,7 @@ void look_at(const Job<C>& job, Index n_rows, Totals* totals, Workspace<C>& memo
     compare(job, memory.rows, n_rows, totals, memory);
 }
 
-// For every n_parts-th tile of rows.
+// Look at the rows of every n_parts-th tile whose label may change, or at all of them.
 template <class C>
 void relabel(const Job<C>& job, Part part, Totals* totals, char* workspace) {
     const Flushing flushing(sizeof(C) == 4);

@@ -152,7 +152,7 @@ def sorted_rows(keys):
 
 
 def share_that_pays(X, n_clusters, frame):
-    """`bounds.share_that_pays`: a pass with bounds costs no more, but a run that has them ends with more of them."""
+    """`bounds.share_that_pays`: a pass with bounds costs no more, but a run with them ends with more passes."""
     return 0.0 if X.size * n_clusters < DENSE_WORK else 1.0
 
 
