@@ -206,6 +206,7 @@ def check_sample_weight(sample_weight, X, *, may_be_zero=False):
         sample_weight = _check_foreign(sample_weight, "sample_weight")
     else:
         sample_weight = check_array(sample_weight, dtype=np.float64, ensure_2d=False, input_name="sample_weight")
+        sample_weight = sample_weight if sample_weight.flags.aligned else sample_weight.copy()
     if sample_weight.ndim != 1:
         raise ValueError(
             f"Sample weights must be 1D array or scalar, got {sample_weight.ndim}D array. "
@@ -227,6 +228,8 @@ def check_sample_weight(sample_weight, X, *, may_be_zero=False):
 def _are_plain_weights(sample_weight, n_samples):
     """Whether weights are an array in which no fault is to be found."""
     if type(sample_weight) is not np.ndarray or sample_weight.dtype != FLOATS[1] or sample_weight.shape != (n_samples,):
+        return False
+    if not sample_weight.flags.aligned:
         return False
     return n_samples > 0 and _has_finite_sum(sample_weight) and sample_weight.min() >= 0 < sample_weight.max()
 

@@ -100,7 +100,8 @@ auto in_dtype(bool floats, Function function) {
 }
 
 Frame frame_of(const nb::tuple& frame, Index n_features) {
-    const auto origin = nb::cast<Vector<const double>>(frame[0]);
+    require(nb::len(frame) == 4, "a frame has four parts");
+    const auto origin = nb::cast<Vector<const double>>(frame[0], false);
     require_rows(origin, n_features);
     return {origin.data(), nb::cast<double>(frame[1]), nb::cast<bool>(frame[2]), nb::cast<bool>(frame[3])};
 }
@@ -412,6 +413,7 @@ std::vector<Index> greedy_rows(AnyRows X, Vector<const double> origin, Vector<co
         for (Index i = 0; i < n; i++) inside &= uint64_t(order->data()[i]) < uint64_t(n);
         require(inside, "numbers of no row");
     }
+    require(nb::len(how) == 6, "the method has six numbers");
     const Greedy given{nb::cast<Index>(how[0]), nb::cast<Index>(how[1]), nb::cast<Index>(how[2]),
                        nb::cast<double>(how[3]), nb::cast<double>(how[4]), nb::cast<double>(how[5])};
     require(given.n_clusters > 0 && given.n_trials > 0 && given.most_together > 0 && given.staleness > 0,
