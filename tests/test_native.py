@@ -1,4 +1,4 @@
-"""Native passes beside the portable steps: in each instruction set, for any layout, and given what makes no sense."""
+"""The native passes beside the portable steps: in each instruction set, for any layout, given what makes no sense."""
 
 import ctypes
 import importlib
@@ -250,15 +250,15 @@ def flat(values):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_fit_takes_records_and_rows_that_are_one(rng, dtype):
     rows = rng.normal(size=(200, 3)).astype(dtype)
-    same = np.ones((50, 3)), np.broadcast_to(1.0, (50, 3))
-    for X, view in ((rows, of_records(rows)), (rows, at_an_odd_place(rows)), same):
-        init = X[:2] + np.array([[0], [1]])
-        expected, found = (KMeans(2, init=init, n_init=1).fit(rows) for rows in (X, view))
+    equal = np.ones((50, 3), dtype), np.broadcast_to(np.ones(1, dtype), (50, 3))
+    for X, view in ((rows, of_records(rows)), (rows, at_an_odd_place(rows)), equal):
+        start = np.arange(6).reshape(2, 3)
+        expected, found = (KMeans(2, init=start, n_init=1).fit(rows) for rows in (X, view))
         assert_array_equal(found.labels_, expected.labels_)
         assert_array_equal(found.predict(view), expected.predict(X))
         assert_allclose(found.transform(view), expected.transform(X))
         weights = of_records(np.ones((len(X), 1)))[:, 0]
-        assert_array_equal(KMeans(2, init=init, n_init=1).fit(view, None, weights).labels_, found.labels_)
+        assert_array_equal(KMeans(2, init=start, n_init=1).fit(view, None, weights).labels_, found.labels_)
 
 
 @pytest.mark.usefixtures("instructions")
