@@ -342,7 +342,7 @@ class TestFloatingPointFlags:
 
     @pytest.mark.parametrize("scale", [1e-25, 1e25])
     def test_in_the_threads_of_a_pass(self, scale, rng):
-        X = (blobs(rng, 25_000, 8, n_clusters=40) * scale).astype("float32")  # many tiles, and Numba's passes
+        X = (blobs(rng, 25_000, 8, n_clusters=40) * scale).astype("float32")  # many tiles, and threads
         for algorithm in ("lloyd", "elkan"):
             model = KMeans(40, init=X[:40], algorithm=algorithm, tol=1e-2).fit(X)
             with np.errstate(all="ignore"):

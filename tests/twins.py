@@ -144,6 +144,7 @@ ARGUMENTS = {
     "own_threads": lambda c, X: [(X, c.n_clusters)],
     "projected": lambda c, X: [(X, key_direction(c.frame), c.frame)],
     "projections": lambda c, X: [(X, c.centers[0, :])],
+    "nearer": lambda c, X: [(X, c.frame.leave(c.centers), c.weights + 0.1, c.frame)],
     "relative": lambda c, X: [(X, origin, c.lib.xp.float64) for origin in (c.frame.origin, None)],
     "row_size": lambda c, X: [(X,)],
     "scaled": lambda c, X: [(X, array.largest(X))],

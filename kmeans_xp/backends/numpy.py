@@ -18,6 +18,7 @@ if _native.problem is None:
         iterations,
         labels_at_once,
         lloyd_step,
+        nearer,
         projected,
         share_that_pays,
         sorted_rows,

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from kmeans_xp.arrays import asarray_like, collect, namespace, to_floats, to_numpy
+from kmeans_xp.backends import replaceable
 from kmeans_xp.nearest import TOO_LARGE
 from kmeans_xp.passes import add, canonical_order, join
 from kmeans_xp.rows.array import relative, sq_distances, take_rows
@@ -172,6 +173,7 @@ def stratified(n, rng):
     return (np.arange(n) + rng.uniform(size=n)) / n
 
 
+@replaceable
 def nearer(X, points, closest, frame):
     """`closest` (n_samples,) lowered to the squared distance from the nearest of `points`, where that is less."""
     xp = namespace(X)

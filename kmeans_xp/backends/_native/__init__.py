@@ -1,8 +1,10 @@
-"""The passes in C++, where they are installed and this processor and Python can run them."""
+"""The passes in C++, where they have been built and this Python can load them."""
+
+import importlib
 
 try:
-    import kmeans_xp.backends._native._kmeans as native
-
-    problem = None
-except ImportError as error:
-    native, problem = None, str(error)
+    native, problem = importlib.import_module(f"{__name__}._kmeans"), None
+except ModuleNotFoundError:
+    native, problem = None, "the native part has not been built, which takes a C++ compiler"
+except ImportError as error:  # built for another Python, or broken
+    native, problem = None, f"the native part cannot be loaded: {error}"

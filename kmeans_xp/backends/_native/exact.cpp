@@ -1,5 +1,5 @@
-// The nearest center of a row for which scores leave a doubt, as `nearest.nearest_by_differences`: the same bits on every
-// processor, so it must be compiled without contraction of products and sums.
+// The nearest center of a row for which scores leave a doubt, as `nearest.nearest_by_differences`: the same bits on
+// every processor, so it must be compiled without contraction of products and sums.
 #include <cmath>
 #include <vector>
 

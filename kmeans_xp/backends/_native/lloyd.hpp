@@ -10,7 +10,7 @@
 
 namespace kmeans {
 
-const Passes& passes();  // of the best instruction set that the processor has, or of that which is used
+const Passes& passes();  // of the best instruction set that the processor has, or of that which `use_passes` chose
 
 // Have the passes of an instruction set used. -> whether they are there and the processor has it
 bool use_passes(const std::string& name);
@@ -39,8 +39,8 @@ class Memory {
     T* begin_;
 };
 
-// In how many parts a pass is cut, by its shape alone. Each part that sums clusters has sums of its own: few rows of many
-// clusters are cut into few.
+// In how many parts a pass is cut, by its shape alone. Each part that sums clusters has sums of its own: few rows of
+// many clusters are cut into few.
 inline Index count_parts(Index n_samples, double work, Index n_clusters = 0) {
     double parts = std::min({work / PART_WORK, double(n_samples) / 256, double(MOST_PARTS)});
     if (n_clusters > 0) parts = std::min(parts, std::max(double(FEW_PARTS), double(n_samples) / (16.0 * n_clusters)));

@@ -1,4 +1,4 @@
-// What Python sees: arrays are checked here, and the lock of the interpreter is let go.
+// What Python sees: arrays are checked here, and the interpreter's lock is released.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
@@ -80,7 +80,7 @@ bool interrupted() {
     return PyErr_CheckSignals() != 0;
 }
 
-// Call function(team) without the lock of the interpreter; raises what a signal's handler has raised.
+// Call function(team) without the interpreter's lock; raises what a signal's handler has raised.
 template <class Function>
 void without_lock(int n_threads, Function function) {
     bool stopped;
@@ -328,6 +328,26 @@ void sq_distances_to(AnyRows X, Vector<const double> origin, Matrix<const double
     });
 }
 
+// `closest`, lowered to the squared distance from the nearest of the points where that is less.
+void nearer(AnyRows X, Vector<const double> origin, Matrix<const double> points, Vector<double> closest, int n_threads) {
+    const Rows rows = rows_of(X, origin);
+    const Index k = points.shape(0), n = rows.n_samples;
+    require_shape(points, k, rows.n_features);
+    require_rows(closest, n);
+    const Squares job{rows, k, points.data()};
+    measure(rows, k, n_threads, [&](Index part, Index n_parts, char* workspace) {
+        const Index some = std::max<Index>(MOST_LANES, (Index(1) << 15) / k);
+        const Memory<double> squares(some * k);
+        for (Index begin = n * part / n_parts, last = n * (part + 1) / n_parts; begin < last; begin += some) {
+            const Index end = std::min(begin + some, last);
+            passes().squares(job, begin, end, squares, some, workspace);
+            for (Index c = 0; c < k; c++)
+                for (Index row = begin; row < end; row++)
+                    closest.data()[row] = std::min(closest.data()[row], squares[c * some + row - begin]);
+        }
+    });
+}
+
 void distances(AnyRows X, Vector<const double> origin, Matrix<const double> points,
                nb::ndarray<nb::ndim<2>, nb::c_contig, nb::device::cpu> result, int n_threads) {
     const Rows rows = rows_of(X, origin);
@@ -380,7 +400,7 @@ void sorted_rows(Vector<const double> keys, Vector<Index> rows) {
     sorted_by(keys.data(), keys.shape(0), rows.data());
 }
 
-// Chosen rows
+// Rows that greedy k-means++ chooses.
 std::vector<Index> greedy_rows(AnyRows X, Vector<const double> origin, Vector<const double> sample_weight,
                                std::optional<Vector<const Index>> order, nb::tuple how, nb::callable uniforms,
                                int n_threads) {
@@ -416,7 +436,7 @@ std::vector<Index> greedy_rows(AnyRows X, Vector<const double> origin, Vector<co
 NB_MODULE(_kmeans, module) {
     module.def("instructions", [] { return passes().name; });
     module.def("use_instructions", use_passes);
-    // Set them; those of before
+    // Set them. -> those of before
     module.def("set_thresholds", [](double parallel_work, double saved_products) {
         const Thresholds before = std::exchange(thresholds, {parallel_work, saved_products});
         return std::pair(before.parallel_work, before.saved_products);
@@ -442,6 +462,7 @@ NB_MODULE(_kmeans, module) {
                "squares"_a.noconvert(), "n_threads"_a);
     module.def("sq_distances_to", sq_distances_to, "X"_a, "origin"_a, "points"_a, "squares"_a.noconvert(),
                "n_threads"_a);
+    module.def("nearer", nearer, "X"_a, "origin"_a, "points"_a, "closest"_a.noconvert(), "n_threads"_a);
     module.def("distances", distances, "X"_a, "origin"_a, "points"_a, "result"_a.noconvert(), "n_threads"_a);
     module.def("labels_at_once", labels_at_once, "X"_a, "origin"_a, "centers"_a, "floats"_a, "labels"_a.noconvert(),
                "n_threads"_a);

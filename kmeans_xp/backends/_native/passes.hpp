@@ -125,7 +125,6 @@ struct Passes {
 
 constexpr Index MOST_LANES = 32;   // rows of a block, at most
 constexpr Index TILE = 4096;       // rows whose bounds are looked at in one go
-constexpr Index MOST_TOGETHER = 6; // centers whose scores are kept in registers
 
 // Rows of a tile for a part to take: a multiple of the lanes, so that small arrays have some for all parts.
 static inline Index rows_of_tile(Index n_samples, Index n_parts) {

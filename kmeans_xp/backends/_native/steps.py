@@ -116,6 +116,13 @@ def sq_distances_to(X, rows, frame):
     return squares
 
 
+def nearer(X, points, closest, frame):
+    """`draws.nearer`."""
+    closest = closest.copy()
+    native.nearer(X, frame.origin, points - frame.origin, closest, _n_threads(X.size * len(points)))
+    return closest
+
+
 def distances(X, centers, frame):
     """`steps.distances`."""
     result = np.empty((X.shape[0], len(centers)), dtype=frame.dtype)
@@ -145,7 +152,7 @@ def sorted_rows(keys):
 
 
 def share_that_pays(X, n_clusters, frame):
-    """`bounds.share_that_pays`: a pass with bounds costs no more, but a run that has them ends with more of them."""
+    """`bounds.share_that_pays`: a pass with bounds costs no more, but a run with them ends with more passes."""
     return 0.0 if X.size * n_clusters < DENSE_WORK else 1.0
 
 

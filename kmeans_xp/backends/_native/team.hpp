@@ -1,5 +1,5 @@
-// Threads that share the parts of a pass. A team lives as long as a call and starts its threads at its first large pass;
-// none is kept, so that processes can fork at any time.
+// Threads that share the parts of a pass. A team lives as long as a call and starts its threads at its first large
+// pass; none is kept, so that processes can fork at any time.
 #pragma once
 #include <atomic>
 #include <chrono>
@@ -32,8 +32,9 @@ class Team {
 
     int n_threads() const { return n_threads_; }
 
-    // Call function(part, worker) for all parts; workers are numbered from 0, which is the caller. The caller takes parts too, and waits only for those that a helper has begun:
-    // where another process holds the processor, nobody waits for a helper that never came.
+    // Call function(part, worker) for all parts; workers are numbered from 0, which is the caller. The caller takes
+    // parts too, and waits only for those that a helper has begun: where another process holds the processor, nobody
+    // waits for a helper that never came.
     void run(Index n_parts, bool pays, const std::function<void(Index, int)>& function) {
         if (!pays || n_threads_ == 1 || n_parts == 1) {
             for (Index part = 0; part < n_parts && !stopped(); part++) function(part, 0);

@@ -1,0 +1,281 @@
+// Vectors of an instruction set, and blocks of rows that are turned over into them: one row a lane. For passes.cpp.
+#pragma once
+#include <cstring>
+#include <type_traits>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#include "passes.hpp"
+
+namespace kmeans {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int VECTOR = 64;  // bytes
+#elif defined(__AVX2__)
+constexpr int VECTOR = 32;
+#else
+constexpr int VECTOR = 16;
+#endif
+
+// Lanes of floating-point numbers C, and integers of the same size.
+template <class C>
+struct Vectors;
+template <>
+struct Vectors<float> {
+    typedef float Reals __attribute__((vector_size(VECTOR)));
+    typedef int32_t Integers __attribute__((vector_size(VECTOR)));
+};
+template <>
+struct Vectors<double> {
+    typedef double Reals __attribute__((vector_size(VECTOR)));
+    typedef int64_t Integers __attribute__((vector_size(VECTOR)));
+};
+template <class C>
+using Reals = typename Vectors<C>::Reals;
+template <class C>
+using Integers = typename Vectors<C>::Integers;
+
+template <class C>
+constexpr Index WIDTH = VECTOR / sizeof(C);  // of a vector
+template <class C>
+constexpr Index LANES = 2 * WIDTH<C>;  // rows of a block: two vectors
+
+template <class V, class C>
+inline V splat(C value) {
+    return value - V{};
+}
+
+template <class V, class C>
+inline V load(const C* from) {
+    V value;
+    std::memcpy(&value, from, sizeof(V));
+    return value;
+}
+
+template <class V, class C>
+inline void store(C* to, V value) {
+    std::memcpy(to, &value, sizeof(V));
+}
+
+inline Index least(Index a, Index b) { return a < b ? a : b; }
+inline float root(float x) { return __builtin_sqrtf(x); }
+inline double root(double x) { return __builtin_sqrt(x); }
+inline double largest(double a, double b) { return a > b ? a : b; }
+
+#if defined(__AVX512F__)
+inline Reals<float> lower(Reals<float> a, Reals<float> b) { return _mm512_min_ps(a, b); }
+inline Reals<double> lower(Reals<double> a, Reals<double> b) { return _mm512_min_pd(a, b); }
+inline Reals<float> higher(Reals<float> a, Reals<float> b) { return _mm512_max_ps(a, b); }
+inline Reals<double> higher(Reals<double> a, Reals<double> b) { return _mm512_max_pd(a, b); }
+#elif defined(__AVX2__)
+inline Reals<float> lower(Reals<float> a, Reals<float> b) { return _mm256_min_ps(a, b); }
+inline Reals<double> lower(Reals<double> a, Reals<double> b) { return _mm256_min_pd(a, b); }
+inline Reals<float> higher(Reals<float> a, Reals<float> b) { return _mm256_max_ps(a, b); }
+inline Reals<double> higher(Reals<double> a, Reals<double> b) { return _mm256_max_pd(a, b); }
+#elif defined(__SSE2__)
+inline Reals<float> lower(Reals<float> a, Reals<float> b) { return _mm_min_ps(a, b); }
+inline Reals<double> lower(Reals<double> a, Reals<double> b) { return _mm_min_pd(a, b); }
+inline Reals<float> higher(Reals<float> a, Reals<float> b) { return _mm_max_ps(a, b); }
+inline Reals<double> higher(Reals<double> a, Reals<double> b) { return _mm_max_pd(a, b); }
+#else
+template <class V>
+inline V lower(V a, V b) { return a < b ? a : b; }
+template <class V>
+inline V higher(V a, V b) { return a > b ? a : b; }
+#endif
+
+// While it lives, float32 numbers too small to be normal are 0: computing with them takes a hundred times as long.
+// `Rounding::least` allows for that. Squares of float64 numbers may need them, and so does who settles a doubt.
+class Flushing {
+  public:
+#if defined(__SSE2__)
+    explicit Flushing(bool floats) : before_(_mm_getcsr()) {
+        _mm_setcsr(floats ? before_ | 0x8040 : before_ & ~0x8040);
+    }
+    ~Flushing() { _mm_setcsr(before_); }
+
+  private:
+    unsigned before_;
+#else
+    explicit Flushing(bool) {}
+#endif
+};
+
+template <class T>
+inline T number_at(const char* place) {
+    T value;
+    std::memcpy(&value, place, sizeof(T));  // which need not be aligned
+    return value;
+}
+
+// Call function(T()) for the type T of the rows.
+template <class Function>
+inline void with_type_of(const Rows& rows, Function function) {
+    return rows.dtype == Dtype::float32 ? function(float()) : function(double());
+}
+
+#if defined(__AVX2__)
+// 8 numbers of a row from the origin.
+inline __m256 eight(const float* row, const double* origins) {
+    const __m256 origin = _mm256_set_m128(_mm256_cvtpd_ps(_mm256_loadu_pd(origins + 4)),
+                                          _mm256_cvtpd_ps(_mm256_loadu_pd(origins)));
+    return _mm256_sub_ps(_mm256_loadu_ps(row), origin);
+}
+inline __m256 eight(const double* row, const double* origins) {
+    const __m256d low = _mm256_sub_pd(_mm256_loadu_pd(row), _mm256_loadu_pd(origins));
+    const __m256d high = _mm256_sub_pd(_mm256_loadu_pd(row + 4), _mm256_loadu_pd(origins + 4));
+    return _mm256_set_m128(_mm256_cvtpd_ps(high), _mm256_cvtpd_ps(low));
+}
+
+// A square of 8 rows and features, less the origin, turned over in registers.
+template <class T>
+inline void turn(const char* const* rows, Index f, const double* origins, float* block, Index lanes) {
+    __m256 r[8], t[8];
+    for (int i = 0; i < 8; i++) r[i] = eight(reinterpret_cast<const T*>(rows[i]) + f, origins + f);
+    for (int i = 0; i < 8; i += 2) {
+        t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
+        t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4)
+        for (int j = 0; j < 2; j++) {
+            r[i + 2 * j] = _mm256_shuffle_ps(t[i + j], t[i + j + 2], 0x44);
+            r[i + 2 * j + 1] = _mm256_shuffle_ps(t[i + j], t[i + j + 2], 0xee);
+        }
+    for (int i = 0; i < 4; i++) {
+        _mm256_storeu_ps(block + (f + i) * lanes, _mm256_permute2f128_ps(r[i], r[i + 4], 0x20));
+        _mm256_storeu_ps(block + (f + i + 4) * lanes, _mm256_permute2f128_ps(r[i], r[i + 4], 0x31));
+    }
+}
+
+// The same of 4 rows and features.
+template <class T>
+inline void turn(const char* const* rows, Index f, const double* origins, double* block, Index lanes) {
+    const __m256d origin = _mm256_loadu_pd(origins + f);
+    __m256d r[4];
+    for (int i = 0; i < 4; i++)
+        r[i] = _mm256_sub_pd(_mm256_loadu_pd(reinterpret_cast<const double*>(rows[i]) + f), origin);
+    const __m256d a = _mm256_unpacklo_pd(r[0], r[1]), b = _mm256_unpackhi_pd(r[0], r[1]);
+    const __m256d c = _mm256_unpacklo_pd(r[2], r[3]), d = _mm256_unpackhi_pd(r[2], r[3]);
+    _mm256_storeu_pd(block + f * lanes, _mm256_permute2f128_pd(a, c, 0x20));
+    _mm256_storeu_pd(block + (f + 1) * lanes, _mm256_permute2f128_pd(b, d, 0x20));
+    _mm256_storeu_pd(block + (f + 2) * lanes, _mm256_permute2f128_pd(a, c, 0x31));
+    _mm256_storeu_pd(block + (f + 3) * lanes, _mm256_permute2f128_pd(b, d, 0x31));
+}
+#endif
+
+// In what the origin is subtracted from numbers T that are seen as C: rounding comes after that.
+template <class T, class C>
+using Exact = std::conditional_t<std::is_same_v<T, C>, C, double>;
+
+// A block of rows of D features that stand together.
+template <int D, class T, class C>
+inline void turn_narrow(const char* first, const double* origins, C* block) {
+    for (int f = 0; f < D; f++) {
+        const Exact<T, C> origin = Exact<T, C>(origins[f]);
+        for (Index i = 0; i < LANES<C>; i++)
+            block[f * LANES<C> + i] = C(Exact<T, C>(number_at<T>(first + (i * D + f) * Index(sizeof(T)))) - origin);
+    }
+}
+
+inline bool are_neighbours(const Index* which, Index count) {
+    bool found = true;
+    for (Index i = 1; i < count; i++) found &= which[i] == which[0] + i;
+    return found;
+}
+
+// Put up to a block of rows, relative to the origin, into `block` (n_features, lanes); repeat the last to fill it.
+template <class T, class C>
+void gather(const Rows& rows, const Index* which, Index count, C* block) {
+    constexpr Index lanes = LANES<C>;
+    const Index step = rows.column_stride;
+    if (rows.row_stride == Index(sizeof(T)) && count == lanes && are_neighbours(which, lanes)) {
+        const char* first = rows.data + which[0] * rows.row_stride;  // neighbours, column by column
+        for (Index f = 0; f < rows.n_features; f++) {
+            const Exact<T, C> origin = Exact<T, C>(rows.origin[f]);
+            for (Index i = 0; i < lanes; i++)
+                block[f * lanes + i] = C(Exact<T, C>(number_at<T>(first + f * step + i * sizeof(T))) - origin);
+        }
+        return;
+    }
+    if (rows.n_features <= 4 && step == Index(sizeof(T)) && rows.row_stride == rows.n_features * step &&
+        count == lanes && are_neighbours(which, lanes)) {
+        const char* first = rows.data + which[0] * rows.row_stride;
+        switch (rows.n_features) {
+            case 1: return turn_narrow<1, T>(first, rows.origin, block);
+            case 2: return turn_narrow<2, T>(first, rows.origin, block);
+            case 3: return turn_narrow<3, T>(first, rows.origin, block);
+            case 4: return turn_narrow<4, T>(first, rows.origin, block);
+            default: break;
+        }
+    }
+    constexpr Index together = 32 / sizeof(C);
+    for (Index i = 0; i < lanes; i += together) {
+        const char* at[together];
+        for (Index j = 0; j < together; j++) at[j] = rows.data + which[least(i + j, count - 1)] * rows.row_stride;
+        Index f = 0;
+#if defined(__AVX2__)
+        if constexpr (std::is_same_v<T, C> || (std::is_same_v<T, double> && std::is_same_v<C, float>))
+            if (step == Index(sizeof(T)))
+                for (; f + together <= rows.n_features; f += together) turn<T>(at, f, rows.origin, block + i, lanes);
+#endif
+        for (; f < rows.n_features; f++) {
+            const Exact<T, C> origin = Exact<T, C>(rows.origin[f]);
+            for (Index j = 0; j < together; j++)
+                block[f * lanes + i + j] = C(Exact<T, C>(number_at<T>(at[j] + f * step)) - origin);
+        }
+    }
+}
+
+template <class C>
+void gather_any(const Rows& rows, const Index* which, Index count, C* block) {
+    with_type_of(rows, [&](auto type) { gather<decltype(type), C>(rows, which, count, block); });
+}
+
+// Call function(f) for a few features, without what vectors need around them.
+template <class Function>
+inline void for_few(Index n_features, Function function) {
+    function(0);
+    if (n_features > 1) function(1);
+    if (n_features > 2) function(2);
+    if (n_features > 3) function(3);
+}
+constexpr Index FEW = 4;
+
+// Add a row, relative to the origin, to the sums of a cluster.
+template <class T>
+inline void add_row(const Rows& rows, Index row, double weight, double* __restrict__ sums) {
+    const char* place = rows.data + row * rows.row_stride;
+    const double* __restrict__ origin = rows.origin;
+    if (rows.n_features <= FEW) {
+        for_few(rows.n_features, [&](Index f) {
+            sums[f] += weight * (double(number_at<T>(place + f * rows.column_stride)) - origin[f]);
+        });
+    } else if (rows.column_stride == Index(sizeof(T))) {
+        for (Index f = 0; f < rows.n_features; f++)
+            sums[f] += weight * (double(number_at<T>(place + f * Index(sizeof(T)))) - origin[f]);
+    } else {
+        for (Index f = 0; f < rows.n_features; f++)
+            sums[f] += weight * (double(number_at<T>(place + f * rows.column_stride)) - origin[f]);
+    }
+}
+
+inline double* sums_of(Totals& totals, Index cluster, Index n_features) {
+    double* sums = totals.sums + cluster * n_features;
+    if (!totals.touched[cluster]) {
+        totals.touched[cluster] = 1;
+        totals.weights[cluster] = 0;
+        for (Index f = 0; f < n_features; f++) sums[f] = 0;
+    }
+    return sums;
+}
+
+void add_row_of_any(const Rows& rows, Index row, double weight, Index cluster, Totals& totals) {
+    double* sums = sums_of(totals, cluster, rows.n_features);
+    totals.weights[cluster] += weight;
+    with_type_of(rows, [&](auto type) { add_row<decltype(type)>(rows, row, weight, sums); });
+}
+
+}  // namespace
+}  // namespace kmeans
