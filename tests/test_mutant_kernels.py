@@ -1,4 +1,4 @@
-"""Whether the faults of `ci/mutants` can be seeded into the kernels; whether they are noticed takes 20 minutes."""
+"""Whether the faults of `ci/mutants` can be seeded into the sources; whether they are noticed takes 40 minutes."""
 
 import runpy
 from pathlib import Path
