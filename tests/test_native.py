@@ -22,7 +22,7 @@ from kmeans_xp import KMeans, backends, bounds, steps
 from kmeans_xp.backends import REPLACEABLE, backend_for
 from kmeans_xp.frame import frame_at
 
-_native = pytest.importorskip("kmeans_xp.backends._native")
+_native = pytest.importorskip("kmeans_xp.backends.numpy")._native
 if _native.problem is not None:
     pytest.skip(f"the native steps are not in use: {_native.problem}", allow_module_level=True)
 native, ours = _native.native, importlib.import_module("kmeans_xp.backends._native.steps")

@@ -207,6 +207,11 @@ def same_but_for_the_square_root_of_rounding(ours, theirs, c):
     same(ours, theirs, c, atol=1e-6 * np.abs(c.host).max())
 
 
+def same_but_for_rounding_of_squares(ours, theirs, c):
+    """Of ||x||² - 2 x·c + ||c||², which may be near 0."""
+    same(ours, theirs, c, atol=100 * c.precise * np.abs(c.host - to_numpy(c.frame.origin)).max() ** 2)
+
+
 def same_bounds(ours, theirs, c):
     """Slack is never more than is true, by brute force; less in a few rows, of which some centers were left out."""
     same_sums((ours[0], *ours[2:4]), (theirs[0], *theirs[2:4]), c)
@@ -276,6 +281,7 @@ COMPARE = {
     "lloyd_step": same_sums,
     "map_slices": same_slices,
     "own_threads": both_are_contexts,
+    "nearer": same_but_for_rounding_of_squares,
     "projections": same_up_to_a_constant,
     "row_size": no_more_numbers,
     "share_that_pays": is_a_share,

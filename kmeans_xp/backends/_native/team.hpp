@@ -4,9 +4,11 @@
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <exception>
 #include <functional>
 #include <mutex>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "passes.hpp"
@@ -53,6 +55,7 @@ class Team {
         std::unique_lock<std::mutex> lock(mutex_);
         done_.wait(lock, [&] { return n_working_ == 0; });
         n_parts_ = 0;
+        if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
     }
 
     // Whether to give up, asked by whoever works.
@@ -101,8 +104,17 @@ class Team {
             if (is_helper) n_working_++;
             const auto& function = *function_;
             lock.unlock();
-            if (!stopped()) function(part, worker);
+            std::exception_ptr error;  // for the caller, once nobody works any more: that there is no memory, say
+            try {
+                if (!stopped()) function(part, worker);
+            } catch (...) {
+                error = std::current_exception();
+            }
             lock.lock();
+            if (error) {
+                error_ = error;
+                next_ = n_parts_;
+            }
             if (is_helper && --n_working_ == 0) done_.notify_one();
         }
     }
@@ -118,6 +130,7 @@ class Team {
     const std::function<void(Index, int)>* function_ = nullptr;
     Index next_ = 0, n_parts_ = 0, n_working_ = 0;
     bool ended_ = false;
+    std::exception_ptr error_;
 };
 
 }  // namespace kmeans
