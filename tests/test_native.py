@@ -1,6 +1,5 @@
 """The native passes beside the portable steps: in each instruction set, for any layout, given what makes no sense."""
 
-import ctypes
 import importlib
 import os
 import subprocess
@@ -512,24 +511,6 @@ def test_ctrl_c_ends_an_iteration_of_a_child():
     command = [sys.executable, "-c", textwrap.dedent(INTERRUPTED)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert (done.stdout.split(), done.stderr) == (["interrupted"] * 2, "")
-
-
-def test_a_signal_ends_a_pass_before_all_rows_are_labelled():
-    """Tried again where the pass was faster."""
-    set_interrupt = ctypes.PYFUNCTYPE(None)(("PyErr_SetInterrupt", ctypes.pythonapi))
-    X = np.random.default_rng(0).normal(size=(60_000, 32))
-    centers, labels = X[:4000].copy(), np.empty(len(X), dtype=np.int32)
-    for _ in range(10):
-        labels[:] = -1
-        timer = threading.Timer(0.02, set_interrupt)
-        timer.start()
-        with pytest.raises(KeyboardInterrupt):  # noqa: PT012
-            native.assign(X, np.zeros(32), centers, False, labels, 2)
-            timer.join()
-        timer.join()
-        if labels.min() < 0:
-            return
-    pytest.fail("no signal was noticed amid a pass")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks here")
