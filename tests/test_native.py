@@ -20,6 +20,7 @@ from twins import case, compare
 from kmeans_xp import KMeans, backends, bounds, steps
 from kmeans_xp.backends import REPLACEABLE, backend_for
 from kmeans_xp.frame import frame_at
+from kmeans_xp.seeding.greedy import Greedy, greedy_rows
 
 _native = pytest.importorskip("kmeans_xp.backends.numpy")._native
 if _native.problem is not None:
@@ -120,11 +121,21 @@ def near_ties(name, rng):
     if name == "denormal float32 beside ordinary numbers":
         X = np.column_stack([rng.integers(0, 2, size=90), rng.integers(0, 9, size=90) * 2.0**-140])
         return X, X[rng.permutation(90)[:12]]
+    if name == "squares hardly normal in float32":
+        return rng.integers(-9, 10, size=(90, 2)) * 2.0**-66, rng.integers(-9, 10, size=(12, 2)) * 2.0**-66
+    if name == "far beyond the centers":  # which are on a circle around a place amid the rows
+        t, far = rng.uniform(-4, 4, size=12), 3.0**13
+        X = np.column_stack([rng.integers(-2000, 2001, size=200) * 2.0**-43, np.full(200, far)])
+        return X, np.column_stack([t, 1 + t**2 / (far - 1 + np.sqrt((far - 1) ** 2 - t**2))])
+    if name == "beside a large square":
+        X = np.column_stack([rng.integers(0, 2, size=90) * 4, rng.integers(-9, 10, size=90) * 2.0**-40])
+        return X, np.column_stack([np.ones(12), rng.integers(-9, 10, size=12) * 2.0**-40])
     raise ValueError(name)
 
 
 TIES = ["integers", "last bits", "last bits of float32", "far away", "the middle", "huge", "small"]
-TIES.append("denormal float32 beside ordinary numbers")
+TIES += ["denormal float32 beside ordinary numbers", "squares hardly normal in float32", "far beyond the centers"]
+TIES.append("beside a large square")
 
 
 @pytest.mark.usefixtures("ways", "instructions")
@@ -148,6 +159,29 @@ def test_labels_are_exactly_the_nearest(rng, name, dtype):
 
 
 @pytest.mark.usefixtures("instructions")
+def test_labels_of_rows_equally_far_but_for_rounding_are_the_portable_ones(rng):
+    """The order of additions decides."""
+    for _ in range(20):
+        x, apart = rng.normal(size=5), rng.normal(size=5)
+        centers = x + np.stack([rng.permutation(apart) for _ in range(12)])
+        X = np.repeat(x[None], 30, axis=0)
+        frame = seen_from_zero(X)
+        assert_array_equal(ours.assign(X, centers, frame), steps.assign.portable(X, centers, frame))
+
+
+@pytest.mark.usefixtures("instructions")
+def test_centers_of_float32_rows_are_float32_numbers(rng):
+    X, k = rng.normal(size=(200, 3)).astype(np.float32), 4
+    memory, origin = (np.zeros(k), np.zeros((k, 3)), np.zeros(k), np.zeros((k, 3))), np.full(3, 0.5)
+    centers, labels = X[:k] - origin, np.full(200, -1, dtype=np.int32)
+    native.iterate(
+        X, origin, np.ones(200), centers, labels, None, *memory, False, (origin, 1.0, True, False), True, 3, 0.0, 1
+    )
+    places = centers + origin
+    assert_array_equal(places, places.astype(np.float32))
+
+
+@pytest.mark.usefixtures("instructions")
 def test_rows_of_float64_in_float32_have_exact_labels(rng):
     """As `iterations` compares them: also rows that leave a doubt."""
     X, start = near_ties("integers", rng)
@@ -168,20 +202,61 @@ def test_rows_of_float64_in_float32_have_exact_labels(rng):
 
 @pytest.mark.usefixtures("instructions")
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_rows_that_are_left_over_from_their_candidates_are_gathered_one_by_one(dtype):
-    """In columns, some of them begin and end as neighbours would."""
-    rng, k = np.random.default_rng(0), 20
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_rows_that_are_left_over_from_their_candidates_are_gathered_one_by_one(rng, order, dtype):
+    """One of each cluster is, in an order that begins and ends as neighbours would, whatever the size of a block."""
+    k, d = 40, 2
+    centers, angles = rng.normal(size=(k, d)), rng.uniform(0, 2 * np.pi, size=16 * k)
+    X = np.asarray(5 * np.column_stack([np.cos(angles), np.sin(angles)]), dtype=dtype, order=order)
+    frame, stale = seen_from_zero(X), np.arange(len(X)) < k
+    right = steps.assign.portable(X, centers, frame)
+    places = np.arange(k)
+    for begin, end in ((1, 3), (4, 7), (8, 15), (16, 31)):
+        places[begin:end] = places[begin:end][::-1]
+    labels = np.where(stale, np.resize(places, len(X)), right).astype(np.int32)
+    state = labels, np.where(stale, -np.inf, np.inf), np.zeros(k)
     before = native.set_thresholds(np.inf, -1)
-    for _ in range(60):
-        X = np.asfortranarray(rng.normal(size=(600, 2)), dtype=dtype)
-        frame, centers = seen_from_zero(X), rng.normal(size=(k, 2))
-        right = steps.assign.portable(X, centers, frame)
-        stale = rng.uniform(size=600) < 0.06
-        labels = np.where(stale, rng.integers(k, size=600), right).astype(np.int32)
-        state = labels, np.where(stale, -np.inf, np.inf), np.zeros(k)
-        found = ours.bounded_step(X, np.ones(600), centers, state, (0, 0), frame)
-        assert_array_equal(found[0], right)
+    found = ours.bounded_step(X, np.ones(len(X)), centers, state, (0, 0), frame)
     native.set_thresholds(*before)
+    assert_array_equal(found[0], right)
+
+
+@pytest.mark.usefixtures("instructions")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_rows_of_narrow_groups_are_chosen_as_by_float64(rng, dtype):
+    """In float32 the squared distances within a group are rounding."""
+    X = (np.where(np.arange(400) % 2, 1, -1)[:, None] + 1e-5 * rng.normal(size=(400, 12))).astype(dtype)
+    weights, frame = np.ones(400), seen_from_zero(X)
+    how = Greedy(20, 4, 4, 3, 1e-9, 1e-15)
+    found, expected = (
+        choose(X, weights, frame, how, np.random.default_rng(0).random, None)
+        for choose in (ours.greedy_rows, greedy_rows.portable)
+    )
+    assert_array_equal(found, expected)
+
+
+@pytest.mark.usefixtures("instructions")
+def test_no_row_beyond_the_last_is_chosen():
+    """Rounding may carry a target up to the total."""
+    X = np.arange(30.0).reshape(10, 3)
+    for order in None, np.arange(10):
+        chosen = native.greedy(X, np.zeros(3), np.ones(10), order, (4, 2, 4, 3.0, 1e-9, 1e-15), np.ones, 1)
+        assert max(chosen) < 10
+
+
+@pytest.mark.usefixtures("instructions")
+def test_rows_that_differ_by_rounding_are_one_place(rng):
+    """When all places are centers, rows are drawn by their weights."""
+    X = np.repeat([[1.0, 2.0], [-1.0, 0.5], [3.0, -2.0]], 20, axis=0) * (
+        1 + rng.integers(0, 3, size=(60, 1)) * 2.0**-52
+    )
+    for seed in range(5):
+        how = Greedy(5, 3, 4, 3, 1e-9, 1e-14)
+        found, expected = (
+            choose(X, np.ones(60), seen_from_zero(X), how, np.random.default_rng(seed).random, None)
+            for choose in (ours.greedy_rows, greedy_rows.portable)
+        )
+        assert_array_equal(found, expected)
 
 
 def at_an_odd_place(X):
@@ -479,35 +554,29 @@ def test_rows_may_change_during_a_fit(rng):
 
 
 INTERRUPTED = """
-    import os, signal, threading, time
+    import os, signal, threading
     import numpy as np
     from kmeans_xp.backends._native import native
 
-    n, d, k = 100_000, 64, 500
-    X = np.random.default_rng(0).normal(size=(n, d))
-    memory = np.zeros(k), np.zeros((k, d)), np.zeros(k), np.zeros((k, d))
-    how = False, (np.zeros(d), 1.0, False, False), False, 10**6, -1.0
-
-    def press():
-        time.sleep(0.3)
-        pressed.append(time.monotonic())
-        os.kill(os.getpid(), signal.SIGINT)
-
-    pressed = []
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell may have ignored for what it runs aside
+    X = np.random.default_rng(0).normal(size=(60_000, 32))
     for n_threads in (1, 2):
-        labels = np.full(n, -1, dtype=np.int32)  # of a pass that was given up some are left
-        threading.Thread(target=press).start()
-        try:
-            while True:  # a call ends after 50 ms or an iteration
-                native.iterate(X, np.zeros(d), np.ones(n), X[:k].copy(), labels, None, *memory, *how, n_threads)
-        except KeyboardInterrupt:
-            assert time.monotonic() - pressed[-1] < 20
-            print("interrupted")
+        for _ in range(20):
+            labels = np.full(len(X), -1, dtype=np.int32)
+            timer = threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGINT))
+            timer.start()
+            try:
+                native.assign(X, np.zeros(32), X[:4000].copy(), False, labels, n_threads)
+                timer.join()  # the pass was faster: once more
+            except KeyboardInterrupt:
+                if labels.min() < 0:
+                    print("interrupted")
+                    break
 """
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no such signal")
-def test_ctrl_c_ends_an_iteration_of_a_child():
+def test_ctrl_c_ends_a_pass_of_a_child_before_all_rows_are_labelled():
     command = [sys.executable, "-c", textwrap.dedent(INTERRUPTED)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert (done.stdout.split(), done.stderr) == (["interrupted"] * 2, "")
