@@ -14,6 +14,16 @@ from kmeans_xp.bounds import advance, bounded_step, share_that_pays
 from kmeans_xp.steps import lloyd_step, move, update
 
 
+class Memory(NamedTuple):
+    """What iterations of a backend's own go on from, and write into; all but the first is None before the first one."""
+
+    slack: Any  # (n_samples,), see `bounds`; None to compare all rows in each iteration
+    path: Any = None  # (n_clusters,)
+    sums: Any = None  # (n_clusters, n_features)
+    weights: Any = None  # (n_clusters,)
+    centers_old: Any = None  # (n_clusters, n_features) of the last iteration
+
+
 class State(Protocol):
     """What the rows of a block remember of a run."""
 
@@ -36,21 +46,11 @@ class State(Protocol):
     def stale(self, centers: Any) -> Any:
         """Numbers of the rows that the next step must look at, or None for all of them."""
 
-    def memory(self, centers: Any) -> "Memory":
+    def memory(self, centers: Any) -> Memory:
         """What iterations from these centers write into, beside `labels`; given to `went_on` after them."""
 
-    def went_on(self, memory: "Memory") -> None:
+    def went_on(self, memory: Memory) -> None:
         """Take note of iterations that wrote into it."""
-
-
-class Memory(NamedTuple):
-    """What iterations of a backend's own go on from, and write into; all but the first is None before the first one."""
-
-    slack: Any  # (n_samples,), see `bounds`; None to compare all rows in each iteration
-    path: Any = None  # (n_clusters,)
-    sums: Any = None  # (n_clusters, n_features)
-    weights: Any = None  # (n_clusters,)
-    centers_old: Any = None  # (n_clusters, n_features) of the last iteration
 
 
 class Algorithm(Protocol):

@@ -10,6 +10,7 @@ from kmeans_xp.frame import frame_at, is_ordinary
 from kmeans_xp.nearest import TOO_LARGE
 from kmeans_xp.steps import assign, in_unit, sq_distances_to_own
 from kmeans_xp.steps import distances as distances_from
+from kmeans_xp.validation import has_finite_sum
 
 
 @dataclass(frozen=True)
@@ -37,17 +38,13 @@ class Model:
 @replaceable
 def labels_at_once(X, model):
     """Labels of an array that nothing is known of, (n_samples,) int32; None unless all its numbers are finite."""
-    return assign(X, *model.seen_from(X)) if _has_finite_sum(X) else None
+    return assign(X, *model.seen_from(X)) if has_finite_sum(X) else None
 
 
 @replaceable
 def distances_at_once(X, model):
     """The same of Euclidean distances, (n_samples, n_clusters)."""
-    return distances_from(X, *model.seen_from(X)) if _has_finite_sum(X) else None
-
-
-def _has_finite_sum(X):
-    return math.isfinite(*to_floats(namespace(X).sum(X)))
+    return distances_from(X, *model.seen_from(X)) if has_finite_sum(X) else None
 
 
 def labels(block, model):

@@ -49,7 +49,7 @@ def check_rows(X, estimator=None, *, reset=True):
         return X
     rows = shared(X)
     if is_plain(rows, estimator, reset=reset) and (
-        (rows is X and get_config()["assume_finite"]) or _has_finite_sum(rows)
+        (rows is X and get_config()["assume_finite"]) or has_finite_sum(rows)
     ):
         if estimator is not None and reset:
             estimator.n_features_in_ = X.shape[1]
@@ -105,7 +105,7 @@ def is_plain(X, estimator=None, *, reset=False):
     return True
 
 
-def _has_finite_sum(x):
+def has_finite_sum(x):
     """Whether the sum of an array of NumPy is finite, as are all its numbers then."""
     with np.errstate(all="ignore"):
         return math.isfinite(np.add.reduce(x, axis=None))
@@ -231,7 +231,7 @@ def _are_plain_weights(sample_weight, n_samples):
         return False
     if not sample_weight.flags.aligned:
         return False
-    return n_samples > 0 and _has_finite_sum(sample_weight) and sample_weight.min() >= 0 < sample_weight.max()
+    return n_samples > 0 and has_finite_sum(sample_weight) and sample_weight.min() >= 0 < sample_weight.max()
 
 
 def check_weight_of_source(sample_weight, X):

@@ -62,7 +62,7 @@ def _wrong_passes(passes, kernels, dtype, rng, n_clusters, n_features):
     # Exact in any of the types
     X = to_device(offset + rng.integers(-99, 99, size=(1000, n_features)) / 64, dtype)
     origin = np.full(n_features, offset + 0.5)
-    frame = types.SimpleNamespace(origin=to_device(origin), shifted=False, tile_bytes=_cuda.MIN_TILE * _cuda.ROW_BYTES)
+    frame = types.SimpleNamespace(origin=to_device(origin), tile_bytes=_cuda.MIN_TILE * _cuda.ROW_BYTES)
     frame.distance_dtype = np.dtype(np.float64 if dtype == np.float64 else np.float32)
     frame.rounding = 1e-3 * tolerance
     centers, clusters = rng.normal(size=(n_clusters, n_features)), rng.integers(n_clusters, size=1000)

@@ -62,21 +62,21 @@ def _settle(rows, X, sample_weight, centers, labels, totals, frame):
 
 def update(X, sample_weight, labels, n_clusters, frame):
     """`steps.update`."""
-    job = X, _origin(frame, np.float64), labels, sample_weight
+    job = X, frame.origin, labels, sample_weight
     return _sums(_blocks.cluster_sums, 8 * X.size, (n_clusters, X.shape[1]), *job)
 
 
 def sq_distances_to_own(X, labels, centers, frame):
     """`steps.sq_distances_to_own`."""
     squares = np.empty(X.shape[0])
-    _run(_blocks.sq_distances_to_own, 8 * X.size, X, _origin(frame, np.float64), labels, centers, squares)
+    _run(_blocks.sq_distances_to_own, 8 * X.size, X, frame.origin, labels, centers, squares)
     return squares
 
 
 def sq_distances_to(X, rows, frame):
     """`steps.sq_distances_to`."""
     squares = np.empty((len(rows), X.shape[0]))
-    job = (X, _origin(frame, np.float64), frame.shift(X[rows], np.float64), squares)
+    job = (X, frame.origin, frame.shift(X[rows], np.float64), squares)
     _run(_blocks.sq_distances_to, X.size * len(rows), *job)
     return squares
 
@@ -84,7 +84,7 @@ def sq_distances_to(X, rows, frame):
 def distances(X, centers, frame):
     """`steps.distances`."""
     result = np.empty((X.shape[0], len(centers)), dtype=frame.dtype)
-    job = X, _origin(frame, np.float64), np.ascontiguousarray(centers.T), result
+    job = X, frame.origin, np.ascontiguousarray(centers.T), result
     _run(_blocks.distances, X.size * len(centers), *job)
     return result
 
@@ -108,15 +108,10 @@ def _sums(function, work, shape, *job):
     return tuple(sum(values[1:], start=values[0]) for values in zip(*results, strict=True))
 
 
-def _origin(frame, dtype):
-    """What a pass is to subtract from the rows."""
-    return frame.origin.astype(dtype)
-
-
 def _coefficients(centers, frame):
     """`nearest.coefficients` with the origin: that, -2 c, ||c||², and `Frame.doubt`, in the dtype of distances."""
     dtype = frame.distance_dtype
     minus_2_centers, sq_norms = -2 * centers, np.vecdot(centers, centers) * (1 - frame.doubt / 2)
     minus_2_centers, sq_norms = minus_2_centers.astype(dtype), sq_norms.astype(dtype)
     doubt = frame.doubt if np.isfinite(sq_norms).all() else np.inf  # too large for the dtype: nothing is sure
-    return _origin(frame, dtype), minus_2_centers, sq_norms, doubt
+    return frame.origin.astype(dtype), minus_2_centers, sq_norms, doubt

@@ -65,7 +65,7 @@ def update(X, sample_weight, labels, n_clusters, frame):
         return NotImplemented
     totals = []
     sample_weight = cupy.ascontiguousarray(sample_weight)  # kernels see no strides
-    origin = _origin(frame)
+    origin = frame.origin
 
     def add(rows, tile):
         of_tile = _sums(kernels, tile, origin, labels[rows], sample_weight[rows], n_clusters)
@@ -101,7 +101,7 @@ def sq_distances_to(X, rows, frame):
 
 def _sq_distances_to(kernels, X, rows, frame):
     """Squared distances of every row from some of them."""
-    origin = _origin(frame)
+    origin = frame.origin
     points = X[rows].astype(np.float64) - origin
     squares = cupy.empty((len(points), X.shape[0]))
 
@@ -179,7 +179,7 @@ def _choose(kernels, closest, squares, sample_weight, candidates, uniforms, n_tr
 def _sq_distances_to_own(kernels, X, labels, centers, frame):
     """Squared distance of each row from the center of its cluster."""
     squares = cupy.empty(X.shape[0])
-    centers, origin = cupy.ascontiguousarray(centers), _origin(frame)
+    centers, origin = cupy.ascontiguousarray(centers), frame.origin
     lanes = power_of_2(X.shape[1], 32)
 
     def measure(rows, tile):
@@ -221,7 +221,7 @@ def _compare(kernels, X, centers, frame, labels, slack=None, path=None):
         return dtype.type(frame.rounding * float(np.finfo(dtype).eps / np.finfo(frame.distance_dtype).eps))
 
     minus_2_centers, sq_norms, largest = _coefficients(kernels, centers, dtype)
-    origin = _origin(frame)
+    origin = frame.origin
     exact = (origin.astype(dtype), minus_2_centers, sq_norms, path), (rounding_in(dtype), largest)
     plan = _cuda.plan_certain(_device(), X.shape[1], n_clusters, dtype)
     if plan is not None:
@@ -285,11 +285,6 @@ def _sums_of_few(kernels, tile, origin, labels, sample_weight, n_clusters, share
     grid, block = (len(parts), blocks(n_features, columns)), (columns, _cuda.SUMS_BLOCK // columns)
     launch(kernels["sum_few"], grid, block, *job, shared_mem=shared)
     return parts.sum(axis=0)
-
-
-def _origin(frame):
-    """What is to be subtracted from the rows, float64."""
-    return cupy.zeros_like(frame.origin) if frame.shifted else frame.origin
 
 
 def _for_tiles(X, frame, dtype, function):

@@ -160,8 +160,8 @@ class NearestCenters(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, C
             In the library and on the device of X; `out` if it is given. Of equally near centers the first. For dense
             rows on a CPU exact: CuPy's kernels compare in the dtype of X, and sparse rows are compared in float64.
         """
-        found = self._at_once(prediction.labels_at_once, X) if out is None else None
-        return self._write(X, prediction.labels, "predict", out, dtype=np.int32) if found is None else found
+        passes_of_labels = prediction.labels_at_once, prediction.labels
+        return self._write(X, passes_of_labels, "predict", out, dtype=np.int32)
 
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
         """Fit and return `labels_`.
@@ -201,10 +201,8 @@ class NearestCenters(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, C
         X_new : array of shape (n_samples, n_clusters)
             In the library, dtype and on the device of X, computed in float64; `out` if it is given.
         """
-        found = self._at_once(prediction.distances_at_once, X) if out is None else None
-        if found is not None:
-            return found
-        return self._write(X, prediction.distances, "transform", out, more_shape=self._clusters())
+        passes_of_distances = prediction.distances_at_once, prediction.distances
+        return self._write(X, passes_of_distances, "transform", out, more_shape=self._clusters())
 
     def fit_transform(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
         """Fit and return the distances of the rows from the centers.
@@ -344,8 +342,12 @@ class NearestCenters(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, C
         """What passes must know of the centers."""
         return Model(self.cluster_centers_, *self._origin_and_spread(), self._metric, working_memory())
 
-    def _write(self, X, function, method, out, *, dtype=None, more_shape=()):
-        """What a pass finds for each row: `out`, or an array in the library of X."""
+    def _write(self, X, functions, method, out, *, dtype=None, more_shape=()):
+        """What a step finds for each row at once or, where it must, a pass: `out`, or an array in the library of X."""
+        at_once, function = functions
+        found = self._at_once(at_once, X) if out is None else None
+        if found is not None:
+            return found
         with self._opened(X, method) as data:
             if out is not None:
                 largest = None if more_shape else self.cluster_centers_.shape[0] - 1

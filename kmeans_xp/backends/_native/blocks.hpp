@@ -112,7 +112,7 @@ inline T number_at(const char* place) {
 
 // Call function(T()) for the type T of the rows.
 template <class Function>
-inline void with_type_of(const Rows& rows, Function function) {
+inline auto with_type_of(const Rows& rows, Function function) {
     return rows.dtype == Dtype::float32 ? function(float()) : function(double());
 }
 
@@ -169,6 +169,8 @@ inline void turn(const char* const* rows, Index f, const double* origins, double
 template <class T, class C>
 using Exact = std::conditional_t<std::is_same_v<T, C>, C, double>;
 
+constexpr Index FEW = 4;  // features of rows that are narrow
+
 // A block of rows of D features that stand together.
 template <int D, class T, class C>
 inline void turn_narrow(const char* first, const double* origins, C* block) {
@@ -199,7 +201,7 @@ void gather(const Rows& rows, const Index* which, Index count, C* block) {
         }
         return;
     }
-    if (rows.n_features <= 4 && step == Index(sizeof(T)) && rows.row_stride == rows.n_features * step &&
+    if (rows.n_features <= FEW && step == Index(sizeof(T)) && rows.row_stride == rows.n_features * step &&
         count == lanes && are_neighbours(which, lanes)) {
         const char* first = rows.data + which[0] * rows.row_stride;
         switch (rows.n_features) {
@@ -241,7 +243,6 @@ inline void for_few(Index n_features, Function function) {
     if (n_features > 2) function(2);
     if (n_features > 3) function(3);
 }
-constexpr Index FEW = 4;
 
 // Add a row, relative to the origin, to the sums of a cluster.
 template <class T>

@@ -72,18 +72,6 @@ inline uint32_t within(const float* bounds, const float* limits) {
 #endif
 }
 
-double sq_distance_of(const Rows& rows, Index row, const double* point) {
-    double square = 0;
-    with_type_of(rows, [&](auto type) {
-        using T = decltype(type);
-        const char* place = rows.data + row * rows.row_stride;
-        square = rows.column_stride == Index(sizeof(T))
-                     ? sq_distance<T>(place, sizeof(T), rows.origin, point, rows.n_features)
-                     : sq_distance<T>(place, rows.column_stride, rows.origin, point, rows.n_features);
-    });
-    return square;
-}
-
 Index try_candidates(const Candidates& job, Index begin, Index end, double* potentials, Hit* hits, char* workspace) {
     const Flushing flushing(job.packed != nullptr);
     constexpr Index lanes = LANES<float>;
@@ -142,7 +130,7 @@ Index try_candidates(const Candidates& job, Index begin, Index end, double* pote
             for (; near; near &= near - 1) {
                 const Index i = __builtin_ctz(near);
                 const double square =
-                    all ? squares[c * lanes + i] : sq_distance_of(job.rows, first + i, job.points + c * d);
+                    all ? squares[c * lanes + i] : sq_distance_of_any(job.rows, first + i, job.points + c * d);
                 if (!(square < known[i])) continue;
                 hits[n_hits++] = {first + i, c, square};
                 left[i] = weight[i] * square;

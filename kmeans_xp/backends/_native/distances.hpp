@@ -43,18 +43,24 @@ inline double sq_distance(const char* place, Index step, const double* origin, c
     return total;
 }
 
+// Of a row of numbers T from a point.
+template <class T>
+inline double sq_distance_of(const Rows& rows, Index row, const double* point) {
+    const char* place = rows.data + row * rows.row_stride;
+    return rows.column_stride == Index(sizeof(T))
+               ? sq_distance<T>(place, sizeof(T), rows.origin, point, rows.n_features)
+               : sq_distance<T>(place, rows.column_stride, rows.origin, point, rows.n_features);
+}
+
+inline double sq_distance_of_any(const Rows& rows, Index row, const double* point) {
+    return with_type_of(rows, [&](auto type) { return sq_distance_of<decltype(type)>(rows, row, point); });
+}
+
 void own(const Rows& rows, const int32_t* labels, const double* centers, Part part, double* squares) {
     with_type_of(rows, [&](auto type) {
-        using T = decltype(type);
-        const Index d = rows.n_features;
         for_tiles(rows.n_samples, part, [&](Index begin, Index end) {
-            for (Index row = begin; row < end; row++) {
-                const char* place = rows.data + row * rows.row_stride;
-                const double* center = centers + labels[row] * d;
-                squares[row] = rows.column_stride == Index(sizeof(T))
-                                   ? sq_distance<T>(place, sizeof(T), rows.origin, center, d)
-                                   : sq_distance<T>(place, rows.column_stride, rows.origin, center, d);
-            }
+            for (Index row = begin; row < end; row++)
+                squares[row] = sq_distance_of<decltype(type)>(rows, row, centers + labels[row] * rows.n_features);
         });
     });
 }

@@ -18,18 +18,6 @@ double dot(const double* a, const double* b, Index n) {
     return total;
 }
 
-double sq_distance(const double* a, const double* b, Index n) {
-    double total = 0;
-    for (Index i = 0; i < n; i++) total += (a[i] - b[i]) * (a[i] - b[i]);
-    return total;
-}
-
-}  // namespace
-
-Thresholds thresholds;
-
-namespace {
-
 std::vector<const Passes*> runnable() {  // from the best one
     std::vector<const Passes*> found;
 #if defined(KMEANS_DISPATCH)
@@ -46,6 +34,14 @@ std::vector<const Passes*> runnable() {  // from the best one
 std::atomic<const Passes*> in_use{runnable().front()};
 
 }  // namespace
+
+Thresholds thresholds;
+
+double sq_distance(const double* a, const double* b, Index n) {
+    double total = 0;
+    for (Index i = 0; i < n; i++) total += (a[i] - b[i]) * (a[i] - b[i]);
+    return total;
+}
 
 const Passes& passes() { return *in_use.load(std::memory_order_relaxed); }
 
@@ -71,8 +67,9 @@ Lloyd<C>::Lloyd(const Rows& rows, const double* sample_weight, Index n_clusters,
       rounding_(20 * (double(rows.n_features) + 8) * double(std::numeric_limits<C>::epsilon())),
       doubt_((double(rows.n_features) + 10) * double(std::numeric_limits<C>::epsilon())), team_(team),
       n_parts_(count_parts(rows.n_samples, double(rows.n_samples) * size_, n_clusters)),
-      pays_(double(rows.n_samples) * size_ > thresholds.parallel_work), minus_2_centers_(size_), sq_norms_(n_clusters),
-      workspaces_((pays_ ? team.n_threads() : 1) * workspace_bytes(rows.n_samples, rows.n_features, n_clusters)) {
+      pays_(double(rows.n_samples) * size_ > thresholds.parallel_work),
+      bytes_(workspace_bytes(rows.n_samples, rows.n_features, n_clusters)), minus_2_centers_(size_),
+      sq_norms_(n_clusters), workspaces_((pays_ ? team.n_threads() : 1) * bytes_) {
     job_.rows = rows;
     job_.sample_weight = sample_weight;
     job_.n_clusters = n_clusters;
@@ -110,10 +107,9 @@ Counts Lloyd<C>::relabel(State* state) {
     job_.slack = state->slack;
     job_.path = state->path;
     if (!totals_) totals_ = std::make_unique<PartTotals>(n_parts_, n_clusters_, job_.rows.n_features);
-    const Index bytes = workspace_bytes(job_.rows.n_samples, job_.rows.n_features, n_clusters_);
     for (Index part = 0; part < n_parts_; part++) totals_->begin(part);
     team_.run(n_parts_, pays_, [&](Index part, int worker) {
-        passes_in<C>().relabel(job_, {part, n_parts_}, &totals_->begin(part), workspaces_ + worker * bytes);
+        passes_in<C>().relabel(job_, {part, n_parts_}, &totals_->begin(part), workspaces_ + worker * bytes_);
     });
     if (state->slack == nullptr) {
         std::fill_n(state->sums, size_, 0.0);
@@ -126,10 +122,9 @@ template <class C>
 void Lloyd<C>::assign(const double* centers, int32_t* labels) {
     compare_with(centers);
     job_.labels = labels;
-    const Index bytes = workspace_bytes(job_.rows.n_samples, job_.rows.n_features, n_clusters_);
     const Index n_parts = count_parts(job_.rows.n_samples, double(job_.rows.n_samples) * size_);
     team_.run(n_parts, pays_, [&](Index part, int worker) {
-        passes_in<C>().relabel(job_, {part, n_parts}, nullptr, workspaces_ + worker * bytes);
+        passes_in<C>().relabel(job_, {part, n_parts}, nullptr, workspaces_ + worker * bytes_);
     });
 }
 
@@ -169,13 +164,12 @@ bool Lloyd<C>::measure_between(const State& state) {
     const std::vector<double> zero(d);
     const Rows rows{reinterpret_cast<const char*>(job_.centers), k, d, 8 * d, 8, Dtype::float64, zero.data()};
     const Squares squares{rows, k, job_.centers};
-    const Index bytes = workspace_bytes(n, d, n_clusters_);
     const double too_much = 2 * double(job_.rounding.offset);
     const Index n_parts = std::max<Index>(1, std::min<Index>(16, k / 32));
     team_.run(n_parts, double(k) * k * d > thresholds.parallel_work, [&](Index part, int worker) {
         // Column begin to end of all rows, which is rows begin to end as they are symmetric
         const Index begin = k * part / n_parts, end = k * (part + 1) / n_parts;
-        passes().squares(squares, begin, end, between + begin, k, workspaces_ + worker * bytes);
+        passes().squares(squares, begin, end, between + begin, k, workspaces_ + worker * bytes_);
         for (Index c = 0; c < k; c++)
             for (Index i = c * k + begin; i < c * k + end; i++)
                 between[i] = std::sqrt(std::max(between[i] - too_much, 0.0));
@@ -188,7 +182,6 @@ bool Lloyd<C>::measure_between(const State& state) {
     }
     const Index step = (n + 63) / 64;
     double share = 0, count = 0;
-    Memory<double> from_own(n < 64 ? 64 : 64);
     for (Index row = 0; row < n; row += step, count++) {
         const int32_t own = state.labels[row];
         double square = 0;

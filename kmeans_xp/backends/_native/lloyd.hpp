@@ -154,6 +154,7 @@ class Lloyd {
     Team& team_;
     Index n_parts_;
     bool pays_;  // whether threads do
+    const Index bytes_;  // of a workspace
     Memory<C> minus_2_centers_, sq_norms_;
     Memory<char> workspaces_;
     std::unique_ptr<PartTotals> totals_;
@@ -167,6 +168,9 @@ class Lloyd {
 // Sums and weights of given clusters, as the parts of the shape are summed.
 void sum_clusters(const Rows&, const double* sample_weight, const int32_t* labels, Index n_clusters, double* sums,
                   double* weights, Team&);
+
+// Squared distance between two points.
+double sq_distance(const double* a, const double* b, Index n);
 
 // Squared distance of each row from the center of its cluster.
 void squares_from_own(const Rows&, const int32_t* labels, const double* centers, double* squares, Team&);

@@ -107,7 +107,8 @@ Frame frame_of(const nb::tuple& frame, Index n_features) {
 }
 
 // -> whether all squared distances are in range
-bool assign(AnyRows X, Vector<const double> origin, Matrix<const double> centers, bool floats, Vector<int32_t> labels, int n_threads) {
+bool assign(AnyRows X, Vector<const double> origin, Matrix<const double> centers, bool floats, Vector<int32_t> labels,
+            int n_threads) {
     const Rows rows = rows_of(X, origin);
     require_centers(centers, rows.n_features);
     require_rows(labels, rows.n_samples);
@@ -154,6 +155,20 @@ bool labels_at_once(AnyRows X, Vector<const double> origin, AnyRows centers, boo
     return in_range;
 }
 
+// Where a run stands, in arrays of the shapes that go with its rows and centers.
+State state_of(const Rows& rows, const Vector<const double>& sample_weight, Index n_clusters,
+               const Vector<int32_t>& labels, const std::optional<Vector<double>>& slack, const Vector<double>& path,
+               const Matrix<double>& sums, const Vector<double>& weights) {
+    require_rows(sample_weight, rows.n_samples);
+    require_rows(labels, rows.n_samples);
+    require_labels_so_far(labels, n_clusters);
+    if (slack) require_rows(*slack, rows.n_samples);
+    require_rows(path, n_clusters);
+    require_shape(sums, n_clusters, rows.n_features);
+    require_rows(weights, n_clusters);
+    return {labels.data(), slack ? slack->data() : nullptr, path.data(), sums.data(), weights.data(), nullptr, false};
+}
+
 // -> numbers of each iteration, none if squared distances are not in range; whether sums were added up anew; whether
 // float32 left many doubts
 std::tuple<std::vector<std::tuple<double, double, double, double, double>>, bool, bool> iterate(
@@ -162,32 +177,22 @@ std::tuple<std::vector<std::tuple<double, double, double, double, double>>, bool
     Vector<double> weights, Matrix<double> centers_old, bool begun, nb::tuple frame, bool floats, Index most,
     double tol, int n_threads) {
     const Rows rows = rows_of(X, origin);
-    const Index n = rows.n_samples, d = rows.n_features, k = centers.shape(0);
-    require_rows(sample_weight, n);
-    require_rows(labels, n);
-    require_labels_so_far(labels, k);
-    if (slack) require_rows(*slack, n);
-    require_rows(path, k);
+    const Index d = rows.n_features, k = centers.shape(0);
     require_centers(centers, d);
-    require_shape(sums, k, d);
-    require_rows(weights, k);
+    State state = state_of(rows, sample_weight, k, labels, slack, path, sums, weights);
     require_shape(centers_old, k, d);
+    state.centers_old = centers_old.data();
+    state.begun = begun;
     const Frame seen = frame_of(frame, d);
     std::vector<Numbers> found;
     bool in_doubt = false;
-    State state{labels.data(), slack ? slack->data() : nullptr, path.data(), sums.data(), weights.data(),
-                centers_old.data(), begun};
     without_lock(n_threads, [&](Team& team) {
-        if (floats) {
-            Lloyd<float> lloyd(rows, sample_weight.data(), k, seen, team);
+        in_dtype(floats, [&](auto type) {
+            Lloyd<decltype(type)> lloyd(rows, sample_weight.data(), k, seen, team);
             found = lloyd.iterate(centers.data(), state, most, tol);
             in_doubt = lloyd.many_doubts();
             if (lloyd.too_large()) found.clear();
-        } else {
-            Lloyd<double> lloyd(rows, sample_weight.data(), k, seen, team);
-            found = lloyd.iterate(centers.data(), state, most, tol);
-            if (lloyd.too_large()) found.clear();
-        }
+        });
     });
     std::vector<std::tuple<double, double, double, double, double>> numbers;
     for (const Numbers& one : found)
@@ -198,20 +203,13 @@ std::tuple<std::vector<std::tuple<double, double, double, double, double>>, bool
 // One step without moving the centers. -> rows changed, looked at; -1 if squared distances are not in range
 std::pair<Index, Index> step(AnyRows X, Vector<const double> origin, Vector<const double> sample_weight,
                              Matrix<const double> centers, Vector<int32_t> labels, std::optional<Vector<double>> slack,
-                             Vector<double> path, Matrix<double> sums, Vector<double> weights, bool floats, int n_threads) {
+                             Vector<double> path, Matrix<double> sums, Vector<double> weights, bool floats,
+                             int n_threads) {
     const Rows rows = rows_of(X, origin);
-    const Index n = rows.n_samples, d = rows.n_features, k = centers.shape(0);
-    require_rows(sample_weight, n);
-    require_rows(labels, n);
-    require_labels_so_far(labels, k);
-    if (slack) require_rows(*slack, n);
-    require_rows(path, k);
-    require_centers(centers, d);
-    require_shape(sums, k, d);
-    require_rows(weights, k);
+    const Index k = centers.shape(0);
+    require_centers(centers, rows.n_features);
+    State state = state_of(rows, sample_weight, k, labels, slack, path, sums, weights);
     Counts counts;
-    State state{labels.data(), slack ? slack->data() : nullptr, path.data(), sums.data(), weights.data(), nullptr,
-                false};
     without_lock(n_threads, [&](Team& team) {
         in_dtype(floats, [&](auto type) {
             Lloyd<decltype(type)> lloyd(rows, sample_weight.data(), k, {nullptr, 0, false, false}, team);
@@ -224,7 +222,8 @@ std::pair<Index, Index> step(AnyRows X, Vector<const double> origin, Vector<cons
 
 // A step of mini-batch k-means. -> what batches.batch_step says; nothing if squared distances are not in range
 std::vector<double> batch_step(AnyRows X, Vector<const double> origin, Vector<const double> sample_weight,
-                               Matrix<double> centers, Vector<double> counts, nb::tuple frame, bool floats, int n_threads) {
+                               Matrix<double> centers, Vector<double> counts, nb::tuple frame, bool floats,
+                               int n_threads) {
     const Rows rows = rows_of(X, origin);
     const Index n = rows.n_samples, d = rows.n_features, k = centers.shape(0);
     require_rows(sample_weight, n);
@@ -305,12 +304,13 @@ void sq_distances_to_own(AnyRows X, Vector<const double> origin, Vector<const in
 template <class Function>
 void measure(const Rows& rows, Index n_points, int n_threads, Function function) {
     const double work = double(rows.n_samples) * double(rows.n_features) * double(n_points);
-    const Index n_parts = count_parts(rows.n_samples, work), bytes = workspace_bytes(rows.n_samples, rows.n_features, n_points);
+    const Index n_parts = count_parts(rows.n_samples, work);
+    const Index bytes = workspace_bytes(rows.n_samples, rows.n_features, n_points);
     const bool pays = work > thresholds.parallel_work;
     const Memory<char> workspaces((pays ? std::max(1, n_threads) : 1) * bytes);
     without_lock(n_threads, [&](Team& team) {
         team.run(n_parts, pays, [&](Index part, int worker) {
-            if (!team.poll() || worker > 0) function(part, n_parts, workspaces + worker * bytes);
+            if (!team.poll()) function(part, n_parts, workspaces + worker * bytes);
         });
     });
 }

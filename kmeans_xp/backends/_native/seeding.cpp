@@ -109,14 +109,8 @@ class Trials {
         for (Index t = 0; t < how_.n_trials; t++) row_as_candidate(trials[t], t);
         for (Index c = 0; c < n_centers_; c++) {  // triangle inequality: nearer only if beyond half of this distance
             double least = std::numeric_limits<double>::infinity();
-            for (Index t = 0; t < how_.n_trials; t++) {
-                double square = 0;
-                for (Index f = 0; f < d_; f++) {
-                    const double apart = points_[c * d_ + f] - candidates_[t * d_ + f];
-                    square += apart * apart;
-                }
-                least = std::min(least, square);
-            }
+            for (Index t = 0; t < how_.n_trials; t++)
+                least = std::min(least, sq_distance(points_ + c * d_, candidates_ + t * d_, d_));
             within_[c] = least / 4 * (1 - 1e-9);
         }
         for_blocks([&](Index part, Index first, Index last, char* memory) {

@@ -20,8 +20,8 @@ def iterations(X, sample_weight, centers, state, frame, metric, limits):
     floats = frame.is_ordinary and not state.doubtful
     seen = frame.origin, frame.spread, frame.dtype == np.float32, metric.spherical
     job = X, frame.origin, sample_weight, new, state.labels, *memory, begun, seen, floats
-    numbers, fresh, state.doubtful = native.iterate(*job, limits.most, limits.tol, _n_threads(X.size * k))
-    state.doubtful |= not floats
+    numbers, fresh, in_doubt = native.iterate(*job, limits.most, limits.tol, _n_threads(X.size * k))
+    state.doubtful = in_doubt or not floats
     if not numbers:
         return _too_large(X, centers, frame)
     state.went_on(memory)
@@ -53,22 +53,17 @@ def distances_at_once(X, model):
 def lloyd_step(X, sample_weight, centers, frame):
     """`steps.lloyd_step`."""
     labels = np.full(X.shape[0], -1, dtype=np.int32)
-    found = _step(X, sample_weight, centers, (labels, None, np.empty(len(centers))), (0, 0), frame)
+    found = bounded_step(X, sample_weight, centers, (labels, None, np.empty(len(centers))), (0, 0), frame)
     return found if found is NotImplemented else (labels, *found[2:4])
 
 
 def bounded_step(X, sample_weight, centers, bounds, totals, frame):
-    """`bounds.bounded_step`, writing into labels and slack."""
-    return _step(X, sample_weight, centers, bounds, totals, frame)
-
-
-def _step(X, sample_weight, centers, bounds, totals, frame):
+    """`bounds.bounded_step`, writing into labels and slack; without slack, of all rows."""
     sums, weights = np.zeros(centers.shape), np.zeros(len(centers))
     sums += totals[0]
     weights += totals[1]
     job = X, frame.origin, sample_weight, centers, *bounds, sums, weights
-    how = _in_floats(frame), _n_threads(X.size * len(centers))
-    n_changed, n_active = native.step(*job, *how)
+    n_changed, n_active = native.step(*job, _in_floats(frame), _n_threads(X.size * len(centers)))
     if n_changed < 0:
         return _too_large(X, centers, frame)
     return *bounds[:2], sums, weights, n_changed, n_active
