@@ -61,7 +61,7 @@ inline void squares_of_neighbors(const Candidates& job, Index begin, Index count
 }
 
 // A bit for each row of a block: whether the bound is not beyond the limit.
-inline uint32_t within(const float* bounds, const float* limits) {
+inline uint32_t rows_within(const float* bounds, const float* limits) {
 #if defined(__AVX512F__)
     return uint32_t(_mm512_cmp_ps_mask(_mm512_loadu_ps(bounds), _mm512_loadu_ps(limits), _CMP_NGT_UQ)) |
            uint32_t(_mm512_cmp_ps_mask(_mm512_loadu_ps(bounds + 16), _mm512_loadu_ps(limits + 16), _CMP_NGT_UQ)) << 16;
@@ -72,76 +72,127 @@ inline uint32_t within(const float* bounds, const float* limits) {
 #endif
 }
 
-Index try_candidates(const Candidates& job, Index begin, Index end, double* potentials, Hit* hits, char* workspace) {
-    const Flushing flushing(job.packed != nullptr);
-    constexpr Index lanes = LANES<float>;
-    const Index d = job.rows.n_features, n_samples = job.rows.n_samples;
-    float* bounds = reinterpret_cast<float*>(workspace);                  // (n, lanes)
-    double* squares = reinterpret_cast<double*>(bounds + job.n * lanes);  // the same
-    double* memory = squares + job.n * lanes;
-    Index n_hits = 0;
-    double rest = 0;  // what is left whichever candidate is chosen
-    for (Index block = begin; block < end; block++) {
-        const Index first = block * lanes, count = least(lanes, n_samples - first);
-        const double *known = job.closest.squares + first, *weight = job.sample_weight + first;
-        double mass[lanes] = {};
-        float limits[lanes];
-        double total = 0;
-        int n_reached = 0;
-        for (Index i = 0; i < lanes; i++) limits[i] = -1;
-        for (Index i = 0; i < count; i++) {
-            const bool reached = known[i] > job.closest.within[job.closest.nearest[first + i]];
-            mass[i] = weight[i] * known[i];
-            limits[i] = reached ? float(known[i] * (1 + 1e-6)) : -1.0f;
-            n_reached += reached;
-        }
+// Rows of a block as a center for them is tried.
+struct OfBlock {
+    Index first, count;
+    const double* known;         // (count,) squared distances from the nearest center
+    double weight[LANES<float>], mass[LANES<float>];  // 0 beyond the rows
+    double total = 0;            // of the mass
+    float limits[LANES<float>];  // at least `known` of rows that candidates may be nearer to
+    bool reached = false;        // whether there are any
+
+    OfBlock(const Candidates& job, Index block)
+        : first(block * LANES<float>), count(least(LANES<float>, job.rows.n_samples - first)),
+          known(job.closest.squares + first), weight{}, mass{} {
+        constexpr double never = -__FLT_MAX__;
+        for (float& limit : limits) limit = never;
+        double within[LANES<float>];
+        for (Index i = 0; i < count; i++) within[i] = job.closest.within[job.closest.nearest[first + i]];
 #pragma omp simd reduction(+ : total)
-        for (Index i = 0; i < lanes; i++) total += mass[i];
-        if (n_reached == 0) {
-            rest += total;
-            continue;
+        for (Index i = 0; i < count; i++) {
+            const double square = known[i], each = job.sample_weight[first + i];
+            weight[i] = each;
+            mass[i] = each * square;
+            total += each * square;
+            limits[i] = float(square > within[i] ? square * (1 + 1e-6) : never);
         }
-        bool all = job.packed == nullptr;
-        if (!all) {
-            const float* rows = job.packed + block * (d + 1) * lanes;
-            Index c = 0;
-            for (; c + 4 <= job.n; c += 4) lower_bounds<4>(job, rows, c, bounds);
-            if (c + 2 <= job.n) lower_bounds<2>(job, rows, c, bounds), c += 2;
-            if (c < job.n) lower_bounds<1>(job, rows, c, bounds);
-            Index n_near = 0;
-            for (c = 0; c < job.n; c++) n_near += __builtin_popcount(within(bounds + c * lanes, limits));
-            all = 2 * n_near > job.n * count;  // few distances are measured one by one
+        int n_reached = 0;
+#pragma omp simd reduction(+ : n_reached)
+        for (Index i = 0; i < LANES<float>; i++) n_reached += limits[i] > -1.0f;
+        reached = n_reached > 0;
+    }
+};
+
+double estimate_gains(const Candidates& job, Index begin, Index end, Gain* gains, uint32_t* near, char* workspace) {
+    using V = Reals<float>;
+    const Flushing flushing(true);
+    constexpr Index lanes = LANES<float>;
+    const Index d = job.rows.n_features;
+    float* bounds = reinterpret_cast<float*>(workspace);  // (n, lanes)
+    double total = 0;
+    for (Index block = begin; block < end; block++) {
+        const OfBlock of(job, block);
+        uint32_t* bits = near + block * job.n;
+        total += of.total;
+        for (Index c = 0; c < job.n; c++) bits[c] = 0;
+        if (!of.reached) continue;
+        const float *rows = job.packed + block * (d + 1) * lanes, *norms = rows + d * lanes;
+        Index c = 0;
+        for (; c + 4 <= job.n; c += 4) lower_bounds<4>(job, rows, c, bounds);
+        if (c + 2 <= job.n) lower_bounds<2>(job, rows, c, bounds), c += 2;
+        if (c < job.n) lower_bounds<1>(job, rows, c, bounds);
+        for (c = 0; c < job.n; c++) {
+            bits[c] = rows_within(bounds + c * lanes, of.limits);
+            if (bits[c] == 0) continue;
+            float high[lanes], low[lanes];
+            for (Index i = 0; i < lanes; i += WIDTH<float>) {
+                const V limit = load<V>(of.limits + i), gain = limit - load<V>(bounds + c * lanes + i);
+                const V margin = (load<V>(norms + i) + splat<V>(job.sq_norms[c])) * splat<V>(job.doubt) + splat<V>(job.least);
+                const V sure = gain - (margin + margin + limit * splat<V>(4e-6f));
+                store(high + i, gain > V{} ? gain : V{});
+                store(low + i, sure > V{} ? sure : V{});
+            }
+            double most = 0, least = 0;
+#pragma omp simd reduction(+ : most, least)
+            for (Index i = 0; i < lanes; i++) {
+                most += of.weight[i] * double(high[i]);
+                least += of.weight[i] * double(low[i]);
+            }
+            gains[c].most += most * (1 + 1e-6);
+            gains[c].least += least * (1 - 1e-6);
         }
-        if (all) squares_of_neighbors(job, first, count, squares, memory);
+    }
+    return total;
+}
+
+void try_candidates(const Candidates& job, Index begin, Index end, double* potentials, uint32_t* near, char* workspace) {
+    constexpr Index lanes = LANES<float>;
+    double* squares = reinterpret_cast<double*>(workspace);  // (n, lanes)
+    for (Index block = begin; block < end; block++) {
+        const OfBlock of(job, block);
+        uint32_t* bits = near + block * job.n;
+        if (of.reached) squares_of_neighbors(job, of.first, of.count, squares, squares + job.n * lanes);
         for (Index c = 0; c < job.n; c++) {
-            uint32_t near = 0;
-            if (all) {
-#pragma omp simd reduction(| : near)
-                for (Index i = 0; i < count; i++) near |= uint32_t(squares[c * lanes + i] < known[i]) << i;
-            } else {
-                near = within(bounds + c * lanes, limits);
+            uint32_t nearer = 0;
+            if (of.reached) {
+#pragma omp simd reduction(| : nearer)
+                for (Index i = 0; i < of.count; i++) nearer |= uint32_t(squares[c * lanes + i] < of.known[i]) << i;
             }
-            if (near == 0) {
-                potentials[c] += total;
-                continue;
-            }
+            bits[c] = nearer;
             double left[lanes], sum = 0;
-            std::memcpy(left, mass, sizeof(mass));
-            for (; near; near &= near - 1) {
-                const Index i = __builtin_ctz(near);
-                const double square =
-                    all ? squares[c * lanes + i] : sq_distance_of_any(job.rows, first + i, job.points + c * d);
-                if (!(square < known[i])) continue;
-                hits[n_hits++] = {first + i, c, square};
-                left[i] = weight[i] * square;
+            for (Index i = 0; i < lanes; i++) left[i] = of.mass[i];
+            for (; nearer; nearer &= nearer - 1) {
+                const Index i = __builtin_ctz(nearer);
+                left[i] = of.weight[i] * squares[c * lanes + i];
             }
 #pragma omp simd reduction(+ : sum)
             for (Index i = 0; i < lanes; i++) sum += left[i];
             potentials[c] += sum;
         }
     }
-    for (Index c = 0; c < job.n; c++) potentials[c] += rest;
-    return n_hits;
+}
+
+void take_candidate(const Candidates& job, Index chosen, Index begin, Index end, const uint32_t* near, int32_t center,
+                    char* workspace) {
+    constexpr Index lanes = LANES<float>;
+    Candidates one = job;
+    one.n = 1;
+    one.points = job.points + chosen * job.rows.n_features;
+    double* squares = reinterpret_cast<double*>(workspace);  // (lanes,)
+    for (Index block = begin; block < end; block++) {
+        uint32_t bits = near[block * job.n + chosen];
+        if (bits == 0) continue;
+        const Index first = block * lanes, count = least(lanes, job.rows.n_samples - first);
+        const bool most = 2 * __builtin_popcount(bits) > count;
+        if (most) squares_of_neighbors(one, first, count, squares, squares + lanes);
+        for (; bits; bits &= bits - 1) {
+            const Index i = __builtin_ctz(bits), row = first + i;
+            const double square = most ? squares[i] : sq_distance_of_any(job.rows, row, one.points);
+            if (!(square < job.closest.squares[row])) continue;
+            job.closest.squares[row] = square;
+            job.closest.nearest[row] = center;
+        }
+    }
 }
 
 }  // namespace

@@ -16,6 +16,7 @@ extern const Passes avx2 = {"AVX2",
 extern const Passes baseline = {"baseline",
 #endif
                               {LANES<float>, relabel<float>}, {LANES<double>, relabel<double>},
-                              sum, own, squares, distances, squares_of, pack, try_candidates};
+                              sum, own, squares, distances, squares_of, pack, estimate_gains, try_candidates,
+                              take_candidate};
 
 }  // namespace kmeans

@@ -79,7 +79,7 @@ struct Candidates {
     Rows rows;
     const double* sample_weight;
     Closest closest;
-    Index n;               // of them
+    Index n;               // of candidates
     const double* points;  // (n, n_features), relative to the origin
     // To leave out rows that they are surely farther from than the nearest center, in float32; null to compare all
     const float* packed;    // blocks of all rows (n_blocks, n_features + 1, lanes), the last of each ||x||²
@@ -88,11 +88,9 @@ struct Candidates {
     float doubt, least;     // as in Rounding
 };
 
-// A row that a candidate is nearer to.
-struct Hit {
-    Index row;
-    Index candidate;
-    double square;
+// What a candidate takes off the sum of weighted squared distances.
+struct Gain {
+    double most, least;
 };
 
 template <class C>
@@ -118,9 +116,15 @@ struct Passes {
     void (*squares_of)(const Squares&, const Index* which, Index n_which, double* result, Index stride, char* workspace);
     // Blocks of rows in float32
     void (*pack)(const Rows&, Index begin, Index end, float* packed);
-    // Rows of some blocks that the candidates are nearer to: their number; what would be left of the sum of weighted
-    // squared distances is added to `potentials` (n,)
-    Index (*try_candidates)(const Candidates&, Index begin, Index end, double* potentials, Hit* hits, char* workspace);
+    // For each candidate what it would take off the sum of weighted squared distances, of rows of some blocks, by
+    // float32: `gains` (n,) is added to. And to which rows it may be nearer, a bit each, (n_blocks, n). -> the sum
+    double (*estimate_gains)(const Candidates&, Index begin, Index end, Gain* gains, uint32_t* near, char* workspace);
+    // The same exactly: what would be left of the sum is added to `potentials` (n,)
+    void (*try_candidates)(const Candidates&, Index begin, Index end, double* potentials, uint32_t* near,
+                           char* workspace);
+    // Make one of them the nearest center of rows that it is nearer to, of those in `near`
+    void (*take_candidate)(const Candidates&, Index chosen, Index begin, Index end, const uint32_t* near,
+                           int32_t center, char* workspace);
 };
 
 constexpr Index MOST_LANES = 32;   // rows of a block, at most

@@ -58,7 +58,7 @@ class Trials {
           minus_2_(how.n_trials * d_), sq_norms_(how.n_trials),
           n_parts_(std::min(n_blocks_, count_parts(n_, double(n_) * d_ * how.n_trials))),
           pays_(2 * double(n_) * d_ * how.n_trials > thresholds.parallel_work), parts_(n_parts_),
-          workspaces_((pays_ ? team.n_threads() : 1) * bytes()), hits_(n_ * how.n_trials) {
+          workspaces_((pays_ ? team.n_threads() : 1) * bytes()), near_(n_blocks_ * how.n_trials) {
         job_.rows = rows;
         job_.sample_weight = sample_weight;
         job_.closest = {squares_, nearest_, within_};
@@ -113,27 +113,12 @@ class Trials {
                 least = std::min(least, sq_distance(points_ + c * d_, candidates_ + t * d_, d_));
             within_[c] = least / 4 * (1 - 1e-9);
         }
-        for_blocks([&](Index part, Index first, Index last, char* memory) {
-            parts_[part].potentials.assign(how_.n_trials, 0.0);
-            Hit* hits = hits_ + first * passes().in_float.lanes * how_.n_trials;
-            parts_[part].n_hits =
-                passes().try_candidates(job_, first, last, parts_[part].potentials.data(), hits, memory);
-        });
-        std::vector<double> potentials(how_.n_trials, 0.0);
-        for (const OfPart& part : parts_)
-            for (Index t = 0; t < how_.n_trials; t++) potentials[t] += part.potentials[t];
-        const double lowest = *std::min_element(potentials.begin(), potentials.end()) * (1 + how_.tie);
-        Index best = 0;
-        while (best < how_.n_trials - 1 && !(potentials[best] <= lowest)) best++;
+        Index best = packed_ ? surely_best() : UNDECIDED;
+        if (best == UNDECIDED) best = first_lowest();
         std::copy_n(candidates_ + best * d_, d_, points_ + n_centers_ * d_);
-        for (Index part = 0; part < n_parts_; part++) {
-            const Hit* hits = hits_ + begin_of(part) * passes().in_float.lanes * how_.n_trials;
-            for (const Hit* hit = hits; hit < hits + parts_[part].n_hits; hit++) {
-                if (hit->candidate != best) continue;
-                squares_[hit->row] = hit->square;
-                nearest_[hit->row] = int32_t(n_centers_);
-            }
-        }
+        for_blocks([&](Index, Index first, Index last, char* memory) {
+            passes().take_candidate(job_, best, first, last, near_, int32_t(n_centers_), memory);
+        });
         n_centers_++;
         return trials[best];
     }
@@ -141,10 +126,52 @@ class Trials {
   private:
     static constexpr Index FILTERED = 8;  // features from which float32 tells first which rows may be nearer
 
+    static constexpr Index UNDECIDED = -1;
+
     struct OfPart {
-        Index n_hits;
+        double total;
+        std::vector<Gain> gains;
         std::vector<double> potentials;
     };
+
+    // The candidate that is the best whatever float32 rounds.
+    Index surely_best() {
+        for_blocks([&](Index part, Index first, Index last, char* memory) {
+            parts_[part].gains.assign(how_.n_trials, Gain{0, 0});
+            parts_[part].total =
+                passes().estimate_gains(job_, first, last, parts_[part].gains.data(), near_, memory);
+        });
+        std::vector<Gain> gains(how_.n_trials, Gain{0, 0});
+        double total = 0;
+        for (const OfPart& part : parts_) {
+            total += part.total;
+            for (Index t = 0; t < how_.n_trials; t++) {
+                gains[t].most += part.gains[t].most;
+                gains[t].least += part.gains[t].least;
+            }
+        }
+        Index best = 0;
+        for (Index t = 1; t < how_.n_trials; t++)
+            if (gains[t].least > gains[best].least) best = t;
+        for (Index t = 0; t < how_.n_trials; t++)
+            if (t != best && !(gains[best].least - gains[t].most > 2 * how_.tie * total)) return UNDECIDED;
+        return best;
+    }
+
+    // The first that leaves the lowest sum but for rounding, as greedy.first_lowest.
+    Index first_lowest() {
+        for_blocks([&](Index part, Index first, Index last, char* memory) {
+            parts_[part].potentials.assign(how_.n_trials, 0.0);
+            passes().try_candidates(job_, first, last, parts_[part].potentials.data(), near_, memory);
+        });
+        std::vector<double> potentials(how_.n_trials, 0.0);
+        for (const OfPart& part : parts_)
+            for (Index t = 0; t < how_.n_trials; t++) potentials[t] += part.potentials[t];
+        const double lowest = *std::min_element(potentials.begin(), potentials.end()) * (1 + how_.tie);
+        Index best = 0;
+        while (best < how_.n_trials - 1 && !(potentials[best] <= lowest)) best++;
+        return best;
+    }
 
     void row_as_candidate(Index row, Index place) {
         double* point = candidates_ + place * d_;
@@ -188,7 +215,7 @@ class Trials {
     const bool pays_;
     std::vector<OfPart> parts_;
     Memory<char> workspaces_;
-    Memory<Hit> hits_;
+    Memory<uint32_t> near_;  // (n_blocks, n_trials) bits of rows
     Candidates job_{};
     Index n_centers_ = 0;
 };
