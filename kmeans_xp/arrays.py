@@ -129,7 +129,7 @@ def tile_bytes(x, working_memory):
 def to_numpy(x):
     """`x` as a NumPy array: a copy from a device, a view of host memory where that is possible."""
     x = shared(x)
-    if compat.is_numpy_array(x) or compat.is_jax_array(x):
+    if type(x) is np.ndarray or compat.is_numpy_array(x) or compat.is_jax_array(x):
         return np.asarray(x)
     if compat.is_cupy_array(x):
         return x.get()

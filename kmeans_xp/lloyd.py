@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 
 from kmeans_xp import passes
-from kmeans_xp.algorithms import Limits
+from kmeans_xp.algorithms import Limits, run_at_once
 from kmeans_xp.arrays import asarray_like, namespace, to_floats, to_numpy
 from kmeans_xp.data.source import Job, new_run
 from kmeans_xp.nearest import TOO_LARGE
 from kmeans_xp.steps import means
+
+HISTORY = "inertia", "center_shift", "n_changed", "seconds"  # lists with one entry an iteration
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Result:
     n_iter: int
     converged: bool
     interrupted: bool
-    history: dict  # lists with one entry an iteration
+    history: dict  # lists by the names in `HISTORY`
 
 
 class Run:
@@ -65,6 +67,23 @@ class Run:
         found = self._data.iterate(self.job, centers, limits)
         self._centers = found.centers_old
         return found
+
+    def at_once(self, centers, limits):
+        """Result of the whole run, or None where iterations must be asked for."""
+        if self._data.in_blocks:
+            return None
+        began, frame, metric = time.perf_counter(), self.job.frame, self.job.metric
+        found = run_at_once(*self._data.all_rows(), centers, self.prunes, frame, metric, limits)
+        if found is None:
+            return None
+        centers, labels, weights, numbers, squares, n_distinct, converged = found
+        _require_finite(self, squares)
+        n_changed, _, shifts, inertias, _ = map(list, zip(*numbers, strict=True))
+        seconds = [(time.perf_counter() - began) / len(numbers)] * len(numbers)
+        history = dict(zip(HISTORY, (inertias, shifts, list(map(int, n_changed)), seconds), strict=True))
+        labels, inertia = asarray_like(labels, self._data.home), metric.cost(squares)
+        of_run = frame.leave(centers), labels, inertia, weights, n_distinct, len(numbers), converged
+        return Result(*of_run, interrupted=False, history=history)
 
     def step(self, centers):
         """Assign the rows to the centers: sums and weights of the clusters."""
@@ -113,13 +132,17 @@ def lloyd(run, centers, *, max_iter, tol, verbose=0, on_iteration=None, keep_int
     `on_iteration(Iteration)` returns True and, if an interruption is to be kept, at a KeyboardInterrupt once the first
     iteration is done. Weights and inertia are in units, but for those who watch.
 
-    The run gives one iteration or several at a time; whatever is to be decided is decided after the last of them.
+    The run comes as a whole, or gives one iteration or several at a time; whatever is to be decided is decided after
+    the last of them.
     """
     xp, frame, metric, unit = namespace(centers), run.job.frame, run.job.metric, run.weight_unit
-    history = {"inertia": [], "center_shift": [], "n_changed": [], "seconds": []}
+    is_watched = verbose or on_iteration is not None
+    result = None if is_watched or keep_interrupted else run.at_once(centers, Limits(max_iter, tol))
+    if result is not None:
+        return result
+    history = {name: [] for name in HISTORY}
     unchanged = converged = stopped = interrupted = fresh = False
     n_empty, completed, were_empty, renewed = 0, centers, False, False
-    is_watched = verbose or on_iteration is not None
     while not (converged or stopped) and len(history["inertia"]) < max_iter:
         began = time.perf_counter()
         try:

@@ -103,8 +103,8 @@ def update(block, job, centers):
 
 def inertia(block, job, centers):
     """Sum of the squared distances from the centers that the rows were last assigned to, in a tuple."""
-    squares = sq_distances_to_own(block.X, block.labeled(job, centers).labels, centers, job.frame)
-    return (job.metric.cost(namespace(squares).sum(block.sample_weight * squares)),)
+    labels = block.labeled(job, centers).labels
+    return (job.metric.cost(steps.inertia_of_clusters(block.X, block.sample_weight, labels, centers, job.frame)),)
 
 
 def labels(block, job, centers):

@@ -28,6 +28,12 @@ def own_threads(X, n_clusters):
     return nullcontext()
 
 
+@replaceable
+def side_by_side(X, n_clusters, function, items):
+    """`function(item)`, a run over the rows of X, for one item after the other."""
+    return map(function, items)
+
+
 def one_cluster(X):
     """Labels that say that all rows belong together, (n_samples,) int32."""
     xp = namespace(X)
@@ -97,6 +103,12 @@ def spread_of_rows(X, sample_weight, frame):
     xp = namespace(X)
     squares = sq_distances_to_own(X, one_cluster(X), xp.zeros_like(frame.origin)[None, :], frame)
     return tuple(to_floats(xp.sum(sample_weight * squares), xp.sum(sample_weight)))
+
+
+@replaceable
+def inertia_of_clusters(X, sample_weight, labels, centers, frame):
+    """Weighted sum of the squared distances of the rows from the centers of their clusters, 0-d."""
+    return namespace(sample_weight).sum(sample_weight * sq_distances_to_own(X, labels, centers, frame))
 
 
 @replaceable

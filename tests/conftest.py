@@ -137,10 +137,16 @@ def numpy_passes(request, monkeypatch):
         native.set_thresholds(*before)
 
 
+def without(monkeypatch, *steps):
+    """Have NumPy's backend leave steps to the portable functions."""
+    for name in steps:
+        if backend_for("numpy"):
+            monkeypatch.delattr(backend_for("numpy"), name, raising=False)
+
+
 def without_iterations(monkeypatch):
     """Have NumPy's backend give one iteration at a time, by the portable function."""
-    if backend_for("numpy"):
-        monkeypatch.delattr(backend_for("numpy"), "iterations", raising=False)
+    without(monkeypatch, "iterations", "run_at_once")
 
 
 def use_plain_numpy(monkeypatch):

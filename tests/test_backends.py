@@ -23,7 +23,7 @@ from kmeans_xp.backends import REPLACEABLE
 
 # Public functions of backends that are no steps: for versions.py, ci/cuda and tests of memory
 OTHER_FUNCTIONS = {"native_problem", "passes_in_use", "scratch_bytes"}
-MAY_DECLINE = {"map_slices", "share_that_pays"}  # small data, or a machine like this
+MAY_DECLINE = {"side_by_side", "map_slices", "share_that_pays"}  # small data, or a machine like this
 
 
 def names_in(library):

@@ -5,7 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
-from conftest import blobs, inertia, moments, run_of, without_iterations
+from conftest import blobs, inertia, moments, run_of, without, without_iterations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import cluster, config_context
@@ -265,6 +265,7 @@ def give_several(monkeypatch, most=7):
         given.append(len(numbers))
         return found._replace(numbers=numbers)
 
+    without_iterations(monkeypatch)
     monkeypatch.setattr(backend, "iterations", iterations, raising=False)
     return given
 
@@ -281,6 +282,8 @@ def test_several_iterations_at_a_time_are_as_good_as_one(rng, monkeypatch, algor
     if kind == "empty clusters":
         init[6:] += 1e4
     model = KMeans(9, init=init, algorithm=algorithm, metric="cosine" if kind == "cosine" else "euclidean", **stopping)
+    whole = clone(model).fit(X)
+    without(monkeypatch, "run_at_once")
     native = clone(model).fit(X)
     without_iterations(monkeypatch)
     expected = clone(model).fit(X)
@@ -291,6 +294,11 @@ def test_several_iterations_at_a_time_are_as_good_as_one(rng, monkeypatch, algor
     assert (native.n_iter_, native.converged_) == (expected.n_iter_, expected.converged_)
     for name in ("cluster_centers_", "inertia_"):
         np.testing.assert_allclose(getattr(native, name), getattr(expected, name), rtol=1e-12, atol=1e-12)
+    for name in ("labels_", "cluster_centers_", "inertia_", "cluster_sizes_", "n_iter_", "converged_"):
+        np.testing.assert_array_equal(getattr(whole, name), getattr(native, name), err_msg=name)
+    for name in ("inertia", "center_shift", "n_changed"):
+        assert whole.history_[name] == native.history_[name]
+    assert {type(n) for n in whole.history_["n_changed"]} == {int}
     for name in ("inertia", "center_shift", "n_changed"):
         np.testing.assert_allclose(native.history_[name], expected.history_[name], rtol=1e-9, atol=1e-9)
     np.testing.assert_array_equal(found.labels_, expected.labels_)
@@ -300,6 +308,63 @@ def test_several_iterations_at_a_time_are_as_good_as_one(rng, monkeypatch, algor
     for name in ("inertia", "center_shift", "n_changed"):
         assert found.history_[name] == expected.history_[name]
     assert len(found.history_["seconds"]) == found.n_iter_
+
+
+@pytest.mark.parametrize("algorithm", ["lloyd", "elkan"])
+@pytest.mark.filterwarnings("ignore:KMeans did not converge")
+def test_runs_side_by_side_are_those_of_one_after_the_other(rng, monkeypatch, algorithm):
+    """Also those in which a cluster is empty, which the native steps leave to the interpreter."""
+    backend = pytest.importorskip("kmeans_xp.backends.numpy")
+    X, rounds, n_threads = blobs(rng, 1500, 3, n_clusters=9, spread=2), [], [1]
+
+    def start(X, n_clusters, random_state):
+        centers = X[random_state.permutation(len(X))[:n_clusters]]
+        centers[: random_state.randint(3)] += 1e4
+        return centers
+
+    def side_by_side(X, n_clusters, function, items):
+        rounds.append(n_threads[0])
+        return backend.map_in_order(function, items) if n_threads[0] > 1 else map(function, items)
+
+    monkeypatch.setattr(backend, "side_by_side", side_by_side)
+    monkeypatch.setattr("kmeans_xp.backends._threads.blas.n_threads", lambda: n_threads[0])
+    for init in "k-means++", "random", start:
+        found = []
+        for n_threads[0] in 1, 3:
+            model = KMeans(9, init=init, n_init=8, algorithm=algorithm, max_iter=9, random_state=0)
+            found.append(model.fit(X))
+        for name in ("labels_", "cluster_centers_", "inertia_", "n_iter_"):
+            np.testing.assert_array_equal(*(getattr(model, name) for model in found))
+    assert rounds == [1, 3] * 3
+
+
+def test_runs_go_side_by_side_where_that_pays(monkeypatch):
+    """Neither tiny ones, for which waking a thread takes longer, nor those whose passes are shared."""
+    backend = pytest.importorskip("kmeans_xp.backends.numpy")
+    if backend.native_problem() is not None:
+        pytest.skip("plain NumPy holds the interpreter's lock for much of a run")
+    monkeypatch.setattr(backend.blas, "n_threads", lambda: 2)
+    shares = [backend.side_by_side(np.ones((n, 8)), 5, abs, [-1]) for n in (100, 10_000, 1_000_000)]
+    assert [share is NotImplemented for share in shares] == [True, False, True]
+    assert list(shares[1]) == [1]
+    monkeypatch.setattr(backend.blas, "n_threads", lambda: 1)
+    assert backend.side_by_side(np.ones((10_000, 8)), 5, abs, [-1]) is NotImplemented
+
+
+def test_an_error_in_one_of_several_runs_reaches_the_caller(rng, monkeypatch):
+    backend = pytest.importorskip("kmeans_xp.backends.numpy")
+    monkeypatch.setattr(backend, "side_by_side", lambda X, k, function, items: backend.map_in_order(function, items))
+    X = blobs(rng, 1500, 3, n_clusters=9, spread=2)
+
+    def spoiling(X, n_clusters, random_state):
+        given[3, 1] = np.nan
+        return np.ones((n_clusters, 3)) * np.arange(n_clusters)[:, None]
+
+    given = X.copy()
+    model = KMeans(9, init=spoiling, n_init=4, random_state=0)
+    with pytest.raises(ValueError, match="X contains NaN or infinity in row 3: it was changed while it was clustered"):
+        model.fit(given)
+    assert not hasattr(model, "cluster_centers_")
 
 
 @pytest.mark.parametrize("algorithm", ["lloyd", "elkan"])

@@ -423,6 +423,8 @@ def no_sense():
     step |= {"sums": sums, "weights": np.zeros(k), "floats": False, "n_threads": 1}
     frame = {"frame": (o, 1.0, False, False), "begun": False, "most": 1, "tol": 0.0, "centers_old": C.copy()}
     iterate = step | frame
+    run = {name: iterate[name] for name in iterate if name not in ("slack", "path", "sums", "begun", "centers_old")}
+    run |= {"bounded": True}
     assign = {name: step[name] for name in ("X", "origin", "centers", "labels", "floats", "n_threads")}
     total = {name: step[name] for name in ("X", "origin", "sample_weight", "sums", "weights", "n_threads")}
     total |= {"labels": np.zeros(n, "i4")}
@@ -430,12 +432,13 @@ def no_sense():
         "centers": C,
         "squares": np.zeros(n),
     }
+    within = {name: own[name] for name in own if name != "squares"} | {"sample_weight": w}
     greedy = {name: step[name] for name in ("X", "origin", "sample_weight", "n_threads")}
     greedy |= {"order": None, "how": (3, 2, 4, 3.0, 1e-9, 1e-15), "uniforms": np.random.default_rng(0).random}
     apart = {"X": X, "origin": o, "points": C, "n_threads": 1}
     read_only = only_to_be_read(labels)
     mixed = np.where(np.arange(n) == 7, -9, 0).astype("i4")
-    for name, call in (("assign", assign), ("step", step), ("iterate", iterate)):
+    for name, call in (("assign", assign), ("step", step), ("iterate", iterate), ("run", run)):
         for labels in (
             np.zeros(n),
             np.zeros(2 * n, "i4")[::2],
@@ -478,6 +481,11 @@ def no_sense():
     for labels in (np.full(n, k, "i4"), np.full(n, -1, "i4"), np.zeros(n - 1, "i4")):
         yield "sum", total, {"labels": labels}
         yield "sq_distances_to_own", own, {"labels": labels}
+        yield "inertia", within, {"labels": labels}
+    for wrong in ({"most": 0}, {"weights": path[1:]}, {"weights": path.astype("f4")}, {"sample_weight": w[1:]}):
+        yield "run", run, wrong
+    for wrong in ({"sample_weight": w[1:]}, {"centers": C[:, :2]}, {"X": X[:, :2]}):
+        yield "inertia", within, wrong
     yield "sum", total, {"sums": sums[:, :2]}
     yield "sq_distances_to_own", own, {"squares": np.zeros(n, "f4")}
     yield "sq_distances_to_own", own, {"squares": np.zeros(2 * n)[::2]}

@@ -3,6 +3,7 @@
 What stands in is found by test_backends.py and test_stored_rows.py; what has no arguments here fails there.
 """
 
+from collections import Counter
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -101,6 +102,13 @@ def iterations_from_centers(c, X):
         yield X, c.weights, c.centers, state, c.frame, EUCLIDEAN, Limits(1, 0.0)
 
 
+def runs_from_centers(c, X):
+    """With bounds and without, that end as labels stay as they are, as centers hardly move, and by their number."""
+    for prunes in (False, True):
+        for limits in Limits(300, 0.0), Limits(300, c.frame.spread / 100), Limits(2, 0.0):
+            yield X, c.weights, c.centers, prunes, c.frame, EUCLIDEAN, limits
+
+
 def choice_of_rows(c, X):
     """Of no more rows than there are different ones: what is chosen then is decided by rounding."""
     n_clusters = min(c.n_clusters, len(np.unique(c.host, axis=0)))
@@ -136,6 +144,7 @@ ARGUMENTS = {
     "distances": lambda c, X: [(X, c.centers, c.frame)],
     "greedy_rows": choice_of_rows,
     "iterations": iterations_from_centers,
+    "inertia_of_clusters": lambda c, X: [(X, c.weights, c.labels, c.centers, c.frame)],
     "joined": lambda c, X: [(X,), (X, X, array.take_rows(X, c.row_numbers()))],
     "largest": lambda c, X: [(X,)],
     "lloyd_step": lambda c, X: [(X, c.weights, c.centers, c.frame)],
@@ -147,7 +156,9 @@ ARGUMENTS = {
     "nearer": lambda c, X: [(X, c.frame.leave(c.centers), c.weights + 0.1, c.frame)],
     "relative": lambda c, X: [(X, origin, c.lib.xp.float64) for origin in (c.frame.origin, None)],
     "row_size": lambda c, X: [(X,)],
+    "run_at_once": runs_from_centers,
     "scaled": lambda c, X: [(X, array.largest(X))],
+    "side_by_side": lambda c, X: [(X, c.n_clusters, abs, range(-20, 20))],
     "share_that_pays": lambda c, X: [(X, c.n_clusters, c.frame)],
     "sq_distances": lambda c, X: [(X, c.centers), (X, array.take_rows(X, c.row_numbers()))],
     "sq_distances_of_tile": lambda c, X: [(X, c.labels, c.centers)],
@@ -200,6 +211,26 @@ def same_iteration(ours, theirs, c):
     assert (ours[0], ours[1], ours[4]) == (theirs[0], theirs[1], theirs[4])
     size = np.sum(to_numpy(c.weights)) * np.max((c.host - to_numpy(c.frame.origin)) ** 2, initial=1e-300)
     assert_allclose(ours[2:4], theirs[2:4], rtol=1e-6, atol=1e-9 * size * c.host.shape[1])
+
+
+def same_run(ours, theirs, c):
+    """As the portable function makes none, that which `lloyd` makes of its iterations is in test_lloyd.py."""
+    assert theirs is None
+    if ours is None:
+        return
+    centers, labels, weights, numbers, squares, n_distinct, _ = ours
+    found = Counter(labels.tolist())
+    assert n_distinct == len(found) <= c.n_clusters
+    rows = c.host.astype(np.float64) - c.frame.origin
+    apart = brute_force(rows, centers)
+    size = np.max(apart)
+    assert_allclose(squares, c.weights @ apart.min(axis=1), rtol=c.precise, atol=1e-9 * size)
+    assert_allclose(weights, np.bincount(labels, c.weights, c.n_clusters), rtol=1e-9, atol=1e-12)
+    assert numbers[-1][3] <= numbers[0][3] + 1e-9 * size
+
+
+def same_items(ours, theirs, c):
+    assert list(ours) == list(theirs)
 
 
 def same_but_for_the_square_root_of_rounding(ours, theirs, c):
@@ -284,7 +315,9 @@ COMPARE = {
     "nearer": same_but_for_rounding_of_squares,
     "projections": same_up_to_a_constant,
     "row_size": no_more_numbers,
+    "run_at_once": same_run,
     "share_that_pays": is_a_share,
+    "side_by_side": same_items,
     "update": same_sums,
 }
 

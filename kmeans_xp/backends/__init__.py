@@ -29,6 +29,12 @@ def backend_for(library):
         return importlib.import_module(name) if importlib.util.find_spec(name) else None
 
 
+@functools.lru_cache
+def library_of(kind):
+    """The library that a type belongs to, such as 'numpy'."""
+    return kind.__module__.partition(".")[0]
+
+
 def replaceable(portable):
     """Let backends replace the step `portable`, whose first argument is an array; `step.portable` stays reachable.
 
@@ -39,7 +45,7 @@ def replaceable(portable):
     @functools.wraps(portable)
     def step(X, *args):
         # The array's type names a library that the caller has already imported.
-        fast = getattr(backend_for(type(X).__module__.partition(".")[0]), name, None)
+        fast = getattr(backend_for(library_of(type(X))), name, None)
         result = NotImplemented if fast is None else fast(X, *args)
         return portable(X, *args) if result is NotImplemented else result
 

@@ -15,11 +15,13 @@ if _native.problem is None:
         distances,
         distances_at_once,
         greedy_rows,
+        inertia_of_clusters,
         iterations,
         labels_at_once,
         lloyd_step,
         nearer,
         projected,
+        run_at_once,
         share_that_pays,
         sorted_rows,
         spread_of_rows,
@@ -39,6 +41,7 @@ else:
         update,
     )
 
+PARALLEL_RUN = 4e4  # multiplications of an iteration from which other threads pay for the runs of a fit
 SINGLE_WORK = 2**16  # multiplications of a product up to which a BLAS uses one thread by itself
 
 
@@ -60,6 +63,12 @@ def own_threads(X, n_clusters):
     Its other threads would wait for work at full speed, and the bits of its sums depend on their number.
     """
     return blas.one_thread() if X.size * max(8, n_clusters) > SINGLE_WORK else nullcontext()
+
+
+def side_by_side(X, n_clusters, function, items):
+    """`steps.side_by_side` on threads, if passes are too short to be shared and runs long enough."""
+    pays = PARALLEL_RUN < X.size * n_clusters < PARALLEL_WORK and blas.n_threads() > 1
+    return map_in_order(function, items) if pays and _native.problem is None else NotImplemented
 
 
 def map_slices(X, function, slices):

@@ -1,5 +1,7 @@
 """Rows in memory: a source of one block."""
 
+import copy
+
 from kmeans_xp import arrays, passes
 from kmeans_xp.algorithms import Iterated, iterations
 from kmeans_xp.data.source import Block, PerRow
@@ -26,6 +28,12 @@ class InMemory:
         self.shape, self.like, self.home = X.shape, X, X if home is None else home
         self.shown = X if lender is None else lender
         self._given_weights, self._is_scaled, self._order = given_weights, metric.spherical, None
+
+    def beside(self):
+        """The same rows for a run beside others."""
+        other = copy.copy(self)
+        other.block = Block(self.block.X, self.block.sample_weight, lost=self.lost)
+        return other
 
     @property
     def given(self):

@@ -15,7 +15,7 @@ def generator(random_state, *, escapes=False):
 
     Jobs within jobs and beside them never share one, but for what the user shares.
     """
-    if escapes or not isinstance(random_state, Integral):
+    if escapes or not isinstance(random_state, (int, Integral)):
         yield check_random_state(random_state)
         return
     try:

@@ -10,15 +10,18 @@ from kmeans_xp.data.memory import InMemory
 from kmeans_xp.estimators.random_numbers import generator
 from kmeans_xp.lloyd import Run, lloyd
 from kmeans_xp.metric import unit_rows
+from kmeans_xp.steps import side_by_side
 
 
 def best_run(model, data, frame):
     """Result of lowest inertia among `n_init` runs."""
     best, interrupted = None, False
     with generator(model.random_state, escapes=callable(model.init)) as random_state:
-        for _ in range(number_of_runs(model)):
+        n_runs = number_of_runs(model)
+        results = results_of(n_runs, model, data, frame, random_state)
+        for _ in range(n_runs):
             try:
-                result = run_once(model, data, frame, random_state)
+                result = next(results)
             except KeyboardInterrupt:
                 if best is None or not model.keep_interrupted:
                     raise
@@ -54,9 +57,20 @@ def trouble_of(result, interrupted, model):
     return None
 
 
-def run_once(model, data, frame, random_state):
-    """Result of one run."""
-    n_clusters, metric = model.n_clusters, model._metric
+def results_of(n_runs, model, data, frame, random_state):
+    """Iterator over the results of runs; side by side where nobody watches. Only seedings draw random numbers."""
+    starts = (first_centers(model, data, frame, random_state) for _ in range(n_runs))
+    is_watched = model.verbose or model.on_iteration is not None or model.keep_interrupted
+    if n_runs == 1 or is_watched or data.in_blocks:
+        return (run_from(centers, model, data, frame) for centers in starts)
+    return iter(
+        side_by_side(data.like, model.n_clusters, lambda start: run_from(start, model, data.beside(), frame), starts)
+    )
+
+
+def first_centers(model, data, frame, random_state):
+    """Centers that a run starts from, relative to the origin."""
+    n_clusters = model.n_clusters
     if isinstance(model.init, str):
 
         def refine(X, sample_weight, centers):
@@ -65,11 +79,16 @@ def run_once(model, data, frame, random_state):
         centers = seeding.first_centers(model.init, data, n_clusters, frame, random_state, refine)
     else:
         centers = seeding.given_centers(model.init, data, n_clusters, random_state)
-        centers = frame.enter(unit_rows(centers) if metric.spherical else centers)
+        centers = frame.enter(unit_rows(centers) if model._metric.spherical else centers)
     if model.verbose:
         print("Initialization complete")
+    return centers
+
+
+def run_from(centers, model, data, frame):
+    """Result of one run."""
     watching = {name: getattr(model, name) for name in ("verbose", "on_iteration", "keep_interrupted")}
-    run = Run(data, n_clusters, frame, metric, ALGORITHMS[model.algorithm])
+    run = Run(data, model.n_clusters, frame, model._metric, ALGORITHMS[model.algorithm])
     return lloyd(run, centers, **stopping(model, frame), **watching)
 
 

@@ -281,16 +281,75 @@ std::vector<Numbers> Lloyd<C>::iterate(double* centers, State& state, Index most
 }
 
 template <class C>
+bool Lloyd<C>::finish(double* centers, State& state, const Numbers& last, double tol) {
+    const bool unchanged = last.n_changed == 0;
+    if (unchanged) {
+        std::copy_n(state.centers_old, size_, centers);
+        return true;
+    }
+    if (!state.fresh) {
+        sum_clusters(job_.rows, job_.sample_weight, state.labels, n_clusters_, state.sums, state.weights, team_);
+        std::copy_n(state.centers_old, size_, centers);
+        move(centers, state);
+    }
+    step(centers, state);
+    return last.shift <= tol;
+}
+
+Completed complete_run(const Rows& rows, const double* sample_weight, double* centers, int32_t* labels, double* weights,
+                       Index n_clusters, const Frame& frame, bool floats, bool bounded, Index most, double tol,
+                       Team& team) {
+    const Index n = rows.n_samples, size = n_clusters * rows.n_features;
+    std::vector<double> slack(bounded ? n : 0, -INFINITY), path(n_clusters), sums(size), centers_old(size);
+    std::fill_n(labels, n, -1);
+    std::fill_n(weights, n_clusters, 0.0);
+    State state{labels, bounded ? slack.data() : nullptr, path.data(), sums.data(), weights, centers_old.data(), false};
+    Completed run;
+    bool ended = false, in_order = true;
+    const auto go_on = [&](auto type) {
+        Lloyd<decltype(type)> lloyd(rows, sample_weight, n_clusters, frame, team);
+        const auto found = lloyd.iterate(centers, state, most - Index(run.numbers.size()), tol);
+        run.numbers.insert(run.numbers.end(), found.begin(), found.end());
+        in_order = !team.stopped() && !lloyd.too_large() && std::isfinite(found.back().shift) &&
+                   std::isfinite(found.back().inertia) && found.back().n_empty == 0;
+        if (!in_order) return;
+        const Numbers& last = found.back();
+        ended = last.n_changed == 0 || last.shift <= tol || Index(run.numbers.size()) == most;
+        if (ended) run.converged = lloyd.finish(centers, state, last, tol);
+        in_order = !team.stopped() && !lloyd.too_large();
+        floats = floats && !lloyd.many_doubts();
+    };
+    while (in_order && !ended) floats ? go_on(float()) : go_on(double());
+    if (!in_order) return {};
+    run.inertia = inertia(rows, sample_weight, labels, centers, team);
+    std::vector<char> seen(n_clusters);
+    for (Index row = 0; row < n; row++) seen[labels[row]] = 1;
+    run.n_distinct = std::count(seen.begin(), seen.end(), 1);
+    return run;
+}
+
+double inertia(const Rows& rows, const double* sample_weight, const int32_t* labels, const double* centers, Team& team) {
+    constexpr Index TOGETHER = 256;  // rows, so that rounding does not grow with their number
+    const Memory<double> squares(rows.n_samples);
+    squares_from_own(rows, labels, centers, squares, team);
+    double total = 0;
+    for (Index begin = 0; begin < rows.n_samples; begin += TOGETHER) {
+        double some = 0;
+        for (Index row = begin; row < std::min(begin + TOGETHER, rows.n_samples); row++)
+            some += sample_weight[row] * squares[row];
+        total += some;
+    }
+    return total;
+}
+
+template <class C>
 std::vector<double> Lloyd<C>::batch_step(double* centers, double* counts) {
     const Index n = job_.rows.n_samples, d = job_.rows.n_features;
     std::vector<int32_t> labels(n, -1);
     std::vector<double> sums(size_), weights(n_clusters_), path(n_clusters_), before(centers, centers + size_);
     State state{labels.data(), nullptr, path.data(), sums.data(), weights.data(), before.data(), false};
     step(before.data(), state);
-    const Memory<double> squares(n);
-    squares_from_own(job_.rows, labels.data(), before.data(), squares, team_);
-    double inertia = 0;
-    for (Index row = 0; row < n; row++) inertia += job_.sample_weight[row] * squares[row];
+    const double inertia = kmeans::inertia(job_.rows, job_.sample_weight, labels.data(), before.data(), team_);
     const double least_before = *std::min_element(counts, counts + n_clusters_);
     for (Index c = 0; c < n_clusters_; c++) {
         for (Index f = 0; f < d; f++) sums[c * d + f] += counts[c] * before[c * d + f];

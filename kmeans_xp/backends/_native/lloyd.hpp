@@ -103,6 +103,15 @@ struct Numbers {
     double n_changed, n_active, shift, inertia, n_empty;
 };
 
+// What a whole run found, beside labels, weights and centers; numbers of its iterations: none if it did not come to an
+// end, as a cluster was empty, a number not finite, or it was stopped.
+struct Completed {
+    std::vector<Numbers> numbers;
+    double inertia = 0;
+    Index n_distinct = 0;  // clusters that have rows
+    bool converged = false;
+};
+
 // Where a run stands. All of it is the caller's memory.
 struct State {
     int32_t* labels;   // (n_samples,)
@@ -131,6 +140,10 @@ class Lloyd {
     // empty, a number is not finite, the centers move by no more than `tol` (squared), or `most`; or after 50 ms; or
     // `many_doubts`.
     std::vector<Numbers> iterate(double* centers, State& state, Index most, double tol);
+
+    // The end of a run whose last iteration found these: centers become those that labels and weights belong to, as
+    // lloyd.lloyd says. -> whether they had converged
+    bool finish(double* centers, State& state, const Numbers& last, double tol);
 
     // Centers become the means of all rows that they were ever given, of the weight of `counts`, as batches.batch_step.
     std::vector<double> batch_step(double* centers, double* counts);
@@ -164,6 +177,13 @@ class Lloyd {
     bool many_doubts_ = false;
     Job<C> job_{};
 };
+
+// A whole run from `centers`, which become those of labels (n_samples,) and weights (n_clusters,), as lloyd.lloyd says.
+Completed complete_run(const Rows&, const double* sample_weight, double* centers, int32_t* labels, double* weights,
+                       Index n_clusters, const Frame&, bool floats, bool bounded, Index most, double tol, Team&);
+
+// Weighted sum of the squared distances of the rows from the centers of their clusters.
+double inertia(const Rows&, const double* sample_weight, const int32_t* labels, const double* centers, Team&);
 
 // Sums and weights of given clusters, as the parts of the shape are summed.
 void sum_clusters(const Rows&, const double* sample_weight, const int32_t* labels, Index n_clusters, double* sums,

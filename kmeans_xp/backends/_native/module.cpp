@@ -169,9 +169,18 @@ State state_of(const Rows& rows, const Vector<const double>& sample_weight, Inde
     return {labels.data(), slack ? slack->data() : nullptr, path.data(), sums.data(), weights.data(), nullptr, false};
 }
 
+using IterationNumbers = std::tuple<double, double, double, double, double>;
+
+std::vector<IterationNumbers> as_tuples(const std::vector<Numbers>& found) {
+    std::vector<IterationNumbers> numbers;
+    for (const Numbers& one : found)
+        numbers.emplace_back(one.n_changed, one.n_active, one.shift, one.inertia, one.n_empty);
+    return numbers;
+}
+
 // -> numbers of each iteration, none if squared distances are not in range; whether sums were added up anew; whether
 // float32 left many doubts
-std::tuple<std::vector<std::tuple<double, double, double, double, double>>, bool, bool> iterate(
+std::tuple<std::vector<IterationNumbers>, bool, bool> iterate(
     AnyRows X, Vector<const double> origin, Vector<const double> sample_weight, Matrix<double> centers,
     Vector<int32_t> labels, std::optional<Vector<double>> slack, Vector<double> path, Matrix<double> sums,
     Vector<double> weights, Matrix<double> centers_old, bool begun, nb::tuple frame, bool floats, Index most,
@@ -194,10 +203,29 @@ std::tuple<std::vector<std::tuple<double, double, double, double, double>>, bool
             if (lloyd.too_large()) found.clear();
         });
     });
-    std::vector<std::tuple<double, double, double, double, double>> numbers;
-    for (const Numbers& one : found)
-        numbers.emplace_back(one.n_changed, one.n_active, one.shift, one.inertia, one.n_empty);
-    return {numbers, state.fresh, in_doubt};
+    return {as_tuples(found), state.fresh, in_doubt};
+}
+
+// A whole run. -> numbers of each iteration, none if it did not come to an end; inertia, clusters that have rows,
+// whether it converged
+std::tuple<std::vector<IterationNumbers>, double, Index, bool> run(
+    AnyRows X, Vector<const double> origin, Vector<const double> sample_weight, Matrix<double> centers,
+    Vector<int32_t> labels, Vector<double> weights, nb::tuple frame, bool floats, bool bounded, Index most, double tol,
+    int n_threads) {
+    const Rows rows = rows_of(X, origin);
+    const Index k = centers.shape(0);
+    require_rows(sample_weight, rows.n_samples);
+    require_centers(centers, rows.n_features);
+    require_rows(labels, rows.n_samples);
+    require_rows(weights, k);
+    require(most > 0, "no iterations");
+    const Frame seen = frame_of(frame, rows.n_features);
+    Completed found;
+    without_lock(n_threads, [&](Team& team) {
+        found = complete_run(rows, sample_weight.data(), centers.data(), labels.data(), weights.data(), k, seen, floats,
+                             bounded, most, tol, team);
+    });
+    return {as_tuples(found.numbers), found.inertia, found.n_distinct, found.converged};
 }
 
 // One step without moving the centers. -> rows changed, looked at; -1 if squared distances are not in range
@@ -268,6 +296,21 @@ void sum_of_rows(AnyRows X, Vector<const double> origin, Vector<const double> sa
     });
 }
 
+// Weighted sum of the squared distances of the rows from the centers of their clusters.
+double inertia_of(AnyRows X, Vector<const double> origin, Vector<const double> sample_weight,
+                  Vector<const int32_t> labels, Matrix<const double> centers, int n_threads) {
+    const Rows rows = rows_of(X, origin);
+    require_rows(sample_weight, rows.n_samples);
+    require_rows(labels, rows.n_samples);
+    require_centers(centers, rows.n_features);
+    require_labels(labels, centers.shape(0));
+    double found = 0;
+    without_lock(n_threads, [&](Team& team) {
+        found = inertia(rows, sample_weight.data(), labels.data(), centers.data(), team);
+    });
+    return found;
+}
+
 // Weighted sum of the squared distances of the rows from the origin, and their weight.
 std::pair<double, double> spread_of_rows(AnyRows X, Vector<const double> origin, Vector<const double> sample_weight,
                                          int n_threads) {
@@ -278,12 +321,8 @@ std::pair<double, double> spread_of_rows(AnyRows X, Vector<const double> origin,
     without_lock(n_threads, [&](Team& team) {
         const std::vector<int32_t> together(n);
         const std::vector<double> zero(rows.n_features);
-        const Memory<double> squares(n);
-        squares_from_own(rows, together.data(), zero.data(), squares, team);
-        for (Index row = 0; row < n; row++) {
-            total += sample_weight.data()[row] * squares[row];
-            weight += sample_weight.data()[row];
-        }
+        total = inertia(rows, sample_weight.data(), together.data(), zero.data(), team);
+        for (Index row = 0; row < n; row++) weight += sample_weight.data()[row];
     });
     return {total, weight};
 }
@@ -448,6 +487,9 @@ NB_MODULE(_kmeans, module) {
                "labels"_a.noconvert(), "slack"_a.noconvert().none(), "path"_a.noconvert(), "sums"_a.noconvert(),
                "weights"_a.noconvert(), "centers_old"_a.noconvert(), "begun"_a, "frame"_a, "floats"_a, "most"_a, "tol"_a,
                "n_threads"_a);
+    module.def("run", run, "X"_a, "origin"_a, "sample_weight"_a, "centers"_a.noconvert(), "labels"_a.noconvert(),
+               "weights"_a.noconvert(), "frame"_a, "floats"_a, "bounded"_a, "most"_a, "tol"_a, "n_threads"_a);
+    module.def("inertia", inertia_of, "X"_a, "origin"_a, "sample_weight"_a, "labels"_a, "centers"_a, "n_threads"_a);
     module.def("step", step, "X"_a, "origin"_a, "sample_weight"_a, "centers"_a, "labels"_a.noconvert(),
                "slack"_a.noconvert().none(), "path"_a, "sums"_a.noconvert(), "weights"_a.noconvert(), "floats"_a,
                "n_threads"_a);

@@ -18,14 +18,27 @@ def iterations(X, sample_weight, centers, state, frame, metric, limits):
         memory = memory._replace(**new_sums, centers_old=np.empty(shape))
     # Labels are exact either way, and float32 is faster, also for float64 rows; but not where many rows leave a doubt
     floats = frame.is_ordinary and not state.doubtful
-    seen = frame.origin, frame.spread, frame.dtype == np.float32, metric.spherical
-    job = X, frame.origin, sample_weight, new, state.labels, *memory, begun, seen, floats
+    job = X, frame.origin, sample_weight, new, state.labels, *memory, begun, _seen(frame, metric), floats
     numbers, fresh, in_doubt = native.iterate(*job, limits.most, limits.tol, _n_threads(X.size * k))
     state.doubtful = in_doubt or not floats
     if not numbers:
         return _too_large(X, centers, frame)
     state.went_on(memory)
     return memory.centers_old, new, memory.sums, memory.weights, numbers, fresh
+
+
+def run_at_once(X, sample_weight, centers, prunes, frame, metric, limits):
+    """`algorithms.run_at_once`."""
+    centers, labels, weights = centers.copy(order="C"), np.empty(len(X), dtype=np.int32), np.empty(len(centers))
+    job = X, frame.origin, sample_weight, centers, labels, weights, _seen(frame, metric), frame.is_ordinary
+    bounded = prunes and share_that_pays(X, len(centers), frame) > 0
+    numbers, *found = native.run(*job, bounded, limits.most, limits.tol, _n_threads(X.size * len(centers)))
+    return (centers, labels, weights, numbers, *found) if numbers else None
+
+
+def inertia_of_clusters(X, sample_weight, labels, centers, frame):
+    """`steps.inertia_of_clusters`."""
+    return np.float64(native.inertia(X, frame.origin, sample_weight, labels, centers, _n_threads(8 * X.size)))
 
 
 def assign(X, centers, frame):
@@ -155,6 +168,11 @@ def _too_large(X, centers, frame):
     """Squared distances that leave the range of float64: the portable steps find them again, and say so."""
     frame.nearest(X, centers)
     return NotImplemented
+
+
+def _seen(frame, metric):
+    """How rows and centers are seen."""
+    return frame.origin, frame.spread, frame.dtype == np.float32, metric.spherical
 
 
 def _in_floats(frame):
