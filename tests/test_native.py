@@ -10,10 +10,11 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from conftest import Library, moments
+from conftest import Library, blobs, moments, without
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.base import clone
 from threadpoolctl import threadpool_limits
 from twins import case, compare
 
@@ -517,6 +518,25 @@ def test_what_makes_sense_is_none():
     """The calls beside which those that make no sense stand."""
     for name, call in {name: call for name, call, _ in no_sense()}.items():
         getattr(native, name)(**call)
+
+
+@pytest.mark.parametrize("algorithm", ["lloyd", "elkan"])
+@pytest.mark.parametrize("stopping", [{"tol": 0}, {"tol": 1e-2}, {"tol": 0, "max_iter": 3}], ids=str)
+@pytest.mark.parametrize("kind", ["blobs", "cosine", "far centers"])
+@pytest.mark.filterwarnings("ignore:KMeans did not converge")
+def test_a_whole_run_is_that_of_its_iterations(rng, monkeypatch, algorithm, stopping, kind):
+    X = blobs(rng, 1500, 3, n_clusters=9, spread=2)
+    init = X[:9].copy()
+    init[6:] += 1e4 * (kind == "far centers")
+    metric = "cosine" if kind == "cosine" else "euclidean"
+    model = KMeans(9, init=init, algorithm=algorithm, metric=metric, **stopping)
+    whole = clone(model).fit(X)
+    without(monkeypatch, "run_at_once")
+    expected = clone(model).fit(X)
+    for name in ("labels_", "cluster_centers_", "inertia_", "cluster_sizes_", "n_iter_", "converged_"):
+        np.testing.assert_array_equal(getattr(whole, name), getattr(expected, name), err_msg=name)
+    for name in ("inertia", "center_shift", "n_changed"):
+        assert whole.history_[name] == expected.history_[name]
 
 
 @pytest.mark.parametrize("algorithm", ["lloyd", "elkan"])
