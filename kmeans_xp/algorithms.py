@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 from kmeans_xp.arrays import device, namespace
 from kmeans_xp.backends import replaceable
 from kmeans_xp.bounds import advance, bounded_step, share_that_pays
+from kmeans_xp.rows import primitive
 from kmeans_xp.steps import lloyd_step, move, update
 
 
@@ -86,6 +87,7 @@ class Iterated(NamedTuple):
 
 
 @replaceable
+@primitive
 def iterations(X, sample_weight, centers, state, frame, metric, limits):
     """At least one iteration from the centers, on rows that are all at hand: `Iterated`, and the state as after them.
 

@@ -22,6 +22,8 @@ struct Thresholds {
 };
 extern Thresholds thresholds;
 
+constexpr double FAINT = 1e-9;  // as steps.FAINT
+
 constexpr double PART_WORK = 5e5;  // multiplications of a part, at least
 constexpr Index MOST_PARTS = 64, FEW_PARTS = 16;
 
@@ -103,6 +105,9 @@ struct Numbers {
     double n_changed, n_active, shift, inertia, n_empty;
 };
 
+// The inertia as `steps.inertia_of` has it: of weights, Σ c·sum, and Σ weight ||c||².
+double inertia_of(const Frame&, double weight, double crossed, double squared);
+
 // Where a run stands. All of it is the caller's memory.
 struct State {
     int32_t* labels;   // (n_samples,)
@@ -115,43 +120,67 @@ struct State {
     bool fresh = false;   // whether the sums are added up anew, instead of being kept up to date; written
 };
 
-// Steps and iterations over rows. `C` is what distances are compared in.
-template <class C>
-class Lloyd {
+// Iterations over rows, however these are stored.
+class Iterations {
   public:
-    Lloyd(const Rows& rows, const double* sample_weight, Index n_clusters, const Frame& frame, Team& team);
-
-    // Label all rows; sums are not asked for.
-    void assign(const double* centers, int32_t* labels);
+    Iterations(Index n_clusters, Index n_features, const Frame& frame, Team& team)
+        : n_clusters_(n_clusters), size_(n_clusters * n_features), frame_(frame), team_(team) {}
+    virtual ~Iterations() = default;
 
     // Label the rows that may change: sums and weights are brought up to date.
-    Counts step(const double* centers, State& state);
+    virtual Counts step(const double* centers, State& state) = 0;
 
     // Iterations from `centers`, which become those after the last of them, until a label stays as it is, a cluster is
     // empty, a number is not finite, the centers move by no more than `tol` (squared), or `most`; or after 50 ms; or
     // `many_doubts`.
     std::vector<Numbers> iterate(double* centers, State& state, Index most, double tol);
 
+    // Whether the last step left so many doubts that it repays to compare in float64.
+    virtual bool many_doubts() const { return false; }
+
+    virtual bool too_large() const { return false; }
+
+  protected:
+    // `steps.move`: new centers, from those of the state.
+    virtual Numbers move(double* centers, const State& state) = 0;
+
+    // Sums and weights of the clusters, anew.
+    virtual void sum(State& state) = 0;
+
+    const Index n_clusters_, size_;  // numbers of the centers
+    const Frame frame_;
+    Team& team_;
+};
+
+// `bounds.advance`: the path after centers moved by so much.
+void advance(const double* moved, Index n_clusters, double* path);
+
+// Steps and iterations over arrays. `C` is what distances are compared in.
+template <class C>
+class Lloyd : public Iterations {
+  public:
+    Lloyd(const Rows& rows, const double* sample_weight, Index n_clusters, const Frame& frame, Team& team);
+
+    // Label all rows; sums are not asked for.
+    void assign(const double* centers, int32_t* labels);
+
+    Counts step(const double* centers, State& state) override;
+
     // Centers become the means of all rows that they were ever given, of the weight of `counts`, as batches.batch_step.
     std::vector<double> batch_step(double* centers, double* counts);
 
-    // Whether the last step left so many doubts that it repays to compare in float64.
-    bool many_doubts() const { return sizeof(C) == 4 && many_doubts_; }
-
-    bool too_large() const { return too_large_ != 0; }
+    bool many_doubts() const override { return sizeof(C) == 4 && many_doubts_; }
+    bool too_large() const override { return too_large_ != 0; }
     bool not_finite() const { return not_finite_ != 0; }
 
   private:
     void compare_with(const double* centers);
-    void advance(const double* centers, State& state) const;
     bool measure_between(const State& state);
-    Numbers move(double* centers, const State& state) const;
+    Numbers move(double* centers, const State& state) override;
+    void sum(State& state) override;
     Counts relabel(State* state);
 
-    const Index n_clusters_, size_;  // numbers of the centers
-    const Frame frame_;
     const double rounding_, doubt_;  // as frame.Frame has them
-    Team& team_;
     Index n_parts_;
     bool pays_;  // whether threads do
     const Index bytes_;  // of a workspace
@@ -168,6 +197,9 @@ class Lloyd {
 // Sums and weights of given clusters, as the parts of the shape are summed.
 void sum_clusters(const Rows&, const double* sample_weight, const int32_t* labels, Index n_clusters, double* sums,
                   double* weights, Team&);
+
+// Product of two vectors.
+double dot(const double* a, const double* b, Index n);
 
 // Squared distance between two points.
 double sq_distance(const double* a, const double* b, Index n);

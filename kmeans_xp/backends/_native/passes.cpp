@@ -3,6 +3,7 @@
 // No std:: containers or templates here and in what is included: the linker keeps one copy of those, perhaps that for
 // another processor.
 #include "candidates.hpp"
+#include "csr.hpp"
 #include "distances.hpp"
 #include "relabel.hpp"
 
@@ -16,6 +17,7 @@ extern const Passes avx2 = {"AVX2",
 extern const Passes baseline = {"baseline",
 #endif
                               {LANES<float>, relabel<float>}, {LANES<double>, relabel<double>},
-                              sum, own, squares, distances, squares_of, pack, try_candidates};
+                              sum, own, squares, distances, squares_of, pack, try_candidates, relabel_sparse,
+                              tabulate};
 
 }  // namespace kmeans
