@@ -92,7 +92,7 @@ def iterations(X, sample_weight, centers, state, frame, metric, limits):
     """At least one iteration from the centers, on rows that are all at hand: `Iterated`, and the state as after them.
 
     This is one. A backend may go on until a label stays as it is, a cluster is empty, a number is not finite or the
-    limits are reached, but so that it comes back within 100 ms, for Ctrl-C.
+    limits are reached, but so that it comes back within 100 ms or after a few iterations, which Ctrl-C takes back.
     """
     found = moved(state.step(X, sample_weight, centers, frame), centers, frame, metric)
     state.looked_at(found.numbers[0][1])

@@ -282,7 +282,8 @@ std::vector<Numbers> Iterations::iterate(double* centers, State& state, Index mo
         numbers.n_active = state.slack == nullptr ? 0 : double(counts.n_active);
         found.push_back(numbers);
         ends = !in_order || unchanged || numbers.shift <= tol || Index(found.size()) >= most || many_doubts() ||
-               std::chrono::steady_clock::now() - began > std::chrono::milliseconds(50);
+               (Index(found.size()) >= fewest() &&
+                std::chrono::steady_clock::now() - began > std::chrono::milliseconds(50));
     }
     if (centers != given[0]) std::swap_ranges(centers, centers + size_, state.centers_old);
     state.centers_old = given[1];
