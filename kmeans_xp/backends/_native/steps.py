@@ -1,4 +1,4 @@
-"""Steps for NumPy arrays in C++, some for SciPy's rows too. What happens to the rows stands in the sources beside it."""
+"""Steps in C++ for NumPy arrays, some for SciPy's rows too. What happens to the rows stands in the sources here."""
 
 import numpy as np
 
