@@ -12,41 +12,49 @@ inline auto with_types_of(const SparseRows& rows, Function function) {
     return rows.wide ? function(double(), int64_t()) : function(double(), int32_t());
 }
 
-// Products of the numbers of a row with N vectors of the table's columns. The vectors stay in registers.
-template <int N, class T, class I>
+// Products of the numbers of a row with N vectors of the table's columns. The vectors stay in registers. So many numbers
+// `together` need not wait for each other; the same for all columns, so that equal centers have equal scores.
+template <int N, int together, class T, class I>
 inline void multiply(const char* numbers, const char* columns, Index size, const double* table, Index width,
                      double* products) {
     using V = Reals<double>;
-    V total[N] = {};
-    for (Index i = 0; i < size; i++) {
+    V total[together][N] = {};
+    const auto add = [&](Index i, V* sums) {
         const V number = splat<V>(double(number_at<T>(numbers + i * Index(sizeof(T)))));
         const double* factors = table + Index(number_at<I>(columns + i * Index(sizeof(I)))) * width;
 #pragma GCC unroll 8
-        for (int v = 0; v < N; v++) total[v] += number * load<V>(factors + v * WIDTH<double>);
-    }
+        for (int v = 0; v < N; v++) sums[v] += number * load<V>(factors + v * WIDTH<double>);
+    };
+    Index i = 0;
+    for (; i + together <= size; i += together)
+#pragma GCC unroll 4
+        for (int j = 0; j < together; j++) add(i + j, total[j]);
+    for (; i < size; i++) add(i, total[0]);
 #pragma GCC unroll 8
-    for (int v = 0; v < N; v++) store(products + v * WIDTH<double>, total[v]);
+    for (int v = 0; v < N; v++) {
+        for (int j = 1; j < together; j++) total[0][v] += total[j][v];
+        store(products + v * WIDTH<double>, total[0][v]);
+    }
 }
 
 template <class T, class I>
 void multiply_all(const char* numbers, const char* columns, Index size, const double* table, Index width,
                   double* products) {
     constexpr Index step = WIDTH<double>;
-    Index done = 0;
-    for (; done + 8 * step <= width; done += 8 * step)
-        multiply<8, T, I>(numbers, columns, size, table + done, width, products + done);
-    table += done;
-    products += done;
-    switch ((width - done) / step) {
-        case 7: multiply<7, T, I>(numbers, columns, size, table, width, products); break;
-        case 6: multiply<6, T, I>(numbers, columns, size, table, width, products); break;
-        case 5: multiply<5, T, I>(numbers, columns, size, table, width, products); break;
-        case 4: multiply<4, T, I>(numbers, columns, size, table, width, products); break;
-        case 3: multiply<3, T, I>(numbers, columns, size, table, width, products); break;
-        case 2: multiply<2, T, I>(numbers, columns, size, table, width, products); break;
-        case 1: multiply<1, T, I>(numbers, columns, size, table, width, products); break;
+    switch (width / step) {
+        case 1: return multiply<1, 4, T, I>(numbers, columns, size, table, width, products);
+        case 2: return multiply<2, 4, T, I>(numbers, columns, size, table, width, products);
+        case 3: return multiply<3, 2, T, I>(numbers, columns, size, table, width, products);
+        case 4: return multiply<4, 2, T, I>(numbers, columns, size, table, width, products);
         default: break;
     }
+    Index done = 0;
+    for (; done + 8 * step <= width; done += 8 * step)
+        multiply<8, 1, T, I>(numbers, columns, size, table + done, width, products + done);
+    for (; done + 4 * step <= width; done += 4 * step)
+        multiply<4, 1, T, I>(numbers, columns, size, table + done, width, products + done);
+    for (; done < width; done += step)
+        multiply<1, 1, T, I>(numbers, columns, size, table + done, width, products + done);
 }
 
 template <class T>
@@ -65,7 +73,20 @@ struct TwoScores {
     int32_t label;
 };
 
-// The lowest two of the scores, of equal ones the first.
+// The least of the lanes.
+template <class V>
+inline auto least_of(V values) {
+    constexpr Index n = sizeof(V) / sizeof(values[0]);
+    decltype(values[0] + 0) all[n];
+    store(all, values);
+#pragma GCC unroll 4
+    for (Index half = n / 2; half > 0; half /= 2)
+#pragma GCC unroll 4
+        for (Index i = 0; i < half; i++) all[i] = all[i + half] < all[i] ? all[i + half] : all[i];
+    return all[0];
+}
+
+// The lowest two of the scores, of equal ones the first; whatever, where all are no numbers.
 inline TwoScores lowest_two(const double* products, const Table& table) {
     using V = Reals<double>;
     using Names = Integers<double>;
@@ -80,15 +101,10 @@ inline TwoScores lowest_two(const double* products, const Table& table) {
         lowest = lower(score, lowest);
         name += step;
     }
-    TwoScores found{lowest[0], second[0], int32_t(index[0])};
-    for (Index i = 1; i < step; i++) {
-        const bool is_lower = lowest[i] < found.lowest || (lowest[i] == found.lowest && index[i] < found.label);
-        const double other = is_lower ? found.lowest : lowest[i];
-        if (is_lower) found.lowest = lowest[i], found.label = int32_t(index[i]);
-        found.second = other < found.second ? other : found.second;
-        found.second = second[i] < found.second ? second[i] : found.second;
-    }
-    return found;
+    const double best = least_of(lowest);
+    const int32_t label = int32_t(least_of(lowest == best ? index : splat<Names>(INT64_MAX)));
+    // Of other lanes the lowest is the second
+    return {best, least_of(index == label ? second : lowest), label};
 }
 
 template <class T, class I>
