@@ -37,7 +37,7 @@ class Memory {
   public:
     explicit Memory(size_t size) : begin_(static_cast<T*>(::operator new((size ? size : 1) * sizeof(T), ALIGNED))) {
 #if defined(__linux__)
-        // In large pages: of a table of sparse rows, which is read here and there, a fifth of the time was theirs
+        // Large pages: a table of sparse rows is read here and there, a fifth faster so
         const size_t page = 4096, first = (reinterpret_cast<size_t>(begin_) + page - 1) / page * page;
         const size_t bytes = size * sizeof(T);
         if (bytes >= (size_t(1) << 22)) madvise(reinterpret_cast<void*>(first), bytes - page, MADV_HUGEPAGE);

@@ -342,11 +342,13 @@ std::pair<double, double> spread_of_rows(AnyRows X, Vector<const double> origin,
     return {total, weight};
 }
 
-void squares_from_own(const Rows& rows, const int32_t* labels, Matrix<const double>& centers, double* squares, Team& team) {
+void squares_from_own(const Rows& rows, const int32_t* labels, Matrix<const double>& centers, double* squares,
+                      Team& team) {
     squares_from_own(rows, labels, centers.data(), squares, team);
 }
 
-void squares_from_own(const SparseRows& rows, const int32_t* labels, Matrix<const double>& centers, double* squares, Team& team) {
+void squares_from_own(const SparseRows& rows, const int32_t* labels, Matrix<const double>& centers, double* squares,
+                      Team& team) {
     squares_from_own(rows, labels, centers.data(), centers.shape(0), squares, team);
 }
 
