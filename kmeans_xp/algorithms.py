@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 from kmeans_xp.arrays import device, namespace
 from kmeans_xp.backends import replaceable
 from kmeans_xp.bounds import advance, bounded_step, share_that_pays
+from kmeans_xp.rows import primitive
 from kmeans_xp.steps import lloyd_step, move, update
 
 
@@ -96,11 +97,12 @@ def run_at_once(X, sample_weight, centers, prunes, frame, metric, limits):
 
 
 @replaceable
+@primitive
 def iterations(X, sample_weight, centers, state, frame, metric, limits):
     """At least one iteration from the centers, on rows that are all at hand: `Iterated`, and the state as after them.
 
     This is one. A backend may go on until a label stays as it is, a cluster is empty, a number is not finite or the
-    limits are reached, but so that it comes back within 100 ms, for Ctrl-C.
+    limits are reached, but so that it comes back within 100 ms or after a few iterations, which Ctrl-C takes back.
     """
     found = moved(state.step(X, sample_weight, centers, frame), centers, frame, metric)
     state.looked_at(found.numbers[0][1])

@@ -130,11 +130,21 @@ def _cupy_rows(X):
 
 def _canonical(X, given):
     """Rows of a CSR matrix, in which equal rows are stored alike. What was `given` is not written to."""
+    _check_places(X)
     if not X.has_canonical_format or np.count_nonzero(X.data) < len(X.data):
         X = X.copy() if X is given else X
         X.sum_duplicates()
         X.eliminate_zeros()
     return ScipyRows(X)
+
+
+def _check_places(X):
+    """All numbers of a CSR matrix lie in it. They may not, if its arrays were written to, and nothing else looks."""
+    begins, columns = X.indptr, X.indices[: X.indptr[-1]]
+    if begins[0] != 0 or np.any(begins[1:] < begins[:-1]) or begins[-1] > min(len(X.indices), len(X.data)):
+        raise ValueError("X is a broken sparse matrix: by its indptr, rows begin or end where it has no numbers.")
+    if len(columns) and (columns.min() < 0 or columns.max() >= X.shape[1]):
+        raise ValueError(f"X is a broken sparse matrix: it has indices that are not from 0 to {X.shape[1] - 1}.")
 
 
 def check_source(X, estimator=None, *, reset=True):

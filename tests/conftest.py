@@ -153,6 +153,7 @@ def use_plain_numpy(monkeypatch):
     """Have NumPy's steps as they are where the native ones are not installed."""
     backend = backend_for("numpy")
     plain = importlib.import_module("kmeans_xp.backends._plain")
+    monkeypatch.delattr(backend, "for_scipy", raising=False)
     for name in set(REPLACEABLE) & set(vars(backend)):
         if vars(backend)[name].__module__ != backend.__name__:
             monkeypatch.delattr(backend, name)

@@ -6,15 +6,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import load
+from conftest import load, use_plain_numpy
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 from twins import case, compare
 
 import kmeans_xp.rows
 from kmeans_xp.arrays import to_numpy
-from kmeans_xp.backends import REPLACEABLE
+from kmeans_xp.backends import REPLACEABLE, backend_for
 from kmeans_xp.rows import PRIMITIVES, Rows, StoredRows, array
+from kmeans_xp.rows.scipy import NUMBERS
 
 for module in pkgutil.iter_modules(kmeans_xp.rows.__path__, "kmeans_xp.rows."):
     if "._" not in module.name:
@@ -98,9 +99,11 @@ def test_primitives_of_stored_rows_equal_those_of_arrays(kind, name):
     check_stored(kind, name)
 
 
-@pytest.mark.parametrize("numbers", [1, 100])
+@pytest.mark.parametrize("numbers", [1, 100, NUMBERS])
 @pytest.mark.parametrize("name", [param.values[1] for param in STORED if param.values[0].__name__ == "ScipyRows"])
-def test_scipys_rows_equal_arrays_in_small_pieces_too(monkeypatch, name, numbers):
+def test_scipys_rows_equal_arrays_without_native_steps_in_small_pieces_too(monkeypatch, name, numbers):
+    if backend_for("numpy"):
+        use_plain_numpy(monkeypatch)
     monkeypatch.setattr("kmeans_xp.rows.scipy.NUMBERS", numbers)
     check_stored(kmeans_xp.rows.scipy.ScipyRows, name)
 

@@ -97,9 +97,12 @@ def sums_of_a_step(c, X):
 
 def iterations_from_centers(c, X):
     """One, of a run that has bounds and of one that has not."""
+    frame = c.frame
+    if frame.shifted and not isinstance(X, StoredRows):  # of which backends for arrays know nothing
+        X, frame = c.array(c.host), replace(frame, shifted=False)
     for algorithm in ALGORITHMS["lloyd"], ALGORITHMS["elkan"]:
-        state = algorithm.start(X, c.weights, c.n_clusters, c.frame)
-        yield X, c.weights, c.centers, state, c.frame, EUCLIDEAN, Limits(1, 0.0)
+        state = algorithm.start(X, c.weights, c.n_clusters, frame)
+        yield X, c.weights, c.centers, state, frame, EUCLIDEAN, Limits(1, 0.0)
 
 
 def runs_from_centers(c, X):

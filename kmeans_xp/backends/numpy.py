@@ -8,6 +8,7 @@ from kmeans_xp.backends import _native
 from kmeans_xp.backends._threads import PARALLEL_WORK, blas, map_in_order
 
 if _native.problem is None:
+    from kmeans_xp.backends._native import steps as for_scipy  # those that rows/scipy.py asks for
     from kmeans_xp.backends._native.steps import (
         assign,
         batch_step,

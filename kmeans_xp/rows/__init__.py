@@ -17,14 +17,15 @@ def primitive(portable):
     """Let stored rows answer what `portable` answers for arrays, by a method of its name; `.portable` stays reachable.
 
     A step that is `replaceable` too follows from the other primitives, and stored rows have a method only if that is
-    faster, or more exact.
+    faster, or more exact; it may return NotImplemented.
     """
     name = portable.__name__
 
     @functools.wraps(portable)
     def step(X, *args):
         own = getattr(X, name, None) if isinstance(X, StoredRows) else None
-        return portable(X, *args) if own is None else own(*args)
+        result = NotImplemented if own is None else own(*args)
+        return portable(X, *args) if result is NotImplemented else result
 
     step.portable = portable
     PRIMITIVES[name] = step

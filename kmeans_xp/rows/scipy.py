@@ -1,16 +1,35 @@
 """Rows of SciPy's CSR matrices."""
 
+import functools
+
 import numpy as np
 from scipy.sparse import vstack
 
+from kmeans_xp.backends import backend_for
 from kmeans_xp.rows import StoredRows
 from kmeans_xp.rows.csr import ROUNDING, SparseRows
 
 NUMBERS = 2**14  # that are looked at at a time: what some 50 bytes each take stays in the processor's cache
 
 
+def _in_backend(step):
+    """The native step of that name for rows of SciPy, in place of `step`, where NumPy's backend has one."""
+    name = step.__name__
+
+    @functools.wraps(step)
+    def method(rows, *args):
+        native = getattr(backend_for("numpy"), "for_scipy", None)
+        return step(rows, *args) if native is None else getattr(native, name)(rows, *args)
+
+    return method
+
+
 class ScipyRows(SparseRows):
     """Rows of SciPy, (n_samples, n_features)."""
+
+    assign, lloyd_step, bounded_step, update = map(
+        _in_backend, (SparseRows.assign, SparseRows.lloyd_step, SparseRows.bounded_step, SparseRows.update)
+    )
 
     def __init__(self, matrix, origin=None):
         super().__init__(matrix.shape, matrix.dtype, matrix.data, origin)
@@ -22,6 +41,16 @@ class ScipyRows(SparseRows):
         places = self.matrix.indptr[begin : end + 1]
         stored = slice(places[0], places[-1])
         return self._of(self.matrix.data[stored], self.matrix.indices[stored], places - places[0])
+
+    @property
+    def size(self):
+        """How many numbers are stored."""
+        return len(self.matrix.data)
+
+    def stored(self, frame):
+        """Numbers, their columns and where each row begins among them; the origin that a frame sees the rows from."""
+        numbers = self.matrix.data, self.matrix.indices, self.matrix.indptr.astype(np.int64, copy=False)
+        return numbers, self._zero_or_origin() if frame.shifted else self._moved_origin(frame.origin)
 
     def as_given(self):
         return self.matrix
@@ -48,6 +77,11 @@ class ScipyRows(SparseRows):
             matrix = self._matrix(matrix.data.astype(np.float64), matrix.indices, matrix.indptr)
         return ScipyRows(matrix, self._moved_origin(origin))
 
+    @_in_backend
+    def iterations(self, *_):
+        return NotImplemented
+
+    @_in_backend
     def sq_distances_to_own(self, labels, centers, frame):
         """At once: what takes memory goes piece by piece, and squares of the centers are summed once."""
         rows = self if frame.shifted else ScipyRows(self.matrix, self._moved_origin(frame.origin))

@@ -8,15 +8,8 @@
 namespace kmeans {
 namespace {
 
-constexpr double FAINT = 1e-9;      // as steps.FAINT
 constexpr Index MOST_BETWEEN = 2048;  // centers whose distances from each other are kept, 32 MiB
 constexpr double ROUNDED_UP = 1 + 1e-12;
-
-double dot(const double* a, const double* b, Index n) {
-    double total = 0;
-    for (Index i = 0; i < n; i++) total += a[i] * b[i];
-    return total;
-}
 
 std::vector<const Passes*> runnable() {  // from the best one
     std::vector<const Passes*> found;
@@ -36,6 +29,12 @@ std::atomic<const Passes*> in_use{runnable().front()};
 }  // namespace
 
 Thresholds thresholds;
+
+double dot(const double* a, const double* b, Index n) {
+    double total = 0;
+    for (Index i = 0; i < n; i++) total += a[i] * b[i];
+    return total;
+}
 
 double sq_distance(const double* a, const double* b, Index n) {
     double total = 0;
@@ -63,9 +62,9 @@ const PassesIn<double>& passes_in() { return passes().in_double; }
 
 template <class C>
 Lloyd<C>::Lloyd(const Rows& rows, const double* sample_weight, Index n_clusters, const Frame& frame, Team& team)
-    : n_clusters_(n_clusters), size_(n_clusters * rows.n_features), frame_(frame),
+    : Iterations(n_clusters, rows.n_features, frame, team),
       rounding_(20 * (double(rows.n_features) + 8) * double(std::numeric_limits<C>::epsilon())),
-      doubt_((double(rows.n_features) + 10) * double(std::numeric_limits<C>::epsilon())), team_(team),
+      doubt_((double(rows.n_features) + 10) * double(std::numeric_limits<C>::epsilon())),
       n_parts_(count_parts(rows.n_samples, double(rows.n_samples) * size_, n_clusters)),
       pays_(double(rows.n_samples) * size_ > thresholds.parallel_work),
       bytes_(workspace_bytes(rows.n_samples, rows.n_features, n_clusters)), minus_2_centers_(size_),
@@ -128,25 +127,20 @@ void Lloyd<C>::assign(const double* centers, int32_t* labels) {
     });
 }
 
-// `bounds.advance`: the path after the centers moved.
-template <class C>
-void Lloyd<C>::advance(const double* centers, State& state) const {
-    const Index d = job_.rows.n_features;
-    std::vector<double> moved(n_clusters_);
+void advance(const double* moved, Index n_clusters, double* path) {
     Index fastest = 0;
     double second = 0;
-    for (Index c = 0; c < n_clusters_; c++) {
-        moved[c] = std::sqrt(sq_distance(centers + c * d, state.centers_old + c * d, d));
-        if (c > 0 && moved[c] > moved[fastest]) {
+    for (Index c = 1; c < n_clusters; c++) {
+        if (moved[c] > moved[fastest]) {
             second = moved[fastest];
             fastest = c;
-        } else if (c > 0) {
+        } else {
             second = std::max(second, moved[c]);
         }
     }
-    for (Index c = 0; c < n_clusters_; c++) {
-        const double others = n_clusters_ == 1 ? 0 : c == fastest ? second : moved[fastest];
-        state.path[c] = (state.path[c] + moved[c] + others) * ROUNDED_UP;
+    for (Index c = 0; c < n_clusters; c++) {
+        const double others = n_clusters == 1 ? 0 : c == fastest ? second : moved[fastest];
+        path[c] = (path[c] + moved[c] + others) * ROUNDED_UP;
     }
 }
 
@@ -199,7 +193,13 @@ bool Lloyd<C>::measure_between(const State& state) {
 
 template <class C>
 Counts Lloyd<C>::step(const double* centers, State& state) {
-    if (state.slack != nullptr && state.begun) advance(centers, state);
+    if (state.slack != nullptr && state.begun) {
+        const Index d = job_.rows.n_features;
+        std::vector<double> moved(n_clusters_);
+        for (Index c = 0; c < n_clusters_; c++)
+            moved[c] = std::sqrt(sq_distance(centers + c * d, state.centers_old + c * d, d));
+        advance(moved.data(), n_clusters_, state.path);
+    }
     compare_with(centers);
     job_.between = nullptr;
     if (state.slack != nullptr && measure_between(state)) {
@@ -212,51 +212,60 @@ Counts Lloyd<C>::step(const double* centers, State& state) {
     return counts;
 }
 
-// `steps.move`: new centers, which take the place of the old ones.
 template <class C>
-Numbers Lloyd<C>::move(double* centers, const State& state) const {
+Numbers Lloyd<C>::move(double* centers, const State& state) {
     const Index d = job_.rows.n_features;
-    const double* origin = frame_.origin;
+    const double *origin = frame_.origin, *centers_old = state.centers_old;
     double total = 0, crossed = 0, squared = 0, shift = 0;
     for (Index c = 0; c < n_clusters_; c++) {
         total += state.weights[c];
-        crossed += dot(centers + c * d, state.sums + c * d, d);
-        squared += state.weights[c] * dot(centers + c * d, centers + c * d, d);
+        crossed += dot(centers_old + c * d, state.sums + c * d, d);
+        squared += state.weights[c] * dot(centers_old + c * d, centers_old + c * d, d);
     }
     std::vector<double> mean(d);
     Index n_empty = 0;
     for (Index c = 0; c < n_clusters_; c++) {
-        double* center = centers + c * d;
+        const double* old = centers_old + c * d;
         const double weight = state.weights[c];
         n_empty += weight <= FAINT * total;
-        for (Index f = 0; f < d; f++) mean[f] = weight == 0 ? center[f] : state.sums[c * d + f] / weight;
+        for (Index f = 0; f < d; f++) mean[f] = weight == 0 ? old[f] : state.sums[c * d + f] / weight;
         if (frame_.spherical) {
             double norm = 0;
             for (Index f = 0; f < d; f++) norm += (mean[f] + origin[f]) * (mean[f] + origin[f]);
             norm = std::sqrt(norm);
-            for (Index f = 0; f < d; f++) mean[f] = norm > 0 ? (mean[f] + origin[f]) / norm - origin[f] : center[f];
+            for (Index f = 0; f < d; f++) mean[f] = norm > 0 ? (mean[f] + origin[f]) / norm - origin[f] : old[f];
         }
         for (Index f = 0; f < d; f++) {
             const double place = mean[f] + origin[f];
-            const double moved = (frame_.to_floats ? double(float(place)) : place) - origin[f];
-            shift += (moved - center[f]) * (moved - center[f]);
-            center[f] = moved;
+            const double center = (frame_.to_floats ? double(float(place)) : place) - origin[f];
+            shift += (center - old[f]) * (center - old[f]);
+            centers[c * d + f] = center;
         }
     }
-    const double inertia = std::max(total * frame_.spread - (2 * crossed - squared), 0.0);
-    return {0, 0, shift, frame_.spherical ? inertia / 2 : inertia, double(n_empty)};
+    return {0, 0, shift, inertia_of(frame_, total, crossed, squared), double(n_empty)};
 }
 
+// Sums kept up to date carry the rounding of their history.
 template <class C>
-std::vector<Numbers> Lloyd<C>::iterate(double* centers, State& state, Index most, double tol) {
+void Lloyd<C>::sum(State& state) {
+    sum_clusters(job_.rows, job_.sample_weight, state.labels, n_clusters_, state.sums, state.weights, team_);
+}
+
+double inertia_of(const Frame& frame, double weight, double crossed, double squared) {
+    const double inertia = std::max(weight * frame.spread - (2 * crossed - squared), 0.0);
+    return frame.spherical ? inertia / 2 : inertia;
+}
+
+std::vector<Numbers> Iterations::iterate(double* centers, State& state, Index most, double tol) {
+    double *const given[] = {centers, state.centers_old};
     std::vector<Numbers> found;
     const auto began = std::chrono::steady_clock::now();
     state.fresh = false;
-    while (true) {
+    bool ends = false;
+    while (!ends) {
         const auto counts = step(centers, state);
-        std::copy_n(centers, size_, state.centers_old);
+        std::swap(centers, state.centers_old);
         state.begun = true;
-        job_.centers = state.centers_old;
         if (team_.stopped()) return found;
         const bool unchanged = counts.n_changed == 0, was_fresh = state.fresh && unchanged;
         Numbers numbers = move(centers, state);
@@ -264,9 +273,7 @@ std::vector<Numbers> Lloyd<C>::iterate(double* centers, State& state, Index most
         const bool in_order = std::isfinite(numbers.shift) && std::isfinite(numbers.inertia) &&
                               numbers.n_empty == 0 && !too_large();
         if (in_order && !state.fresh && (unchanged || numbers.shift <= tol)) {
-            // Sums kept up to date carry the rounding of their history
-            sum_clusters(job_.rows, job_.sample_weight, state.labels, n_clusters_, state.sums, state.weights, team_);
-            std::copy_n(state.centers_old, size_, centers);
+            sum(state);
             move(centers, state);  // the shift is that which decided
             state.fresh = true;
             if (unchanged) continue;  // another look, with fresh means
@@ -274,10 +281,13 @@ std::vector<Numbers> Lloyd<C>::iterate(double* centers, State& state, Index most
         numbers.n_changed = double(counts.n_changed);
         numbers.n_active = state.slack == nullptr ? 0 : double(counts.n_active);
         found.push_back(numbers);
-        if (!in_order || unchanged || numbers.shift <= tol || Index(found.size()) >= most || many_doubts() ||
-            std::chrono::steady_clock::now() - began > std::chrono::milliseconds(50))
-            return found;
+        ends = !in_order || unchanged || numbers.shift <= tol || Index(found.size()) >= most || many_doubts() ||
+               (Index(found.size()) >= fewest() &&
+                std::chrono::steady_clock::now() - began > std::chrono::milliseconds(50));
     }
+    if (centers != given[0]) std::swap_ranges(centers, centers + size_, state.centers_old);
+    state.centers_old = given[1];
+    return found;
 }
 
 template <class C>

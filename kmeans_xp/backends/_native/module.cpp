@@ -8,11 +8,13 @@
 #include <nanobind/stl/vector.h>
 
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <optional>
 #include <utility>
 
 #include "seeding.hpp"
+#include "sparse.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -42,6 +44,39 @@ Rows rows_of(const AnyRows& X, const Vector<const double>& origin) {
     const Index size = X.itemsize();
     return {static_cast<const char*>(X.data()), Index(X.shape(0)), Index(X.shape(1)), X.stride(0) * size,
             X.stride(1) * size, dtype_of(X.dtype()), origin.data()};
+}
+
+// Numbers, columns and, for each row, where it begins among them: of a CSR matrix. It may have been changed since it was
+// checked, so that is done here, too.
+using Stored = std::tuple<nb::ndarray<nb::ro, nb::ndim<1>, nb::c_contig, nb::device::cpu>,
+                          nb::ndarray<nb::ro, nb::ndim<1>, nb::c_contig, nb::device::cpu>, Vector<const Index>>;
+
+template <class I>
+bool are_columns(const void* columns, Index begin, Index end, Index n_features) {
+    bool inside = true;
+    for (Index i = begin; i < end; i++) {
+        I column;
+        std::memcpy(&column, static_cast<const char*>(columns) + i * Index(sizeof(I)), sizeof(I));
+        inside &= uint64_t(column) < uint64_t(n_features);
+    }
+    return inside;
+}
+
+SparseRows rows_of(const Stored& X, const Vector<const double>& origin) {
+    const auto& [data, columns, begins] = X;
+    const Index d = origin.shape(0), n = Index(begins.shape(0)) - 1;
+    require(n > 0 && d > 0, "no rows, or no features");
+    const bool wide = columns.dtype() == nb::dtype<int64_t>();
+    require(wide || columns.dtype() == nb::dtype<int32_t>(), "columns are of int32 or int64");
+    const Index *at = begins.data(), n_numbers = std::min(data.shape(0), columns.shape(0));
+    bool ascend = at[0] >= 0 && at[n] <= n_numbers;
+    for (Index row = 0; row < n; row++) ascend &= at[row] <= at[row + 1];
+    require(ascend, "rows that begin or end beyond the numbers of the matrix");
+    require(wide ? are_columns<int64_t>(columns.data(), at[0], at[n], d)
+                 : are_columns<int32_t>(columns.data(), at[0], at[n], d),
+            "numbers in columns that the matrix has not");
+    return {static_cast<const char*>(data.data()), static_cast<const char*>(columns.data()), at, n, d,
+            dtype_of(data.dtype()), wide, origin.data()};
 }
 
 template <class Array>
@@ -106,18 +141,35 @@ Frame frame_of(const nb::tuple& frame, Index n_features) {
     return {origin.data(), nb::cast<double>(frame[1]), nb::cast<bool>(frame[2]), nb::cast<bool>(frame[3])};
 }
 
+// Call function(lloyd) for rows of a kind; arrays are compared in float32 or float64.
+template <class Function>
+void with_lloyd(const Rows& rows, const double* sample_weight, Index n_clusters, const Frame& frame, bool floats,
+                Team& team, Function function) {
+    in_dtype(floats, [&](auto type) {
+        Lloyd<decltype(type)> lloyd(rows, sample_weight, n_clusters, frame, team);
+        function(lloyd);
+    });
+}
+
+template <class Function>
+void with_lloyd(const SparseRows& rows, const double* sample_weight, Index n_clusters, const Frame& frame, bool,
+                Team& team, Function function) {
+    SparseLloyd lloyd(rows, sample_weight, n_clusters, frame, team);
+    function(lloyd);
+}
+
 // -> whether all squared distances are in range
-bool assign(AnyRows X, Vector<const double> origin, Matrix<const double> centers, bool floats, Vector<int32_t> labels,
+template <class Kind>
+bool assign(Kind X, Vector<const double> origin, Matrix<const double> centers, bool floats, Vector<int32_t> labels,
             int n_threads) {
-    const Rows rows = rows_of(X, origin);
+    const auto rows = rows_of(X, origin);
     require_centers(centers, rows.n_features);
     require_rows(labels, rows.n_samples);
     bool in_range = true;
     without_lock(n_threads, [&](Team& team) {
-        in_dtype(floats, [&](auto type) {
-            Lloyd<decltype(type)> pass(rows, nullptr, centers.shape(0), {nullptr, 0, false, false}, team);
-            pass.assign(centers.data(), labels.data());
-            in_range = !pass.too_large();
+        with_lloyd(rows, nullptr, centers.shape(0), {nullptr, 0, false, false}, floats, team, [&](auto& lloyd) {
+            lloyd.assign(centers.data(), labels.data());
+            in_range = !lloyd.too_large();
         });
     });
     return in_range;
@@ -156,7 +208,8 @@ bool labels_at_once(AnyRows X, Vector<const double> origin, AnyRows centers, boo
 }
 
 // Where a run stands, in arrays of the shapes that go with its rows and centers.
-State state_of(const Rows& rows, const Vector<const double>& sample_weight, Index n_clusters,
+template <class RowsOfAKind>
+State state_of(const RowsOfAKind& rows, const Vector<const double>& sample_weight, Index n_clusters,
                const Vector<int32_t>& labels, const std::optional<Vector<double>>& slack, const Vector<double>& path,
                const Matrix<double>& sums, const Vector<double>& weights) {
     require_rows(sample_weight, rows.n_samples);
@@ -180,12 +233,13 @@ std::vector<IterationNumbers> as_tuples(const std::vector<Numbers>& found) {
 
 // -> numbers of each iteration, none if squared distances are not in range; whether sums were added up anew; whether
 // float32 left many doubts
+template <class Kind>
 std::tuple<std::vector<IterationNumbers>, bool, bool> iterate(
-    AnyRows X, Vector<const double> origin, Vector<const double> sample_weight, Matrix<double> centers,
+    Kind X, Vector<const double> origin, Vector<const double> sample_weight, Matrix<double> centers,
     Vector<int32_t> labels, std::optional<Vector<double>> slack, Vector<double> path, Matrix<double> sums,
     Vector<double> weights, Matrix<double> centers_old, bool begun, nb::tuple frame, bool floats, Index most,
     double tol, int n_threads) {
-    const Rows rows = rows_of(X, origin);
+    const auto rows = rows_of(X, origin);
     const Index d = rows.n_features, k = centers.shape(0);
     require_centers(centers, d);
     State state = state_of(rows, sample_weight, k, labels, slack, path, sums, weights);
@@ -196,8 +250,7 @@ std::tuple<std::vector<IterationNumbers>, bool, bool> iterate(
     std::vector<Numbers> found;
     bool in_doubt = false;
     without_lock(n_threads, [&](Team& team) {
-        in_dtype(floats, [&](auto type) {
-            Lloyd<decltype(type)> lloyd(rows, sample_weight.data(), k, seen, team);
+        with_lloyd(rows, sample_weight.data(), k, seen, floats, team, [&](auto& lloyd) {
             found = lloyd.iterate(centers.data(), state, most, tol);
             in_doubt = lloyd.many_doubts();
             if (lloyd.too_large()) found.clear();
@@ -229,18 +282,18 @@ std::tuple<std::vector<IterationNumbers>, double, Index, bool> run(
 }
 
 // One step without moving the centers. -> rows changed, looked at; -1 if squared distances are not in range
-std::pair<Index, Index> step(AnyRows X, Vector<const double> origin, Vector<const double> sample_weight,
+template <class Kind>
+std::pair<Index, Index> step(Kind X, Vector<const double> origin, Vector<const double> sample_weight,
                              Matrix<const double> centers, Vector<int32_t> labels, std::optional<Vector<double>> slack,
                              Vector<double> path, Matrix<double> sums, Vector<double> weights, bool floats,
                              int n_threads) {
-    const Rows rows = rows_of(X, origin);
+    const auto rows = rows_of(X, origin);
     const Index k = centers.shape(0);
     require_centers(centers, rows.n_features);
     State state = state_of(rows, sample_weight, k, labels, slack, path, sums, weights);
     Counts counts;
     without_lock(n_threads, [&](Team& team) {
-        in_dtype(floats, [&](auto type) {
-            Lloyd<decltype(type)> lloyd(rows, sample_weight.data(), k, {nullptr, 0, false, false}, team);
+        with_lloyd(rows, sample_weight.data(), k, {nullptr, 0, false, false}, floats, team, [&](auto& lloyd) {
             counts = lloyd.step(centers.data(), state);
             if (lloyd.too_large()) counts.n_changed = -1;
         });
@@ -269,9 +322,10 @@ std::vector<double> batch_step(AnyRows X, Vector<const double> origin, Vector<co
     return found;
 }
 
-void sum(AnyRows X, Vector<const double> origin, Vector<const double> sample_weight, Vector<const int32_t> labels,
+template <class Kind>
+void sum(Kind X, Vector<const double> origin, Vector<const double> sample_weight, Vector<const int32_t> labels,
          Matrix<double> sums, Vector<double> weights, int n_threads) {
-    const Rows rows = rows_of(X, origin);
+    const auto rows = rows_of(X, origin);
     const Index k = sums.shape(0);
     require_rows(sample_weight, rows.n_samples);
     require_rows(labels, rows.n_samples);
@@ -297,8 +351,8 @@ void sum_of_rows(AnyRows X, Vector<const double> origin, Vector<const double> sa
 }
 
 // Weighted sum of the squared distances of the rows from the centers of their clusters.
-double inertia_of(AnyRows X, Vector<const double> origin, Vector<const double> sample_weight,
-                  Vector<const int32_t> labels, Matrix<const double> centers, int n_threads) {
+double inertia_of_rows(AnyRows X, Vector<const double> origin, Vector<const double> sample_weight,
+                       Vector<const int32_t> labels, Matrix<const double> centers, int n_threads) {
     const Rows rows = rows_of(X, origin);
     require_rows(sample_weight, rows.n_samples);
     require_rows(labels, rows.n_samples);
@@ -327,16 +381,25 @@ std::pair<double, double> spread_of_rows(AnyRows X, Vector<const double> origin,
     return {total, weight};
 }
 
-void sq_distances_to_own(AnyRows X, Vector<const double> origin, Vector<const int32_t> labels,
+void squares_from_own(const Rows& rows, const int32_t* labels, Matrix<const double>& centers, double* squares,
+                      Team& team) {
+    squares_from_own(rows, labels, centers.data(), squares, team);
+}
+
+void squares_from_own(const SparseRows& rows, const int32_t* labels, Matrix<const double>& centers, double* squares,
+                      Team& team) {
+    squares_from_own(rows, labels, centers.data(), centers.shape(0), squares, team);
+}
+
+template <class Kind>
+void sq_distances_to_own(Kind X, Vector<const double> origin, Vector<const int32_t> labels,
                          Matrix<const double> centers, Vector<double> squares, int n_threads) {
-    const Rows rows = rows_of(X, origin);
+    const auto rows = rows_of(X, origin);
     require_rows(labels, rows.n_samples);
     require_rows(squares, rows.n_samples);
     require_centers(centers, rows.n_features);
     require_labels(labels, centers.shape(0));
-    without_lock(n_threads, [&](Team& team) {
-        squares_from_own(rows, labels.data(), centers.data(), squares.data(), team);
-    });
+    without_lock(n_threads, [&](Team& team) { squares_from_own(rows, labels.data(), centers, squares.data(), team); });
 }
 
 // Call function(part, number of parts, workspace) for the parts of a pass of distances from points.
@@ -470,6 +533,13 @@ std::vector<Index> greedy_rows(AnyRows X, Vector<const double> origin, Vector<co
     return chosen;
 }
 
+// Call function for an array of rows, and for those of a CSR matrix.
+template <class Function>
+void for_kinds(Function function) {
+    function(AnyRows());
+    function(Stored());
+}
+
 }  // namespace
 
 NB_MODULE(_kmeans, module) {
@@ -481,27 +551,31 @@ NB_MODULE(_kmeans, module) {
         return std::pair(before.parallel_work, before.saved_products);
     });
     // Arrays that are written to are never converted: what is written to a copy would be lost
-    module.def("assign", assign, "X"_a, "origin"_a, "centers"_a, "floats"_a, "labels"_a.noconvert(),
-               "n_threads"_a);
-    module.def("iterate", iterate, "X"_a, "origin"_a, "sample_weight"_a, "centers"_a.noconvert(),
-               "labels"_a.noconvert(), "slack"_a.noconvert().none(), "path"_a.noconvert(), "sums"_a.noconvert(),
-               "weights"_a.noconvert(), "centers_old"_a.noconvert(), "begun"_a, "frame"_a, "floats"_a, "most"_a, "tol"_a,
-               "n_threads"_a);
+    for_kinds([&](auto kind) {
+        using Kind = decltype(kind);
+        module.def("assign", assign<Kind>, "X"_a, "origin"_a, "centers"_a, "floats"_a, "labels"_a.noconvert(),
+                   "n_threads"_a);
+        module.def("iterate", iterate<Kind>, "X"_a, "origin"_a, "sample_weight"_a, "centers"_a.noconvert(),
+                   "labels"_a.noconvert(), "slack"_a.noconvert().none(), "path"_a.noconvert(), "sums"_a.noconvert(),
+                   "weights"_a.noconvert(), "centers_old"_a.noconvert(), "begun"_a, "frame"_a, "floats"_a, "most"_a,
+                   "tol"_a, "n_threads"_a);
+        module.def("step", step<Kind>, "X"_a, "origin"_a, "sample_weight"_a, "centers"_a, "labels"_a.noconvert(),
+                   "slack"_a.noconvert().none(), "path"_a, "sums"_a.noconvert(), "weights"_a.noconvert(), "floats"_a,
+                   "n_threads"_a);
+        module.def("sum", sum<Kind>, "X"_a, "origin"_a, "sample_weight"_a, "labels"_a, "sums"_a.noconvert(),
+                   "weights"_a.noconvert(), "n_threads"_a);
+        module.def("sq_distances_to_own", sq_distances_to_own<Kind>, "X"_a, "origin"_a, "labels"_a, "centers"_a,
+                   "squares"_a.noconvert(), "n_threads"_a);
+    });
     module.def("run", run, "X"_a, "origin"_a, "sample_weight"_a, "centers"_a.noconvert(), "labels"_a.noconvert(),
                "weights"_a.noconvert(), "frame"_a, "floats"_a, "bounded"_a, "most"_a, "tol"_a, "n_threads"_a);
-    module.def("inertia", inertia_of, "X"_a, "origin"_a, "sample_weight"_a, "labels"_a, "centers"_a, "n_threads"_a);
-    module.def("step", step, "X"_a, "origin"_a, "sample_weight"_a, "centers"_a, "labels"_a.noconvert(),
-               "slack"_a.noconvert().none(), "path"_a, "sums"_a.noconvert(), "weights"_a.noconvert(), "floats"_a,
+    module.def("inertia", inertia_of_rows, "X"_a, "origin"_a, "sample_weight"_a, "labels"_a, "centers"_a,
                "n_threads"_a);
     module.def("batch_step", batch_step, "X"_a, "origin"_a, "sample_weight"_a, "centers"_a.noconvert(),
                "counts"_a.noconvert(), "frame"_a, "floats"_a, "n_threads"_a);
-    module.def("sum", sum, "X"_a, "origin"_a, "sample_weight"_a, "labels"_a, "sums"_a.noconvert(),
-               "weights"_a.noconvert(), "n_threads"_a);
     module.def("sum_of_rows", sum_of_rows, "X"_a, "origin"_a, "sample_weight"_a, "sums"_a.noconvert(),
                "weight"_a.noconvert(), "n_threads"_a);
     module.def("spread_of_rows", spread_of_rows, "X"_a, "origin"_a, "sample_weight"_a, "n_threads"_a);
-    module.def("sq_distances_to_own", sq_distances_to_own, "X"_a, "origin"_a, "labels"_a, "centers"_a,
-               "squares"_a.noconvert(), "n_threads"_a);
     module.def("sq_distances_to", sq_distances_to, "X"_a, "origin"_a, "points"_a, "squares"_a.noconvert(),
                "n_threads"_a);
     module.def("nearer", nearer, "X"_a, "origin"_a, "points"_a, "closest"_a.noconvert(), "n_threads"_a);

@@ -3,6 +3,7 @@
 // No std:: containers or templates here and in what is included: the linker keeps one copy of those, perhaps that for
 // another processor.
 #include "candidates.hpp"
+#include "csr.hpp"
 #include "distances.hpp"
 #include "relabel.hpp"
 
@@ -17,6 +18,6 @@ extern const Passes baseline = {"baseline",
 #endif
                               {LANES<float>, relabel<float>}, {LANES<double>, relabel<double>},
                               sum, own, squares, distances, squares_of, pack, estimate_gains, try_candidates,
-                              take_candidate};
+                              take_candidate, relabel_sparse, tabulate};
 
 }  // namespace kmeans

@@ -93,6 +93,66 @@ struct Gain {
     double most, least;
 };
 
+// Rows of a CSR matrix, seen relative to an origin that is kept beside them: (x - o)·c = x·c - o·c.
+struct SparseRows {
+    const char *data, *columns;  // int64 if `wide`, else int32; increasing in each row
+    const Index* begins;         // (n_samples + 1,) of each row among the numbers
+    Index n_samples, n_features;
+    Dtype dtype;
+    bool wide;
+    const double* origin;  // (n_features,)
+};
+
+// A row that is to be added to the sums of a cluster, and taken from those of another unless that is -1.
+struct Change {
+    Index row;
+    int32_t before, now;
+};
+
+// How many of them there are, how many labels are new, and how many rows were looked at.
+struct Changes {
+    Index n, n_changed, n_active;
+};
+
+// Numbers of a table that stand together: columns of `Table` come in so many.
+constexpr Index TOGETHER = 8;
+
+// What sparse rows are multiplied with: a score of row and center is a constant and the row's product with a column.
+struct Table {
+    Index n_clusters, width;  // of which there are at least n_clusters + 1, in whole `TOGETHER`
+    double* numbers;          // (n_features, width): -2 c, in the column after the centers -2 o, else 0
+    double* constants;        // (width,): ||c||² a little too small, + 2 o·c; infinite where there is no center
+};
+
+// Sparse rows that are to be compared with the centers of a table.
+struct SparseJob {
+    SparseRows rows;
+    Table table;
+    double sq_origin, rounding, offset;  // error of a squared distance <= rounding * ||x - o||² + offset
+    int32_t* labels;     // as in Job
+    double* slack;       // null to compare all rows; all of them are changes then
+    const double* path;
+    bool (*stops)(void*);
+    void* stopping;
+};
+
+// Centers that are put into a table: as they are or, if there are sums, as the means of these.
+struct Tabulation {
+    Table table;
+    Index n_features, n_chunks;  // of features
+    const double* origin;        // of the rows
+    const double* centers_old;   // (n_clusters, n_features)
+    double* centers;             // the same; written, if there are sums
+    const double *sums, *weights;  // may be null
+    const double* norms;           // (n_clusters,) by which means are divided as directions; null for means
+    const double* frame_origin;    // that centers are relative to
+    bool to_floats;                // whether they are rounded to float32
+    double* totals;                // (n_chunks, N_TOTALS, width) of each center, see below
+};
+
+// Of a center c, that before it b, and the sum s of its cluster: ||c - b||², ||c||², o·c, b·s
+enum { MOVED, SQUARED, WITH_ORIGIN, CROSSED, N_TOTALS };
+
 template <class C>
 struct PassesIn {
     Index lanes;  // rows of a block
@@ -125,6 +185,10 @@ struct Passes {
     // Make one of them the nearest center of rows that it is nearer to, of those in `near`
     void (*take_candidate)(const Candidates&, Index chosen, Index begin, Index end, const uint32_t* near,
                            int32_t center, char* workspace);
+    // Label sparse rows begin to end; what that changes is written to `changes`
+    Changes (*relabel_sparse)(const SparseJob&, Index begin, Index end, Change* changes, double* workspace);
+    // One of the parts of a table: TOGETHER of the centers, a chunk of the features
+    void (*tabulate)(const Tabulation&, Index part);
 };
 
 constexpr Index MOST_LANES = 32;   // rows of a block, at most

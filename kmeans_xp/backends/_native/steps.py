@@ -1,4 +1,4 @@
-"""Steps for NumPy arrays in C++. What happens to the rows stands in the sources beside this file."""
+"""Steps in C++ for NumPy arrays, some for SciPy's rows too. What happens to the rows stands in the sources here."""
 
 import numpy as np
 
@@ -18,7 +18,7 @@ def iterations(X, sample_weight, centers, state, frame, metric, limits):
         memory = memory._replace(**new_sums, centers_old=np.empty(shape))
     # Labels are exact either way, and float32 is faster, also for float64 rows; but not where many rows leave a doubt
     floats = frame.is_ordinary and not state.doubtful
-    job = X, frame.origin, sample_weight, new, state.labels, *memory, begun, _seen(frame, metric), floats
+    job = *_seen(X, frame), sample_weight, new, state.labels, *memory, begun, _numbers(frame, metric), floats
     numbers, fresh, in_doubt = native.iterate(*job, limits.most, limits.tol, _n_threads(X.size * k))
     state.doubtful = in_doubt or not floats
     if not numbers:
@@ -30,7 +30,7 @@ def iterations(X, sample_weight, centers, state, frame, metric, limits):
 def run_at_once(X, sample_weight, centers, prunes, frame, metric, limits):
     """`algorithms.run_at_once`."""
     centers, labels, weights = centers.copy(order="C"), np.empty(len(X), dtype=np.int32), np.empty(len(centers))
-    job = X, frame.origin, sample_weight, centers, labels, weights, _seen(frame, metric), frame.is_ordinary
+    job = X, frame.origin, sample_weight, centers, labels, weights, _numbers(frame, metric), frame.is_ordinary
     bounded = prunes and share_that_pays(X, len(centers), frame) > 0
     numbers, *found = native.run(*job, bounded, limits.most, limits.tol, _n_threads(X.size * len(centers)))
     return (centers, labels, weights, numbers, *found) if numbers else None
@@ -44,7 +44,7 @@ def inertia_of_clusters(X, sample_weight, labels, centers, frame):
 def assign(X, centers, frame):
     """`steps.assign`."""
     labels = np.empty(X.shape[0], dtype=np.int32)
-    job = X, frame.origin, centers, _in_floats(frame), labels
+    job = *_seen(X, frame), centers, _in_floats(frame), labels
     return labels if native.assign(*job, _n_threads(X.size * len(centers))) else _too_large(X, centers, frame)
 
 
@@ -75,7 +75,7 @@ def bounded_step(X, sample_weight, centers, bounds, totals, frame):
     sums, weights = np.zeros(centers.shape), np.zeros(len(centers))
     sums += totals[0]
     weights += totals[1]
-    job = X, frame.origin, sample_weight, centers, *bounds, sums, weights
+    job = *_seen(X, frame), sample_weight, centers, *bounds, sums, weights
     n_changed, n_active = native.step(*job, _in_floats(frame), _n_threads(X.size * len(centers)))
     if n_changed < 0:
         return _too_large(X, centers, frame)
@@ -93,7 +93,7 @@ def batch_step(X, sample_weight, centers, counts, frame):
 def update(X, sample_weight, labels, n_clusters, frame):
     """`steps.update`."""
     sums, weights = np.empty((n_clusters, X.shape[1])), np.empty(n_clusters)
-    native.sum(X, frame.origin, sample_weight, labels, sums, weights, _n_threads(8 * X.size))
+    native.sum(*_seen(X, frame), sample_weight, labels, sums, weights, _n_threads(8 * X.size))
     return sums, weights
 
 
@@ -112,7 +112,7 @@ def spread_of_rows(X, sample_weight, frame):
 def sq_distances_to_own(X, labels, centers, frame):
     """`steps.sq_distances_to_own`."""
     squares = np.empty(X.shape[0])
-    native.sq_distances_to_own(X, frame.origin, labels, centers, squares, _n_threads(8 * X.size))
+    native.sq_distances_to_own(*_seen(X, frame), labels, centers, squares, _n_threads(8 * X.size))
     return squares
 
 
@@ -164,14 +164,19 @@ def share_that_pays(X, n_clusters, frame):
     return 0.0 if X.size * n_clusters < DENSE_WORK else 1.0
 
 
+def _seen(X, frame):
+    """Rows as the passes take them, and the origin that they are to be relative to."""
+    return (X, frame.origin) if isinstance(X, np.ndarray) else X.stored(frame)
+
+
 def _too_large(X, centers, frame):
     """Squared distances that leave the range of float64: the portable steps find them again, and say so."""
     frame.nearest(X, centers)
     return NotImplemented
 
 
-def _seen(frame, metric):
-    """How rows and centers are seen."""
+def _numbers(frame, metric):
+    """What native iterations must know of a frame."""
     return frame.origin, frame.spread, frame.dtype == np.float32, metric.spherical
 
 
