@@ -48,6 +48,7 @@ ORDER = [
     "prediction",
     "neighbors",
     "lloyd",
+    "breathing",
     "seeding/draws",
     "seeding/greedy",
     "seeding/parallel",

@@ -197,6 +197,7 @@ class KMeans(NearestCenters):
         "algorithm": [StrOptions(ALGORITHMS.keys())],
         "metric": [StrOptions({"euclidean", "cosine"})],
         "zero_rows": [StrOptions({"warn", "raise"})],
+        "refine": ["boolean"],
         "copy_x": ["boolean"],
         "device": [None, str],
         "on_iteration": [None, callable],
@@ -216,6 +217,7 @@ class KMeans(NearestCenters):
         algorithm: Literal["auto", "lloyd", "elkan"] = "auto",
         metric: Literal["euclidean", "cosine"] = "euclidean",
         zero_rows: Literal["warn", "raise"] = "warn",
+        refine: bool = False,
         copy_x: bool = True,
         device: str | None = None,
         on_iteration: Callable[[Iteration], object] | None = None,
@@ -231,6 +233,7 @@ class KMeans(NearestCenters):
         self.algorithm = algorithm
         self.metric = metric
         self.zero_rows = zero_rows
+        self.refine = refine
         self.copy_x = copy_x
         self.device = device
         self.on_iteration = on_iteration

@@ -6,11 +6,15 @@ from sklearn.exceptions import ConvergenceWarning
 
 from kmeans_xp import arrays, seeding
 from kmeans_xp.algorithms import ALGORITHMS
+from kmeans_xp.breathing import breathe
 from kmeans_xp.data.memory import InMemory
 from kmeans_xp.estimators.random_numbers import generator
 from kmeans_xp.lloyd import Run, lloyd
 from kmeans_xp.metric import unit_rows
+from kmeans_xp.seeding.greedy import sample_of, sample_size
 from kmeans_xp.steps import side_by_side
+
+ROWS_TO_REFINE_ON = 2  # times the sample of k-means++: what is better on fewer need not be so on all of them
 
 
 def best_run(model, data, frame):
@@ -73,16 +77,29 @@ def first_centers(model, data, frame, random_state):
     n_clusters = model.n_clusters
     if isinstance(model.init, str):
 
-        def refine(X, sample_weight, centers):
+        def iterate(X, sample_weight, centers):
             return frame.enter(run_on_sample(model, (X, sample_weight), centers, frame).centers)
 
-        centers = seeding.first_centers(model.init, data, n_clusters, frame, random_state, refine)
+        centers = seeding.first_centers(model.init, data, n_clusters, frame, random_state, iterate)
     else:
         centers = seeding.given_centers(model.init, data, n_clusters, random_state)
         centers = frame.enter(unit_rows(centers) if model._metric.spherical else centers)
+    if model.refine:
+        centers = refined(model, data, centers, frame, random_state)
     if model.verbose:
         print("Initialization complete")
     return centers
+
+
+def refined(model, data, centers, frame, random_state):
+    """Centers after a run and breaths on rows and weights that stand for all of them."""
+    n_rows = ROWS_TO_REFINE_ON * sample_size(model.n_clusters)
+    sample = sample_of(data, model.n_clusters, frame, random_state, n_rows)[:2]
+
+    def iterate(centers, max_iter):
+        return run_on_sample(model, sample, centers, frame, max_iter)
+
+    return frame.enter(breathe(iterate, *sample, iterate(centers, model.max_iter), frame, random_state).centers)
 
 
 def run_from(centers, model, data, frame):
@@ -92,11 +109,11 @@ def run_from(centers, model, data, frame):
     return lloyd(run, centers, **stopping(model, frame), **watching)
 
 
-def run_on_sample(model, sample, centers, frame):
+def run_on_sample(model, sample, centers, frame, max_iter=None):
     """Result of a run on rows and weights that stand for all of them, which nobody watches."""
     data = InMemory(*sample, model._metric, fitting=False)
     run = Run(data, centers.shape[0], frame, model._metric, ALGORITHMS[model.algorithm])
-    return lloyd(run, centers, **stopping(model, frame))
+    return lloyd(run, centers, **(stopping(model, frame) | ({"max_iter": max_iter} if max_iter else {})))
 
 
 def stopping(model, frame):

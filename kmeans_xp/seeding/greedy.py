@@ -69,11 +69,10 @@ def choose_rows(data, n_clusters, frame, rng):
     return sample, greedy(sample.X, sample.weights, n_clusters, frame, rng, order)
 
 
-def sample_of(data, n_clusters, frame, rng):
-    """A weighted sample of the rows, or all of them if they are few."""
-    if data.shape[0] <= sample_size(n_clusters):
-        return Sample(*data.all_rows(), None)
-    return coreset(data, sample_size(n_clusters), frame, rng)
+def sample_of(data, n_clusters, frame, rng, n_sample=None):
+    """A weighted sample of the rows, of `sample_size` by default, or all of them if they are few."""
+    n_sample = n_sample or sample_size(n_clusters)
+    return Sample(*data.all_rows(), None) if data.shape[0] <= n_sample else coreset(data, n_sample, frame, rng)
 
 
 def sample_size(n_clusters):
