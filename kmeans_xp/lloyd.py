@@ -44,6 +44,7 @@ class Result:
     converged: bool
     interrupted: bool
     history: dict  # lists with one entry an iteration
+    proof: Any = None  # that no other labels within the bounds of sizes are better, see `sizes.Proof`
 
 
 class Run:
@@ -101,9 +102,23 @@ class Run:
         """Centers as callables of the user are given them."""
         return asarray_like(centers, self._data.shown)
 
+    def proof(self):
+        """Of the labels, if sizes are bounded."""
+
     def labels(self):
         """Clusters of the rows, (n_samples,) int32; None where they are lazy."""
         return self._data.labels(self.job, self._centers)
+
+
+class SizedRun(Run):
+    """A run over rows in memory, which are labeled so that the sizes of clusters are within bounds."""
+
+    def farthest(self, n_rows):
+        """None: what is empty may be so."""
+        return []
+
+    def proof(self):
+        return self._data.reduce(passes.proof, None, self.job, self._centers)
 
 
 def lloyd(run, centers, *, max_iter, tol, verbose=0, on_iteration=None, keep_interrupted=False):
@@ -172,7 +187,7 @@ def lloyd(run, centers, *, max_iter, tol, verbose=0, on_iteration=None, keep_int
     (inertia,) = to_floats(run.inertia())
     _require_finite(run, inertia)
     found = frame.leave(centers), run.labels(), inertia, weights, run.count_distinct()
-    return Result(*found, len(history["inertia"]), converged, interrupted, history)
+    return Result(*found, len(history["inertia"]), converged, interrupted, history, run.proof())
 
 
 def _note(history, inertia, center_shift, n_changed, seconds):

@@ -8,17 +8,17 @@ from kmeans_xp import arrays, seeding
 from kmeans_xp.algorithms import ALGORITHMS
 from kmeans_xp.data.memory import InMemory
 from kmeans_xp.estimators.random_numbers import generator
-from kmeans_xp.lloyd import Run, lloyd
+from kmeans_xp.lloyd import Run, SizedRun, lloyd
 from kmeans_xp.metric import unit_rows
 
 
-def best_run(model, data, frame):
-    """Result of lowest inertia among `n_init` runs."""
+def best_run(model, data, frame, sized=None):
+    """Result of lowest inertia among `n_init` runs; with an algorithm that keeps sizes within bounds, if it is given."""
     best, interrupted = None, False
     with generator(model.random_state, escapes=callable(model.init)) as random_state:
         for _ in range(number_of_runs(model)):
             try:
-                result = run_once(model, data, frame, random_state)
+                result = run_once(model, data, frame, random_state, sized)
             except KeyboardInterrupt:
                 if best is None or not model.keep_interrupted:
                     raise
@@ -54,7 +54,7 @@ def trouble_of(result, interrupted, model):
     return None
 
 
-def run_once(model, data, frame, random_state):
+def run_once(model, data, frame, random_state, sized=None):
     """Result of one run."""
     n_clusters, metric = model.n_clusters, model._metric
     if isinstance(model.init, str):
@@ -69,7 +69,8 @@ def run_once(model, data, frame, random_state):
     if model.verbose:
         print("Initialization complete")
     watching = {name: getattr(model, name) for name in ("verbose", "on_iteration", "keep_interrupted")}
-    run = Run(data, n_clusters, frame, metric, ALGORITHMS[model.algorithm])
+    given = n_clusters, frame, metric
+    run = SizedRun(data, *given, sized) if sized else Run(data, *given, ALGORITHMS[model.algorithm])
     return lloyd(run, centers, **stopping(model, frame), **watching)
 
 

@@ -12,6 +12,8 @@ DENSE_WORK = 2**12  # n_samples * n_features * n_clusters up to which bounds cos
 def iterations(X, sample_weight, centers, state, frame, metric, limits):
     """`algorithms.iterations`."""
     memory, new, (k, shape) = state.memory(centers), centers.copy(order="C"), (len(centers), centers.shape)
+    if memory is None:
+        return NotImplemented
     begun = memory.centers_old is not None
     if not begun:
         new_sums = {"path": np.zeros(k), "sums": np.zeros(shape), "weights": np.zeros(k)}
