@@ -19,7 +19,7 @@ from kmeans_xp.nearest import TOO_LARGE, row_sums
 from kmeans_xp.rows import StoredRows
 from kmeans_xp.rows.array import sq_distances_of_tile, sq_norms, take_rows
 from kmeans_xp.steps import update
-from kmeans_xp.transport import Choices, duality_gap, mend
+from kmeans_xp.transport import Choices, Given, duality_gap, mend
 
 FEW = 2**17  # rows times clusters up to which all centers contend for each row
 MOST = 2**21  # contenders, unless there are more ties
@@ -101,7 +101,7 @@ def first_prices(X, centers, frame, low, high):
     while 4 * n_rows <= n_samples or reach == math.inf:
         X_some = take_rows(X, asarray_like(spaced(n_samples, n_rows), centers))
         sized = Sized(low, high).for_sample(n_rows, n_samples)
-        labels, proof, _ = assign_within(X_some, centers, frame, sized.low, sized.high, prices, reach)
+        _, proof, _ = assign_within(X_some, centers, frame, sized.low, sized.high, prices, reach)
         prices, reach = proof.prices, reach_of_share(X_some, centers, proof.prices, frame)
         n_rows *= 8
     return prices, reach
@@ -142,7 +142,7 @@ def assign_within(X, centers, frame, low, high, prices, reach):
         labels = np.array(to_numpy(labels))
         n_staying = np.bincount(labels, minlength=k) - np.bincount(labels[looked_at], minlength=k)
         choices = Choices(begin, clusters, costs, n_staying)
-        given = mend(costs, choices, prices, low, high, reach)
+        given = Given(*mend(costs, choices, prices, low, high, reach))
         moved = np.ptp(given.prices - prices)
         prices = given.prices
         if given.is_done:

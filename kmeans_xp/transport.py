@@ -11,6 +11,7 @@ All of it is NumPy on the host, whatever the library of the rows is: so the labe
 """
 
 import heapq
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -158,7 +159,7 @@ class _Mending:
         return Given(self._chosen, self._from_ground(), True)
 
     def _from_ground(self):
-        """Prices, relative to that of the ground; where all sizes are fixed, it is no matter what they are relative to."""
+        """Prices, relative to that of the ground or, where all sizes are fixed, to the first."""
         is_fixed = (self._low == self._high).all()
         return self._prices[:-1] - (self._prices[0] if is_fixed else self._prices[-1])
 
@@ -190,7 +191,7 @@ class _Mending:
     def _send_along(self, path):
         """One row more at the end of the path, one less at its beginning."""
         k, ground = len(self._low), len(self._low)
-        moves = [(a, b, None if ground in (a, b) else self._best(a * k + b)[1]) for a, b in zip(path, path[1:])]
+        moves = [(a, b, None if ground in (a, b) else self._best(a * k + b)[1]) for a, b in pairwise(path)]
         self._surplus[path[0]] -= 1
         self._surplus[path[-1]] += 1
         for origin, target, move in moves:

@@ -31,6 +31,7 @@ from kmeans_xp.arrays import (
     result_dtype,
     shared,
     to_floats,
+    to_numpy,
     undisturbed,
 )
 from kmeans_xp.nearest import TOO_LARGE
@@ -366,16 +367,16 @@ def _sizes(name, sizes, n_clusters):
         )
     if not whole or (given < 0).any() or (given >= 2.0**53).any():
         raise ValueError(f"{name} must be whole numbers of rows, from 0 on.")
-    return np.broadcast_to(given.astype(np.int64), (n_clusters,))
+    return np.broadcast_to(given.astype(np.int64), (n_clusters,)).copy()
 
 
 def check_weighs_alike(data):
     """Rows of a source in memory weigh the same, as sizes count them."""
-    xp, (X, sample_weight) = namespace(data.like), data.all_rows()
+    xp, sample_weight = namespace(data.like), data.all_rows()[1]
     if data.lost[0]:
         raise ValueError(
-            f"Rows of zeros have no direction, and X has {data.lost[0]}: with size_min or size_max each row must belong "
-            "to a cluster. Leave them out."
+            f"Rows of zeros have no direction, and X has {data.lost[0]}: with size_min or size_max each row must "
+            "belong to a cluster. Leave them out."
         )
     least, most = to_floats(xp.min(sample_weight), xp.max(sample_weight))
     if least < most:

@@ -13,7 +13,7 @@ from kmeans_xp.metric import unit_rows
 
 
 def best_run(model, data, frame, sized=None):
-    """Result of lowest inertia among `n_init` runs; with an algorithm that keeps sizes within bounds, if it is given."""
+    """Result of lowest inertia among `n_init` runs, by an algorithm that bounds sizes if it is given."""
     best, interrupted = None, False
     with generator(model.random_state, escapes=callable(model.init)) as random_state:
         for _ in range(number_of_runs(model)):

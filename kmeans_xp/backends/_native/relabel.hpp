@@ -206,6 +206,27 @@ Index compare_cluster(const Job<C>& job, int32_t own, const Index* which, Index 
     return n_rest;
 }
 
+// Label some rows by the lowest score, of those for which the second lowest comes near it for whoever looks closer.
+template <class C>
+Index contend(const Job<C>& job, Index begin, Index end, C reach, Index* which, char* workspace) {
+    const Flushing flushing(sizeof(C) == 4);
+    Workspace<C> memory(workspace, job);
+    Nearest<C> found;
+    Index n_near = 0;
+    for (Index first = begin; first < end; first += LANES<C>) {
+        const Index count = least(LANES<C>, end - first);
+        for (Index i = 0; i < count; i++) memory.rows[i] = first + i;
+        gather_any(job.rows, memory.rows, count, memory.block);
+        nearest_two(job, memory.block, memory.everyone, job.n_clusters, found);
+        for (Index i = 0; i < count; i++) {
+            job.labels[first + i] = found.index[i];
+            which[n_near] = first + i;
+            n_near += !(found.lead[i] > reach);
+        }
+    }
+    return n_near;
+}
+
 // Order rows by their labels (counting sort); `ends` become where each cluster ends.
 void by_cluster(const Index* rows, Index n_rows, const int32_t* labels, Index n_clusters, Index* ends, Index* ordered) {
     for (Index c = 0; c <= n_clusters; c++) ends[c] = 0;

@@ -134,6 +134,33 @@ def greedy_rows(X, sample_weight, frame, how, uniforms, order):
     return np.asarray(chosen)
 
 
+def contenders(X, centers, prices, reach, most, frame):
+    """`sizes.contenders`."""
+    labels = np.empty(X.shape[0], dtype=np.int32)
+    # Where rounding to float32 alone makes centers contend, float64 is faster
+    rounding = 4 * frame.doubt * (frame.spread + np.abs(prices).max())
+    floats = _in_floats(frame) and rounding < reach
+    job = X, frame.origin, centers, prices, reach, most, floats, labels
+    found = native.contenders(*job, _n_threads(X.size * len(centers)))
+    return None if found is None else (labels, *found)
+
+
+def sq_distances_of_pairs(X, rows, clusters, centers, frame):
+    """`sizes.sq_distances_of_pairs`."""
+    squares = np.empty(len(rows))
+    job = X, frame.origin, rows, clusters, centers, squares
+    native.sq_distances_of_pairs(*job, _n_threads(8 * len(rows) * X.shape[1]))
+    return squares
+
+
+def mend(costs, choices, prices, low, high, reach):
+    """`transport.mend`."""
+    begin, clusters, _, n_staying = choices
+    chosen, found = np.empty(len(begin) - 1, dtype=np.int64), prices.copy()
+    is_done = native.mend(begin, clusters, costs, n_staying, low, high, reach, chosen, found)
+    return chosen, found, is_done
+
+
 def projected(X, direction, frame):
     """`passes.projected`."""
     keys = np.empty(X.shape[0])
