@@ -125,12 +125,12 @@ def reach_of_share(X, centers, prices, frame):
 
 def assign_within(X, centers, frame, low, high, prices, reach):
     """Labels within the bounds at the least cost, (n_samples,) int32, with the proof; and a reach for the next time."""
-    k = centers.shape[0]
+    k, most = centers.shape[0], MOST
     while True:
-        found = contenders(X, centers, prices, reach, MOST, frame)
+        found = contenders(X, centers, prices, reach, most, frame)
         while found is None:
-            reach /= 4
-            found = contenders(X, centers, prices, reach, MOST, frame)
+            reach, most = reach / 4, 2 * most  # more each time, so that there is an end
+            found = contenders(X, centers, prices, reach, most, frame)
         labels, rows, clusters = found
         costs = sq_distances_of_pairs(X, rows, clusters, centers, frame)
         if not np.isfinite(costs).all():
@@ -147,7 +147,9 @@ def assign_within(X, centers, frame, low, high, prices, reach):
         prices = given.prices
         if given.is_done:
             break
-        reach *= 2
+        if reach == math.inf:
+            raise ValueError(TOO_LARGE)
+        reach = max(2 * reach, 1e-9 * frame.spread)
     labels[looked_at] = clusters[given.chosen]
     proof = Proof(prices, duality_gap(choices, given.chosen, prices, low, high))
     if 8 * moved < reach < math.inf:

@@ -152,7 +152,7 @@ class _Mending:
     def run(self, reach):
         """Until nothing is too many anywhere."""
         while (self._surplus > 0).any():
-            path = self._shortest_path()
+            path = self._shortest_path(reach)
             if path is None or np.ptp(self._prices[:-1] - self._start) > reach:
                 return Given(self._chosen, self._from_ground(), False)
             self._send_along(path)
@@ -163,20 +163,21 @@ class _Mending:
         is_fixed = (self._low == self._high).all()
         return self._prices[:-1] - (self._prices[0] if is_fixed else self._prices[-1])
 
-    def _shortest_path(self):
+    def _shortest_path(self, reach):
         """Nodes from one that has too many to one that has too few, by Dijkstra's algorithm; prices follow.
 
-        None where there is no way.
+        None where there is no way: then it is longer than the reach, which the prices of all nodes on this side take.
         """
         prices = self._prices
         distances = np.where(self._surplus > 0, 0.0, np.inf)
-        before, is_open = np.full(len(prices), -1), np.ones(len(prices), dtype=bool)
+        before, is_open, farthest = np.full(len(prices), -1), np.ones(len(prices), dtype=bool), 0.0
         while True:
             node = int(np.argmin(np.where(is_open, distances, np.inf)))
             nearest = distances[node]
             if not (is_open[node] and nearest < np.inf):
+                prices -= np.minimum(distances, farthest + reach if reach < np.inf else 0)
                 return None
-            is_open[node] = False
+            is_open[node], farthest = False, nearest
             if self._surplus[node] < 0:
                 break
             lengths = nearest + np.maximum(self._shortest[node] + prices - prices[node], 0)

@@ -2,6 +2,7 @@
 
 import warnings
 
+import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from kmeans_xp import arrays, seeding
@@ -10,6 +11,10 @@ from kmeans_xp.data.memory import InMemory
 from kmeans_xp.estimators.random_numbers import generator
 from kmeans_xp.lloyd import Run, SizedRun, lloyd
 from kmeans_xp.metric import unit_rows
+from kmeans_xp.seeding.greedy import REFINE_FROM, sample_size
+from kmeans_xp.steps import lloyd_step
+
+N_STARTS = 5  # on a sample of the rows, for clusters of bounded sizes
 
 
 def best_run(model, data, frame, sized=None):
@@ -57,7 +62,9 @@ def trouble_of(result, interrupted, model):
 def run_once(model, data, frame, random_state, sized=None):
     """Result of one run."""
     n_clusters, metric = model.n_clusters, model._metric
-    if isinstance(model.init, str):
+    if isinstance(model.init, str) and sized:
+        centers = first_centers_of_sizes(model, data, frame, random_state, sized)
+    elif isinstance(model.init, str):
 
         def refine(X, sample_weight, centers):
             return frame.enter(run_on_sample(model, (X, sample_weight), centers, frame).centers)
@@ -72,6 +79,38 @@ def run_once(model, data, frame, random_state, sized=None):
     given = n_clusters, frame, metric
     run = SizedRun(data, *given, sized) if sized else Run(data, *given, ALGORITHMS[model.algorithm])
     return lloyd(run, centers, **stopping(model, frame), **watching)
+
+
+def first_centers_of_sizes(model, data, frame, random_state, sized):
+    """First centers of a run whose clusters have bounded sizes: where rows are many, the best of some runs on few."""
+    n_samples, n_sample = data.shape[0], sample_size(model.n_clusters)
+    if n_samples < REFINE_FROM * n_sample:
+        centers = seeding.first_centers(model.init, data, model.n_clusters, frame, random_state)
+        return in_order_of_sizes(data, centers, frame, sized)
+    some = data.take(np.sort(random_state.permutation(n_samples)[:n_sample]))
+    weights = arrays.namespace(frame.origin).ones_like(some[:, 0], dtype=frame.origin.dtype)
+    data, sized, results = (
+        InMemory(some, weights, model._metric, fitting=False),
+        sized.for_sample(n_sample, n_samples),
+        [],
+    )
+    for _ in range(N_STARTS):
+        centers = seeding.first_centers(model.init, data, model.n_clusters, frame, random_state)
+        run = SizedRun(data, model.n_clusters, frame, model._metric, sized)
+        start = in_order_of_sizes(data, centers, frame, sized)
+        results.append(lloyd(run, start, **stopping(model, frame)))
+    return frame.enter(min(results, key=lambda result: result.inertia).centers)
+
+
+def in_order_of_sizes(data, centers, frame, sized):
+    """Centers in another order, so that those that are nearest to more rows have larger bounds."""
+    bounds = sized.low + sized.high
+    if (bounds == bounds[0]).all():
+        return centers
+    sizes = lloyd_step(*data.all_rows(), centers, frame)[2]
+    order = np.empty(len(bounds), dtype=np.int64)
+    order[np.argsort(bounds, kind="stable")] = np.argsort(arrays.to_numpy(sizes), kind="stable")
+    return arrays.namespace(centers).take(centers, arrays.asarray_like(order, centers), axis=0)
 
 
 def run_on_sample(model, sample, centers, frame):

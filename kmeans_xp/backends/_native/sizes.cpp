@@ -154,7 +154,7 @@ class Mending {
         bool is_done = true;
         std::vector<Index> path;
         while (is_done && std::any_of(surplus_.begin(), surplus_.end(), [](Index n) { return n > 0; })) {
-            is_done = !team.poll() && find_path(path) && changes() <= reach;
+            is_done = !team.poll() && find_path(path, reach) && changes() <= reach;
             if (is_done) send_along(path);
         }
         bool is_fixed = true;
@@ -199,8 +199,9 @@ class Mending {
     }
 
     // Dijkstra's algorithm; prices follow. -> whether there is a path
-    bool find_path(std::vector<Index>& path) {
+    bool find_path(std::vector<Index>& path, double reach) {
         const Index n = k_ + 1;
+        double farthest = 0;
         for (Index i = 0; i < n; i++) {
             distances_[i] = surplus_[i] > 0 ? 0 : INF;
             before_[i] = -1;
@@ -213,8 +214,13 @@ class Mending {
             nearest = INF;
             for (Index i = 0; i < n; i++)
                 if (open_[i] && distances_[i] < nearest) nearest = distances_[i], node = i;
-            if (node < 0) return false;
+            if (node < 0) {
+                const double beyond = reach < INF ? farthest + reach : 0;
+                for (Index i = 0; i < n; i++) prices_[i] -= std::min(distances_[i], beyond);
+                return false;
+            }
             open_[node] = 0;
+            farthest = nearest;
             if (surplus_[node] < 0) break;
             const double *lengths = &shortest_[node * n], own = prices_[node];
             for (Index i = 0; i < n; i++) {
