@@ -14,7 +14,8 @@ from kmeans_xp.metric import unit_rows
 from kmeans_xp.seeding.greedy import REFINE_FROM, sample_size
 from kmeans_xp.steps import lloyd_step
 
-N_STARTS = 5  # on a sample of the rows, for clusters of bounded sizes
+N_STARTS = 4  # on a sample of the rows, for clusters of bounded sizes
+ITERATIONS_OF_START = 20
 
 
 def best_run(model, data, frame, sized=None):
@@ -98,7 +99,8 @@ def first_centers_of_sizes(model, data, frame, random_state, sized):
         centers = seeding.first_centers(model.init, data, model.n_clusters, frame, random_state)
         run = SizedRun(data, model.n_clusters, frame, model._metric, sized)
         start = in_order_of_sizes(data, centers, frame, sized)
-        results.append(lloyd(run, start, **stopping(model, frame)))
+        limits = stopping(model, frame)
+        results.append(lloyd(run, start, **limits | {"max_iter": min(limits["max_iter"], ITERATIONS_OF_START)}))
     return frame.enter(min(results, key=lambda result: result.inertia).centers)
 
 

@@ -139,7 +139,7 @@ def contenders(X, centers, prices, reach, most, frame):
     labels = np.empty(X.shape[0], dtype=np.int32)
     # Where rounding to float32 alone makes centers contend, float64 is faster
     rounding = 4 * frame.doubt * (frame.spread + np.abs(prices).max())
-    floats = _in_floats(frame) and rounding < reach
+    floats = bool(_in_floats(frame) and rounding < reach)
     job = X, frame.origin, centers, prices, reach, most, floats, labels
     found = native.contenders(*job, _n_threads(X.size * len(centers)))
     return None if found is None else (labels, *found)
