@@ -113,10 +113,6 @@ class Run:
 class SizedRun(Run):
     """A run over rows in memory, which are labeled so that the sizes of clusters are within bounds."""
 
-    def farthest(self, n_rows):
-        """None: what is empty may be so."""
-        return []
-
     def proof(self):
         return self._data.reduce(passes.proof, None, self.job, self._centers)
 
@@ -182,7 +178,7 @@ def lloyd(run, centers, *, max_iter, tol, verbose=0, on_iteration=None, keep_int
 
     if run.prunes and not (n_empty or interrupted or unchanged or fresh):
         centers = means(*run.update(), centers_old, frame, metric)
-    if interrupted or not unchanged:  # else the labels are those of `centers` already
+    if interrupted or n_empty or not unchanged:  # else labels and weights are those of `centers` already
         _, weights = run.step(centers)
     (inertia,) = to_floats(run.inertia())
     _require_finite(run, inertia)
