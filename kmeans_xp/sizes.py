@@ -26,6 +26,13 @@ MOST = 2**21  # contenders, unless there are more ties
 SHARE = 0.2  # of the rows, for which there is more than one contender at the first look
 
 
+@dataclass
+class Looks:
+    """What a backend remembers of looks at the same rows, to leave out some of them."""
+
+    seen: Any = None
+
+
 class Proof(NamedTuple):
     """What shows that no other assignment within the bounds costs less."""
 
@@ -62,14 +69,14 @@ class SizedState:
     def __init__(self, labels, low, high):
         self.labels, self._low, self._high = labels, low, high
         self._prices, self._reach, self.proof = None, None, None
+        self._looks = Looks()
 
     def step(self, X, sample_weight, centers, frame, active=None):
         xp, k = namespace(centers), centers.shape[0]
         if self._prices is None:
             self._prices, self._reach = first_prices(X, centers, frame, self._low, self._high)
-        labels, self.proof, self._reach = assign_within(
-            X, centers, frame, self._low, self._high, self._prices, self._reach
-        )
+        bounds, start = (self._low, self._high), (self._prices, self._reach)
+        labels, self.proof, self._reach = assign_within(X, centers, frame, bounds, start, self._looks)
         self._prices = self.proof.prices
         n_changed = xp.count_nonzero(labels != self.labels)
         self.labels = labels
@@ -101,7 +108,8 @@ def first_prices(X, centers, frame, low, high):
     while 4 * n_rows <= n_samples or reach == math.inf:
         X_some = take_rows(X, asarray_like(spaced(n_samples, n_rows), centers))
         sized = Sized(low, high).for_sample(n_rows, n_samples)
-        _, proof, _ = assign_within(X_some, centers, frame, sized.low, sized.high, prices, reach)
+        bounds = sized.low, sized.high
+        _, proof, _ = assign_within(X_some, centers, frame, bounds, (prices, reach), Looks())
         prices, reach = proof.prices, reach_of_share(X_some, centers, proof.prices, frame)
         n_rows *= 8
     return prices, reach
@@ -123,14 +131,17 @@ def reach_of_share(X, centers, prices, frame):
     return float(np.quantile(np.concatenate(leads), SHARE))
 
 
-def assign_within(X, centers, frame, low, high, prices, reach):
-    """Labels within the bounds at the least cost, (n_samples,) int32, with the proof; and a reach for the next time."""
-    k, most = centers.shape[0], MOST
+def assign_within(X, centers, frame, bounds, start, looks):
+    """Labels within the bounds at the least cost, (n_samples,) int32, with the proof; and a reach for the next time.
+
+    `bounds` are the least and the largest sizes, `start` are prices and the reach.
+    """
+    k, most, (low, high), (prices, reach) = centers.shape[0], MOST, bounds, start
     while True:
-        found = contenders(X, centers, prices, reach, most, frame)
+        found = contenders(X, centers, prices, reach, most, looks, frame)
         while found is None:
             reach, most = reach / 4, 2 * most  # more each time, so that there is an end
-            found = contenders(X, centers, prices, reach, most, frame)
+            found = contenders(X, centers, prices, reach, most, looks, frame)
         labels, rows, clusters = found
         costs = sq_distances_of_pairs(X, rows, clusters, centers, frame)
         if not np.isfinite(costs).all():
@@ -152,8 +163,8 @@ def assign_within(X, centers, frame, low, high, prices, reach):
         reach = max(2 * reach, 1e-9 * frame.spread)
     labels[looked_at] = clusters[given.chosen]
     proof = Proof(prices, duality_gap(choices, given.chosen, prices, low, high))
-    if 8 * moved < reach < math.inf:
-        reach /= 2
+    if 4 * moved < reach < math.inf:
+        reach = max(4 * moved, reach / 4)
     return asarray_like(labels, centers, namespace(centers).int32), proof, reach
 
 
@@ -169,12 +180,13 @@ def scored(X, centers, prices, frame):
 
 
 @replaceable
-def contenders(X, centers, prices, reach, most, frame):
+def contenders(X, centers, prices, reach, most, looks, frame):
     """The centers of lowest cost plus price for each row, if another comes near: labels, rows, clusters.
 
     labels (n_samples,) int32 are right where a row does not stand in `rows`: the numbers of others, ascending, each as
     often as there are centers whose cost plus price is above the lowest by no more than `reach` and rounding. These are
-    the clusters; both of NumPy. None if they are more than `most`, and the reach can be less.
+    the clusters; both of NumPy. None if they are more than `most`, and the reach can be less. Looks at the same rows
+    share one object.
     """
     xp = namespace(centers)
     terms = xp.vecdot(centers, centers) + asarray_like(prices, centers, centers.dtype)

@@ -20,6 +20,7 @@ from kmeans_xp.passes import key_direction
 from kmeans_xp.prediction import Model
 from kmeans_xp.rows import StoredRows, array
 from kmeans_xp.seeding.greedy import Greedy
+from kmeans_xp.sizes import Looks
 from kmeans_xp.transport import Choices
 
 
@@ -124,9 +125,13 @@ def prices_of(c):
 
 
 def looks_for_contenders(c, X):
-    """With a reach that leaves out some, one that leaves out none, and too many of them."""
+    """With a reach that leaves out some, with none, and too many; then with what has been seen before."""
     for reach, most in ((c.frame.spread / 5, 10**6), (np.inf, 10**6), (c.frame.spread, 1)):
-        yield X, c.centers, prices_of(c), reach, most, c.frame
+        yield X, c.centers, prices_of(c), reach, most, Looks(), c.frame
+    looks = Looks()
+    for move, reach in ((0, 0.1), (1e-3, 0.1), (1e-2, 0.05), (0, 0.2), (0.3, 0.01), (1e-2, 0)):
+        centers, prices = c.centers * (1 + move) + move * c.centers[:1, :], prices_of(c) * (1 + 5 * move)
+        yield X, centers, prices, c.frame.spread * reach, 10**6, looks, c.frame
 
 
 def pairs_of_rows_and_clusters(c, X):

@@ -443,18 +443,23 @@ nb::ndarray<nb::numpy, T, nb::ndim<1>> owned(std::vector<T>&& numbers) {
 // -> rows and clusters, `sizes.contenders`; None if there are too many
 nb::object look_for_contenders(AnyRows X, Vector<const double> origin, Matrix<const double> centers,
                                Vector<const double> prices, double reach, Index most, bool floats,
-                               Vector<int32_t> labels, int n_threads) {
+                               Vector<int32_t> labels, Vector<double> slack, Vector<const double> norms,
+                               Vector<const double> moved, Vector<const double> raised, int n_threads) {
     const Rows rows = rows_of(X, origin);
     const Index k = centers.shape(0);
     require_centers(centers, rows.n_features);
-    require_rows(prices, k);
+    for (const auto* of_clusters : {&prices, &moved, &raised}) require_rows(*of_clusters, k);
     require_rows(labels, rows.n_samples);
+    require_labels_so_far(labels, k);
+    require_rows(slack, rows.n_samples);
+    require_rows(norms, rows.n_samples);
+    const Looks looks{labels.data(), slack.data(), norms.data(), moved.data(), raised.data()};
     std::vector<Contenders> parts;
     Contenders all;
     without_lock(n_threads, [&](Team& team) {
         in_dtype(floats, [&](auto type) {
             const Prices given{prices.data(), reach, most};
-            parts = contenders<decltype(type)>(rows, k, centers.data(), given, labels.data(), team);
+            parts = contenders<decltype(type)>(rows, k, centers.data(), given, looks, team);
         });
         size_t n = 0;
         for (const Contenders& part : parts) n += part.rows.size();
@@ -550,7 +555,8 @@ NB_MODULE(_kmeans, module) {
     module.def("distances_at_once", distances_at_once, "X"_a, "origin"_a, "centers"_a, "result"_a.noconvert(),
                "n_threads"_a);
     module.def("contenders", look_for_contenders, "X"_a, "origin"_a, "centers"_a, "prices"_a, "reach"_a, "most"_a,
-               "floats"_a, "labels"_a.noconvert(), "n_threads"_a);
+               "floats"_a, "labels"_a.noconvert(), "slack"_a.noconvert(), "norms"_a, "moved"_a, "raised"_a,
+               "n_threads"_a);
     module.def("sq_distances_of_pairs", sq_distances_of_pairs, "X"_a, "origin"_a, "rows"_a, "clusters"_a, "centers"_a,
                "squares"_a.noconvert(), "n_threads"_a);
     module.def("mend", mend_sizes, "begin"_a, "clusters"_a, "costs"_a, "n_staying"_a, "low"_a, "high"_a, "reach"_a,

@@ -15,8 +15,8 @@ extern const Passes avx2 = {"AVX2",
 #else
 extern const Passes baseline = {"baseline",
 #endif
-                              {LANES<float>, relabel<float>, contend<float>},
-                              {LANES<double>, relabel<double>, contend<double>},
+                              {LANES<float>, relabel<float>, lead<float>},
+                              {LANES<double>, relabel<double>, lead<double>},
                               sum, own, squares, distances, squares_of, pack, try_candidates};
 
 }  // namespace kmeans

@@ -100,8 +100,8 @@ struct PassesIn {
     Index lanes;  // rows of a block
     // Label rows; sums of clusters as they change (bounds), of all rows, or none if totals is null
     void (*relabel)(const Job<C>&, Part, Totals*, char* workspace);
-    // Label rows begin to end: how many of them have a second score within `reach` and rounding of the lowest, and which
-    Index (*contend)(const Job<C>&, Index begin, Index end, C reach, Index* which, char* workspace);
+    // Label some rows, and by how much the second lowest score is higher, less what is in doubt on account of ||x||²
+    void (*lead)(const Job<C>&, const Index* which, Index n_which, double* leads, char* workspace);
 };
 
 struct Passes {

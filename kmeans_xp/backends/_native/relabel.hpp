@@ -206,25 +206,21 @@ Index compare_cluster(const Job<C>& job, int32_t own, const Index* which, Index 
     return n_rest;
 }
 
-// Label some rows by the lowest score, of those for which the second lowest comes near it for whoever looks closer.
+// Label some rows by the lowest score, and by how much the second is higher: for whoever looks closer at some of them.
 template <class C>
-Index contend(const Job<C>& job, Index begin, Index end, C reach, Index* which, char* workspace) {
+void lead(const Job<C>& job, const Index* which, Index n_which, double* leads, char* workspace) {
     const Flushing flushing(sizeof(C) == 4);
     Workspace<C> memory(workspace, job);
     Nearest<C> found;
-    Index n_near = 0;
-    for (Index first = begin; first < end; first += LANES<C>) {
-        const Index count = least(LANES<C>, end - first);
-        for (Index i = 0; i < count; i++) memory.rows[i] = first + i;
-        gather_any(job.rows, memory.rows, count, memory.block);
+    for (Index first = 0; first < n_which; first += LANES<C>) {
+        const Index count = least(LANES<C>, n_which - first);
+        gather_any(job.rows, which + first, count, memory.block);
         nearest_two(job, memory.block, memory.everyone, job.n_clusters, found);
         for (Index i = 0; i < count; i++) {
-            job.labels[first + i] = found.index[i];
-            which[n_near] = first + i;
-            n_near += !(found.lead[i] > reach);
+            job.labels[which[first + i]] = found.index[i];
+            leads[first + i] = double(found.lead[i]);
         }
     }
-    return n_near;
 }
 
 // Order rows by their labels (counting sort); `ends` become where each cluster ends.

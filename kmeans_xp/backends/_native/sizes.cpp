@@ -45,7 +45,7 @@ void add_contenders(const Index* rows, Index n_rows, const double* squares, Inde
 
 template <class C>
 std::vector<Contenders> contenders(const Rows& rows, Index k, const double* centers, const Prices& given,
-                                   int32_t* labels, Team& team) {
+                                   const Looks& looks, Team& team) {
     const Index n = rows.n_samples, d = rows.n_features;
     const double eps = double(std::numeric_limits<C>::epsilon()), doubt = 2 * (double(d) + 10) * eps;
     Memory<C> minus_2_centers(k * d), terms(k);
@@ -67,8 +67,8 @@ std::vector<Contenders> contenders(const Rows& rows, Index k, const double* cent
     job.minus_2_centers = minus_2_centers;
     job.sq_norms = terms;
     job.rounding = {0, 0, C(doubt), 0};
-    job.labels = labels;
-    const C reach = C((given.reach + doubt * (most + most_price) + flushed) * (1 + 2 * eps));
+    job.labels = looks.labels;
+    const double in_doubt = doubt * (most + most_price) + flushed;  // of a lead
     const double exact = 4 * (double(d) + 10) * std::numeric_limits<double>::epsilon();
 
     const double work = double(n) * double(d) * double(k);
@@ -81,14 +81,29 @@ std::vector<Contenders> contenders(const Rows& rows, Index k, const double* cent
     const bool is_limited = given.reach > 0 && given.reach < INF;
     team.run(n_parts, pays, [&](Index part, int worker) {
         const Index end = n * (part + 1) / n_parts;
-        std::vector<Index> near(SOME);
-        std::vector<double> squares(SOME * k);
-        for (Index first = n * part / n_parts; first < end && !team.poll(); first += SOME) {
-            const Index last = std::min(first + SOME, end), before = Index(found[part].rows.size());
-            char* workspace = workspaces + worker * bytes;
-            const Index n_near = passes_in<C>().contend(job, first, last, reach, near.data(), workspace);
+        std::vector<Index> stale(SOME), near(SOME);
+        std::vector<double> leads(SOME), squares(SOME * k);
+        char* workspace = workspaces + worker * bytes;
+        for (Index row = n * part / n_parts; row < end && !team.poll();) {
+            Index n_stale = 0, n_near = 0;
+            for (; row < end && n_stale < SOME; row++) {
+                const Index own = looks.labels[row];
+                stale[n_stale] = row;
+                n_stale += own < 0 || !(looks.slack[row] - 2 * looks.norms[row] * looks.moved[own] - looks.raised[own] >
+                                        given.reach);
+            }
+            passes_in<C>().lead(job, stale.data(), n_stale, leads.data(), workspace);
+            for (Index i = 0; i < n_stale; i++) {
+                const Index one = stale[i], own = looks.labels[one];
+                const double lead = leads[i] - in_doubt;
+                const bool is_sure = lead > given.reach;
+                looks.slack[one] = is_sure ? lead + 2 * looks.norms[one] * looks.moved[own] + looks.raised[own] : -INF;
+                near[n_near] = one;
+                n_near += !is_sure;
+            }
+            const Index before = Index(found[part].rows.size());
             passes().squares_of(job_exact, near.data(), n_near, squares.data(), n_near, workspace);
-            add_contenders(near.data(), n_near, squares.data(), k, given, exact, most_price, labels, found[part]);
+            add_contenders(near.data(), n_near, squares.data(), k, given, exact, most_price, looks.labels, found[part]);
             n_found += Index(found[part].rows.size()) - before;
             if (is_limited && n_found > given.most) return;
         }
@@ -97,8 +112,10 @@ std::vector<Contenders> contenders(const Rows& rows, Index k, const double* cent
     return found;
 }
 
-template std::vector<Contenders> contenders<float>(const Rows&, Index, const double*, const Prices&, int32_t*, Team&);
-template std::vector<Contenders> contenders<double>(const Rows&, Index, const double*, const Prices&, int32_t*, Team&);
+template std::vector<Contenders> contenders<float>(const Rows&, Index, const double*, const Prices&, const Looks&,
+                                                   Team&);
+template std::vector<Contenders> contenders<double>(const Rows&, Index, const double*, const Prices&, const Looks&,
+                                                    Team&);
 
 namespace {
 

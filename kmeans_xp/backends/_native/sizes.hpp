@@ -20,9 +20,18 @@ struct Prices {
     Index most;
 };
 
-// -> by parts, in their order; none if there are too many. `labels` are right for all other rows.
+// What was found when rows were last looked at: no other center contends for a row of cluster c with
+// slack > reach + 2 norm moved[c] + raised[c], see steps.py.
+struct Looks {
+    int32_t* labels;      // (n_samples,)
+    double* slack;        // (n_samples,), -inf to look at a row in any case
+    const double* norms;  // (n_samples,)
+    const double *moved, *raised;  // (n_clusters,)
+};
+
+// -> by parts, in their order; none if there are too many. Labels are right for all other rows.
 template <class C>
-std::vector<Contenders> contenders(const Rows&, Index n_clusters, const double* centers, const Prices&, int32_t* labels,
+std::vector<Contenders> contenders(const Rows&, Index n_clusters, const double* centers, const Prices&, const Looks&,
                                    Team&);
 
 // Clusters that rows may be given to, and bounds of the sizes of clusters.
