@@ -11,7 +11,7 @@ from scipy.optimize import linear_sum_assignment
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 
-from kmeans_xp import KMeans, sizes
+from kmeans_xp import KMeans, KMeansSweep, sizes
 from kmeans_xp.arrays import to_numpy
 from kmeans_xp.transport import Choices, Given, duality_gap, mend
 
@@ -307,6 +307,11 @@ def test_a_fit_that_ends_amid_leaves_the_model_as_it_was():
         model.set_params(keep_interrupted=True).fit(X)
     assert model.cluster_sizes_.min() >= 70
     assert_prices_prove(model, X, 70, 300)
+
+
+def test_a_sweep_refuses_bounds():
+    with pytest.raises(ValueError, match="size_min and size_max are for one number of clusters"):
+        KMeansSweep([2, 3], estimator=KMeans(size_max=20)).fit(np.random.default_rng(0).normal(size=(30, 2)))
 
 
 def test_prices_belong_to_their_fit():
