@@ -154,7 +154,7 @@ def assign_within(X, centers, frame, bounds, start, looks):
         n_staying = np.bincount(labels, minlength=k) - np.bincount(labels[looked_at], minlength=k)
         choices = Choices(begin, clusters, costs, n_staying)
         given = Given(*mend(costs, choices, prices, low, high, reach))
-        moved = np.ptp(given.prices - prices)
+        moved = float(np.ptp(given.prices - prices))
         prices = given.prices
         if given.is_done:
             break

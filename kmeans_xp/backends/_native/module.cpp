@@ -450,7 +450,9 @@ nb::object look_for_contenders(AnyRows X, Vector<const double> origin, Matrix<co
     require_centers(centers, rows.n_features);
     for (const auto* of_clusters : {&prices, &moved, &raised}) require_rows(*of_clusters, k);
     require_rows(labels, rows.n_samples);
-    require_labels_so_far(labels, k);
+    bool inside = true;  // of a look that has ended early, some rows have none
+    for (Index row = 0; row < rows.n_samples; row++) inside &= labels.data()[row] >= -1 && labels.data()[row] < k;
+    require(inside, "labels of no cluster");
     require_rows(slack, rows.n_samples);
     require_rows(norms, rows.n_samples);
     const Looks looks{labels.data(), slack.data(), norms.data(), moved.data(), raised.data()};
