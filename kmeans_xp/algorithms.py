@@ -47,8 +47,11 @@ class State(Protocol):
     def stale(self, centers: Any) -> Any:
         """Numbers of the rows that the next step must look at, or None for all of them."""
 
-    def memory(self, centers: Any) -> Memory:
-        """What iterations from these centers write into, beside `labels`; given to `went_on` after them."""
+    def memory(self, centers: Any) -> Memory | None:
+        """What iterations from these centers write into, beside `labels`; given to `went_on` after them.
+
+        None where only `step` knows how rows are labeled.
+        """
 
     def went_on(self, memory: Memory) -> None:
         """Take note of iterations that wrote into it."""

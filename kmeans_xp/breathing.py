@@ -1,12 +1,12 @@
 """Better clusters than those that Lloyd's iteration ends with: centers come where they are missed, and others go.
 
-B. Fritzke, "The breathing k-means algorithm", 2020 (arXiv 2006.15666). Lloyd's iteration moves centers by small steps, and
-never from where there are too many to where there are too few. So some centers are added in the clusters of the largest
-inertia, and after a few iterations as many are taken away that are missed least. What is found is kept if it is better;
-if not, fewer centers come and go from then on.
+B. Fritzke, "The breathing k-means algorithm", 2020 (arXiv 2006.15666). Lloyd's iteration moves centers by small steps,
+and never from where there are too many to where there are too few. So some centers are added in the clusters of the
+largest inertia, and after a few iterations as many are taken away that are missed least. What is found is kept if it is
+better; if not, fewer centers come and go from then on.
 
 It differs from the paper in speed: there are few iterations amid a breath, a new center is a row and not the old one
-moved a little, and the number of centers that come and go grows with that of clusters and is halved, not lowered by one.
+moved a little, and the number of centers that come and go grows with that of clusters and is halved, not lowered by 1.
 """
 
 from dataclasses import replace

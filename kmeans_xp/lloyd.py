@@ -46,6 +46,7 @@ class Result:
     converged: bool
     interrupted: bool
     history: dict  # lists by the names in `HISTORY`
+    proof: Any = None  # that no other labels within the bounds of sizes are better, see `sizes.Proof`
 
 
 class Run:
@@ -120,9 +121,22 @@ class Run:
         """Centers as callables of the user are given them."""
         return asarray_like(centers, self._data.shown)
 
+    def proof(self):
+        """Of the labels, if sizes are bounded."""
+
     def labels(self):
         """Clusters of the rows, (n_samples,) int32; None where they are lazy."""
         return self._data.labels(self.job, self._centers)
+
+
+class SizedRun(Run):
+    """A run over rows in memory, which are labeled so that the sizes of clusters are within bounds."""
+
+    def at_once(self, centers, limits):
+        """Never."""
+
+    def proof(self):
+        return self._data.reduce(passes.proof, None, self.job, self._centers)
 
 
 def lloyd(run, centers, *, max_iter, tol, verbose=0, on_iteration=None, keep_interrupted=False):
@@ -190,12 +204,12 @@ def lloyd(run, centers, *, max_iter, tol, verbose=0, on_iteration=None, keep_int
 
     if run.prunes and not (n_empty or interrupted or unchanged or fresh):
         centers = means(*run.update(), centers_old, frame, metric)
-    if interrupted or not unchanged:  # else the labels are those of `centers` already
+    if interrupted or n_empty or not unchanged:  # else labels and weights are those of `centers` already
         _, weights = run.step(centers)
     (inertia,) = to_floats(run.inertia())
     _require_finite(run, inertia)
     found = frame.leave(centers), run.labels(), inertia, weights, run.count_distinct()
-    return Result(*found, len(history["inertia"]), converged, interrupted, history)
+    return Result(*found, len(history["inertia"]), converged, interrupted, history, run.proof())
 
 
 def _note(history, inertia, center_shift, n_changed, seconds):

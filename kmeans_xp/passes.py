@@ -112,6 +112,11 @@ def labels(block, job, centers):
     return block.labeled(job, centers).labels
 
 
+def proof(block, job, centers):
+    """What shows that labels within bounds of sizes are the best."""
+    return block.labeled(job, centers).proof
+
+
 def distinct(block, job, centers):
     """Set of the labels."""
     return set(to_numpy(steps.distinct(labels(block, job, centers))).tolist())

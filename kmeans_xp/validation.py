@@ -31,6 +31,7 @@ from kmeans_xp.arrays import (
     result_dtype,
     shared,
     to_floats,
+    to_numpy,
     undisturbed,
 )
 from kmeans_xp.nearest import TOO_LARGE
@@ -339,6 +340,60 @@ def check_n_samples(X, n_clusters):
     """At least as many rows as clusters."""
     if X.shape[0] < n_clusters:
         raise ValueError(f"n_samples={X.shape[0]} should be >= n_clusters={n_clusters}.")
+
+
+def check_sizes(size_min, size_max, n_samples, n_clusters):
+    """Bounds of the sizes of clusters that can be met, two arrays (n_clusters,) int64 of NumPy. None: 1, and any."""
+    low = _sizes("size_min", 1 if size_min is None else size_min, n_clusters)
+    high = _sizes("size_max", n_samples if size_max is None else size_max, n_clusters)
+    if size_min is None:
+        low = np.minimum(low, high)
+    crossed = np.flatnonzero(low > high)
+    if len(crossed):
+        first = crossed[0]
+        raise ValueError(f"size_min={low[first]} is above size_max={high[first]} for cluster {first}.")
+    least, most = (sum(sizes.tolist()) for sizes in (low, high))
+    if least > n_samples:
+        raise ValueError(
+            f"size_min cannot be met: {n_clusters} clusters of at least that size have {least} rows together, and X "
+            f"has {n_samples}."
+        )
+    if most < n_samples:
+        raise ValueError(
+            f"size_max cannot be met: {n_clusters} clusters of at most that size have {most} rows together, and X has "
+            f"{n_samples}."
+        )
+    return low, np.minimum(high, n_samples)
+
+
+def _sizes(name, sizes, n_clusters):
+    """A number of rows for each cluster."""
+    refuse_masked(sizes, name)
+    given = to_numpy(sizes) if is_foreign(sizes) else np.asarray(sizes)
+    whole = given.dtype.kind in "iu" or (given.dtype.kind == "f" and bool(np.all(given == np.floor(given))))
+    if given.shape not in ((), (n_clusters,)):
+        raise ValueError(
+            f"{name} has the shape {given.shape}, expected a number or one for each of {n_clusters} clusters."
+        )
+    if not whole or (given < 0).any() or (given >= 2.0**53).any():
+        raise ValueError(f"{name} must be whole numbers of rows, from 0 on.")
+    return np.broadcast_to(given.astype(np.int64), (n_clusters,)).copy()
+
+
+def check_weighs_alike(data):
+    """Rows of a source in memory weigh the same, as sizes count them."""
+    xp, sample_weight = namespace(data.like), data.all_rows()[1]
+    if data.lost[0]:
+        raise ValueError(
+            f"Rows of zeros have no direction, and X has {data.lost[0]}: with size_min or size_max each row must "
+            "belong to a cluster. Leave them out."
+        )
+    least, most = to_floats(xp.min(sample_weight), xp.max(sample_weight))
+    if least < most:
+        raise ValueError(
+            "size_min and size_max count rows, so that sample_weight must be the same for all: rows of different "
+            "weights cannot be split between clusters. Repeat a row instead of giving it a weight."
+        )
 
 
 def check_spread(spread):

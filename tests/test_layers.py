@@ -39,6 +39,8 @@ ORDER = [
     "metric",
     "validation",
     "algorithms",
+    "transport",
+    "sizes",
     "passes",
     "data/source",
     "data/memory",

@@ -69,6 +69,8 @@ PROTOCOLS = [
     ("kmeans_xp.algorithms.Dense", "kmeans_xp.algorithms.Algorithm"),
     ("kmeans_xp.algorithms.Bounded", "kmeans_xp.algorithms.Algorithm"),
     ("kmeans_xp.algorithms.Auto", "kmeans_xp.algorithms.Algorithm"),
+    ("kmeans_xp.sizes.Sized", "kmeans_xp.algorithms.Algorithm"),
+    ("kmeans_xp.sizes.SizedState", "kmeans_xp.algorithms.State"),
     ("kmeans_xp.algorithms.DenseState", "kmeans_xp.algorithms.State"),
     ("kmeans_xp.algorithms.BoundedState", "kmeans_xp.algorithms.State"),
     ("kmeans_xp.metric.Euclidean", "kmeans_xp.metric.Metric"),

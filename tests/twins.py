@@ -21,6 +21,8 @@ from kmeans_xp.passes import key_direction
 from kmeans_xp.prediction import Model
 from kmeans_xp.rows import StoredRows, array
 from kmeans_xp.seeding.greedy import Greedy
+from kmeans_xp.sizes import Looks
+from kmeans_xp.transport import Choices
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,36 @@ def candidates_of_a_draw(c, X):
     return closest, squares, c.weights, c.array(rows, "int64"), c.rng().uniform(size=6), 2, 3
 
 
+def prices_of(c):
+    """As large as differences of squared distances."""
+    return c.rng().normal(size=c.n_clusters) * c.frame.spread / 10
+
+
+def looks_for_contenders(c, X):
+    """With a reach that leaves out some, with none, and too many; then with what has been seen before."""
+    for reach, most in ((c.frame.spread / 5, 10**6), (np.inf, 10**6), (c.frame.spread, 1)):
+        yield X, c.centers, prices_of(c), reach, most, Looks(), c.frame
+    looks = Looks()
+    for move, reach in ((0, 0.1), (1e-3, 0.1), (1e-2, 0.05), (0, 0.2), (0.3, 0.01), (1e-2, 0)):
+        centers, prices = c.centers * (1 + move) + move * c.centers[:1, :], prices_of(c) * (1 + 5 * move)
+        yield X, centers, prices, c.frame.spread * reach, 10**6, looks, c.frame
+
+
+def pairs_of_rows_and_clusters(c, X):
+    rows = np.sort(c.rng().integers(len(c.host), size=50))
+    return X, rows, c.rng().integers(c.n_clusters, size=50).astype(np.int32), c.centers, c.frame
+
+
+def rows_to_be_moved(c, X):
+    """Free to go anywhere, and within a reach; some costs are equal."""
+    n, k = len(c.host), c.n_clusters
+    costs = np.round(brute_force(c.host, to_numpy(c.frame.leave(c.centers))), 1).ravel()
+    choices = Choices(np.arange(n + 1) * k, np.tile(np.arange(k, dtype=np.int32), n), costs, np.zeros(k, dtype=int))
+    low, high = np.full(k, n // (2 * k)), np.full(k, -(-n // k))
+    for prices, reach in ((np.zeros(k), np.inf), (prices_of(c), np.inf), (prices_of(c), c.frame.spread / 100)):
+        yield costs, choices, prices, low, high, reach
+
+
 def slices_of(X, n_rows=7):
     return [slice(begin, min(begin + n_rows, X.shape[0])) for begin in range(0, X.shape[0], n_rows)]
 
@@ -141,6 +173,7 @@ ARGUMENTS = {
     "assign": lambda c, X: [(X, c.centers, c.frame)],
     "bounded_step": lambda c, X: [bounds_of_a_step(c, X)],
     "choose": lambda c, X: [candidates_of_a_draw(c, X)],
+    "contenders": looks_for_contenders,
     "cluster_sums": lambda c, X: [(X, c.labels, c.weights, c.n_clusters)],
     "distinct": lambda c, X: [(c.labels,)],
     "dense": lambda c, X: [(X,)],
@@ -152,6 +185,7 @@ ARGUMENTS = {
     "largest": lambda c, X: [(X,)],
     "lloyd_step": lambda c, X: [(X, c.weights, c.centers, c.frame)],
     "map_slices": lambda c, X: [(X, lambda rows: rows, slices_of(X))],
+    "mend": rows_to_be_moved,
     "move": lambda c, X: [sums_of_a_step(c, X)],
     "own_threads": lambda c, X: [(X, c.n_clusters)],
     "projected": lambda c, X: [(X, key_direction(c.frame), c.frame)],
@@ -164,6 +198,7 @@ ARGUMENTS = {
     "side_by_side": lambda c, X: [(X, c.n_clusters, abs, range(-20, 20))],
     "share_that_pays": lambda c, X: [(X, c.n_clusters, c.frame)],
     "sq_distances": lambda c, X: [(X, c.centers), (X, array.take_rows(X, c.row_numbers()))],
+    "sq_distances_of_pairs": lambda c, X: [pairs_of_rows_and_clusters(c, X)],
     "sq_distances_of_tile": lambda c, X: [(X, c.labels, c.centers)],
     "sq_distances_to": lambda c, X: [(X, c.row_numbers(), c.frame)],
     "sq_distances_to_own": lambda c, X: [(X, c.labels, c.centers, c.frame)],
@@ -298,6 +333,21 @@ def same_rows(ours, theirs, c):
     assert_allclose(ours.toarray() if hasattr(ours, "toarray") else to_numpy(ours), to_numpy(theirs), rtol=c.precise)
 
 
+def same_contenders(ours, theirs, c):
+    """Labels too, but of rows that have several."""
+    assert (ours is None) == (theirs is None)
+    if theirs is not None:
+        for found, expected in zip(ours[1:], theirs[1:], strict=True):
+            assert_array_equal(found, expected)
+        alone = np.setdiff1d(np.arange(len(c.host)), theirs[1])
+        assert_array_equal(to_numpy(ours[0])[alone], to_numpy(theirs[0])[alone])
+
+
+def same_bits(ours, theirs, c):
+    for found, expected in zip(ours, theirs, strict=True):
+        assert_array_equal(found, expected)
+
+
 def same_sets(ours, theirs, c):
     """In any order."""
     assert sorted(to_numpy(ours).tolist()) == sorted(to_numpy(theirs).tolist())
@@ -309,16 +359,19 @@ COMPARE = {
     "as_given": same_rows,
     "bounded_step": same_bounds,
     "cluster_sums": same_sums,
+    "contenders": same_contenders,
     "distinct": same_sets,
     "distances": same_but_for_the_square_root_of_rounding,
     "iterations": same_iteration,
     "lloyd_step": same_sums,
     "map_slices": same_slices,
+    "mend": same_bits,
     "own_threads": both_are_contexts,
     "nearer": same_but_for_rounding_of_squares,
     "projections": same_up_to_a_constant,
     "row_size": no_more_numbers,
     "run_at_once": same_run,
+    "sq_distances_of_pairs": same_bits,
     "share_that_pays": is_a_share,
     "side_by_side": same_items,
     "update": same_sums,

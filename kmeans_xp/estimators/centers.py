@@ -78,7 +78,8 @@ def attributes(estimator, *, drawn_from=False):
 
 
 # What a fit says of its rows, which is not true of other centers
-OF_ROWS = "labels_", "inertia_", "cluster_sizes_", "n_iter_", "n_steps_", "converged_", "history_"
+OF_SIZES = "prices_", "duality_gap_"  # if those are bounded
+OF_ROWS = ("labels_", "inertia_", "cluster_sizes_", "n_iter_", "n_steps_", "converged_", "history_", *OF_SIZES)
 
 
 class NearestCenters(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):

@@ -9,7 +9,16 @@ from sklearn.utils.validation import check_is_fitted
 from kmeans_xp import arrays
 from kmeans_xp.estimators.saving import on_host
 
-ONLY_OURS = "metric", "zero_rows", "device", "on_iteration", "keep_interrupted"  # parameters
+ONLY_OURS = (
+    "metric",
+    "zero_rows",
+    "device",
+    "on_iteration",
+    "keep_interrupted",
+    "refine",
+    "size_min",
+    "size_max",
+)  # parameters
 
 
 def to_sklearn(ours):

@@ -2,6 +2,7 @@
 
 import warnings
 
+import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from kmeans_xp import arrays, seeding
@@ -9,20 +10,23 @@ from kmeans_xp.algorithms import ALGORITHMS
 from kmeans_xp.breathing import breathe
 from kmeans_xp.data.memory import InMemory
 from kmeans_xp.estimators.random_numbers import generator
-from kmeans_xp.lloyd import Run, lloyd
+from kmeans_xp.lloyd import Run, SizedRun, lloyd
 from kmeans_xp.metric import unit_rows
-from kmeans_xp.seeding.greedy import sample_of, sample_size
-from kmeans_xp.steps import side_by_side
+from kmeans_xp.seeding.greedy import REFINE_FROM, sample_of, sample_size
+from kmeans_xp.steps import lloyd_step, side_by_side
 
 ROWS_TO_REFINE_ON = 2  # times the sample of k-means++: what is better on fewer need not be so on all of them
+FINER = 100  # what `tol` leaves undone may be more than what refining gains
+N_STARTS = 4  # on a sample of the rows, for clusters of bounded sizes
+ITERATIONS_OF_START = 20
 
 
-def best_run(model, data, frame):
-    """Result of lowest inertia among `n_init` runs."""
+def best_run(model, data, frame, sized=None):
+    """Result of lowest inertia among `n_init` runs, by an algorithm that bounds sizes if it is given."""
     best, interrupted = None, False
     with generator(model.random_state, escapes=callable(model.init)) as random_state:
         n_runs = number_of_runs(model)
-        results = results_of(n_runs, model, data, frame, random_state)
+        results = results_of(n_runs, model, data, frame, random_state, sized)
         for _ in range(n_runs):
             try:
                 result = next(results)
@@ -61,21 +65,23 @@ def trouble_of(result, interrupted, model):
     return None
 
 
-def results_of(n_runs, model, data, frame, random_state):
+def results_of(n_runs, model, data, frame, random_state, sized):
     """Iterator over the results of runs; side by side where nobody watches. Only seedings draw random numbers."""
-    starts = (first_centers(model, data, frame, random_state) for _ in range(n_runs))
+    starts = (first_centers(model, data, frame, random_state, sized) for _ in range(n_runs))
     is_watched = model.verbose or model.on_iteration is not None or model.keep_interrupted
-    if n_runs == 1 or is_watched or data.in_blocks:
-        return (run_from(centers, model, data, frame) for centers in starts)
+    if n_runs == 1 or is_watched or data.in_blocks or sized:
+        return (run_from(centers, model, data, frame, sized) for centers in starts)
     return iter(
         side_by_side(data.like, model.n_clusters, lambda start: run_from(start, model, data.beside(), frame), starts)
     )
 
 
-def first_centers(model, data, frame, random_state):
+def first_centers(model, data, frame, random_state, sized=None):
     """Centers that a run starts from, relative to the origin."""
     n_clusters = model.n_clusters
-    if isinstance(model.init, str):
+    if isinstance(model.init, str) and sized:
+        centers = first_centers_of_sizes(model, data, frame, random_state, sized)
+    elif isinstance(model.init, str):
 
         def iterate(X, sample_weight, centers):
             return frame.enter(run_on_sample(model, (X, sample_weight), centers, frame).centers)
@@ -102,11 +108,45 @@ def refined(model, data, centers, frame, random_state):
     return frame.enter(breathe(iterate, *sample, iterate(centers, model.max_iter), frame, random_state).centers)
 
 
-def run_from(centers, model, data, frame):
+def run_from(centers, model, data, frame, sized=None):
     """Result of one run."""
     watching = {name: getattr(model, name) for name in ("verbose", "on_iteration", "keep_interrupted")}
-    run = Run(data, model.n_clusters, frame, model._metric, ALGORITHMS[model.algorithm])
+    given = model.n_clusters, frame, model._metric
+    run = SizedRun(data, *given, sized) if sized else Run(data, *given, ALGORITHMS[model.algorithm])
     return lloyd(run, centers, **stopping(model, frame), **watching)
+
+
+def first_centers_of_sizes(model, data, frame, random_state, sized):
+    """First centers of a run whose clusters have bounded sizes: where rows are many, the best of some runs on few."""
+    n_samples, n_sample = data.shape[0], sample_size(model.n_clusters)
+    if n_samples < REFINE_FROM * n_sample:
+        centers = seeding.first_centers(model.init, data, model.n_clusters, frame, random_state)
+        return in_order_of_sizes(data, centers, frame, sized)
+    some = data.take(np.sort(random_state.permutation(n_samples)[:n_sample]))
+    weights = arrays.namespace(frame.origin).ones_like(some[:, 0], dtype=frame.origin.dtype)
+    data, sized, results = (
+        InMemory(some, weights, model._metric, fitting=False),
+        sized.for_sample(n_sample, n_samples),
+        [],
+    )
+    for _ in range(N_STARTS):
+        centers = seeding.first_centers(model.init, data, model.n_clusters, frame, random_state)
+        run = SizedRun(data, model.n_clusters, frame, model._metric, sized)
+        start = in_order_of_sizes(data, centers, frame, sized)
+        limits = stopping(model, frame)
+        results.append(lloyd(run, start, **limits | {"max_iter": min(limits["max_iter"], ITERATIONS_OF_START)}))
+    return frame.enter(min(results, key=lambda result: result.inertia).centers)
+
+
+def in_order_of_sizes(data, centers, frame, sized):
+    """Centers in another order, so that those that are nearest to more rows have larger bounds."""
+    bounds = sized.low + sized.high
+    if (bounds == bounds[0]).all():
+        return centers
+    sizes = lloyd_step(*data.all_rows(), centers, frame)[2]
+    order = np.empty(len(bounds), dtype=np.int64)
+    order[np.argsort(bounds, kind="stable")] = np.argsort(arrays.to_numpy(sizes), kind="stable")
+    return arrays.namespace(centers).take(centers, arrays.asarray_like(order, centers), axis=0)
 
 
 def run_on_sample(model, sample, centers, frame, max_iter=None):
@@ -118,7 +158,8 @@ def run_on_sample(model, sample, centers, frame, max_iter=None):
 
 def stopping(model, frame):
     """When a run ends: `tol` is relative to the mean variance of the columns."""
-    return {"max_iter": model.max_iter, "tol": model.tol * frame.spread / frame.origin.shape[0]}
+    tol = model.tol / FINER if model.refine else model.tol
+    return {"max_iter": model.max_iter, "tol": tol * frame.spread / frame.origin.shape[0]}
 
 
 def number_of_runs(model):

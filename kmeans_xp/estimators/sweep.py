@@ -165,6 +165,11 @@ class KMeansSweep(Saved, MetaEstimatorMixin, TransformerMixin, ClusterMixin, Bas
         if unknown:
             raise ValueError(f"criteria {unknown} are not known: use {[*CRITERIA, 'gap']}.")
         model = clone(self.estimator or KMeans()).set_params(n_clusters=numbers[-1])
+        if model.size_min is not None or model.size_max is not None:
+            raise ValueError(
+                "size_min and size_max are for one number of clusters, and KMeansSweep tries several: leave them out "
+                "of its estimator, and fit KMeans with the number that it recommends."
+            )
         rng = check_random_state(self.random_state)
         fits = Fits(model, numbers, X, sample_weight, rng)
         if "gap" in names and isinstance(fits.sample[0], SparseRows):

@@ -88,6 +88,19 @@ int32_t nearest_by_differences(const Job<C>& job, Index row, void* workspace) {
     return int32_t(first);
 }
 
+void squares_of_pairs(const Rows& rows, const Index* which, const int32_t* clusters, Index n_pairs,
+                      const double* centers, double* squares) {
+    const Index d = rows.n_features;
+    std::vector<double> row(d), products(d);
+    for (Index i = 0; i < n_pairs; i++) {
+        const double* center = centers + clusters[i] * d;
+        if (i == 0 || which[i] != which[i - 1])
+            for (Index f = 0; f < d; f++) row[f] = number_of(rows, which[i], f) - rows.origin[f];
+        for (Index f = 0; f < d; f++) products[f] = (row[f] - center[f]) * (row[f] - center[f]);
+        squares[i] = row_sum(products.data(), d);
+    }
+}
+
 namespace {
 
 template <class T>

@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "seeding.hpp"
+#include "sizes.hpp"
 #include "sparse.hpp"
 
 namespace nb = nanobind;
@@ -533,6 +534,93 @@ std::vector<Index> greedy_rows(AnyRows X, Vector<const double> origin, Vector<co
     return chosen;
 }
 
+// Numbers as an array of NumPy that owns them.
+template <class T>
+nb::ndarray<nb::numpy, T, nb::ndim<1>> owned(std::vector<T>&& numbers) {
+    auto* kept = new std::vector<T>(std::move(numbers));
+    const nb::capsule owner(kept, [](void* place) noexcept { delete static_cast<std::vector<T>*>(place); });
+    return nb::ndarray<nb::numpy, T, nb::ndim<1>>(kept->data(), {kept->size()}, owner);
+}
+
+// -> rows and clusters, `sizes.contenders`; None if there are too many
+nb::object look_for_contenders(AnyRows X, Vector<const double> origin, Matrix<const double> centers,
+                               Vector<const double> prices, double reach, Index most, bool floats,
+                               Vector<int32_t> labels, Vector<double> slack, Vector<const double> norms,
+                               Vector<const double> moved, Vector<const double> raised, int n_threads) {
+    const Rows rows = rows_of(X, origin);
+    const Index k = centers.shape(0);
+    require_centers(centers, rows.n_features);
+    for (const auto* of_clusters : {&prices, &moved, &raised}) require_rows(*of_clusters, k);
+    require_rows(labels, rows.n_samples);
+    bool inside = true;  // of a look that has ended early, some rows have none
+    for (Index row = 0; row < rows.n_samples; row++) inside &= labels.data()[row] >= -1 && labels.data()[row] < k;
+    require(inside, "labels of no cluster");
+    require_rows(slack, rows.n_samples);
+    require_rows(norms, rows.n_samples);
+    const Looks looks{labels.data(), slack.data(), norms.data(), moved.data(), raised.data()};
+    std::vector<Contenders> parts;
+    Contenders all;
+    without_lock(n_threads, [&](Team& team) {
+        in_dtype(floats, [&](auto type) {
+            const Prices given{prices.data(), reach, most};
+            parts = contenders<decltype(type)>(rows, k, centers.data(), given, looks, team);
+        });
+        size_t n = 0;
+        for (const Contenders& part : parts) n += part.rows.size();
+        all.rows.reserve(n);
+        all.clusters.reserve(n);
+        for (Contenders& part : parts) {
+            all.rows.insert(all.rows.end(), part.rows.begin(), part.rows.end());
+            all.clusters.insert(all.clusters.end(), part.clusters.begin(), part.clusters.end());
+            part = Contenders();
+        }
+    });
+    if (parts.empty()) return nb::none();
+    return nb::make_tuple(owned(std::move(all.rows)), owned(std::move(all.clusters)));
+}
+
+void sq_distances_of_pairs(AnyRows X, Vector<const double> origin, Vector<const Index> which,
+                           Vector<const int32_t> clusters, Matrix<const double> centers, Vector<double> squares,
+                           int n_threads) {
+    const Rows rows = rows_of(X, origin);
+    const Index n = which.shape(0);
+    require_rows(clusters, n);
+    require_rows(squares, n);
+    require_centers(centers, rows.n_features);
+    require_labels(clusters, centers.shape(0));
+    bool inside = true;
+    for (Index i = 0; i < n; i++) inside &= uint64_t(which.data()[i]) < uint64_t(rows.n_samples);
+    require(inside, "numbers of no row");
+    const double work = 8.0 * double(n) * double(rows.n_features);
+    const Index n_parts = count_parts(n, work);
+    without_lock(n_threads, [&](Team& team) {
+        team.run(n_parts, work > thresholds.parallel_work, [&](Index part, int) {
+            const Index begin = n * part / n_parts, end = n * (part + 1) / n_parts;
+            squares_of_pairs(rows, which.data() + begin, clusters.data() + begin, end - begin, centers.data(),
+                             squares.data() + begin);
+        });
+    });
+}
+
+// -> whether it is done; choices and prices are written
+bool mend_sizes(Vector<const Index> begin, Vector<const int32_t> clusters, Vector<const double> costs,
+                Vector<const Index> n_staying, Vector<const Index> low, Vector<const Index> high, double reach,
+                Vector<Index> chosen, Vector<double> prices) {
+    const Index n_rows = chosen.shape(0), n = clusters.shape(0), k = prices.shape(0);
+    require_rows(begin, n_rows + 1);
+    require_rows(costs, n);
+    for (const auto* sizes : {&n_staying, &low, &high}) require_rows(*sizes, k);
+    require_labels(clusters, k);
+    bool ascend = begin.data()[0] == 0 && begin.data()[n_rows] == n;
+    for (Index row = 0; row < n_rows; row++) ascend &= begin.data()[row] < begin.data()[row + 1];
+    require(ascend, "rows without choices");
+    const Choices choices{n_rows, k, begin.data(), clusters.data(), costs.data(), n_staying.data(), low.data(),
+                          high.data()};
+    bool is_done = false;
+    without_lock(1, [&](Team& team) { is_done = mend(choices, reach, chosen.data(), prices.data(), team); });
+    return is_done;
+}
+
 // Call function for an array of rows, and for those of a CSR matrix.
 template <class Function>
 void for_kinds(Function function) {
@@ -584,6 +672,13 @@ NB_MODULE(_kmeans, module) {
                "n_threads"_a);
     module.def("distances_at_once", distances_at_once, "X"_a, "origin"_a, "centers"_a, "result"_a.noconvert(),
                "n_threads"_a);
+    module.def("contenders", look_for_contenders, "X"_a, "origin"_a, "centers"_a, "prices"_a, "reach"_a, "most"_a,
+               "floats"_a, "labels"_a.noconvert(), "slack"_a.noconvert(), "norms"_a, "moved"_a, "raised"_a,
+               "n_threads"_a);
+    module.def("sq_distances_of_pairs", sq_distances_of_pairs, "X"_a, "origin"_a, "rows"_a, "clusters"_a, "centers"_a,
+               "squares"_a.noconvert(), "n_threads"_a);
+    module.def("mend", mend_sizes, "begin"_a, "clusters"_a, "costs"_a, "n_staying"_a, "low"_a, "high"_a, "reach"_a,
+               "chosen"_a.noconvert(), "prices"_a.noconvert());
     module.def("keys", keys, "X"_a, "origin"_a, "direction"_a, "result"_a.noconvert());
     module.def("sorted_rows", sorted_rows, "keys"_a, "rows"_a.noconvert());
     module.def("greedy", greedy_rows, "X"_a, "origin"_a, "sample_weight"_a, "order"_a.none(), "how"_a, "uniforms"_a,

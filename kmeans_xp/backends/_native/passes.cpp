@@ -16,7 +16,8 @@ extern const Passes avx2 = {"AVX2",
 #else
 extern const Passes baseline = {"baseline",
 #endif
-                              {LANES<float>, relabel<float>}, {LANES<double>, relabel<double>},
+                              {LANES<float>, relabel<float>, lead<float>},
+                              {LANES<double>, relabel<double>, lead<double>},
                               sum, own, squares, distances, squares_of, pack, estimate_gains, try_candidates,
                               take_candidate, relabel_sparse, tabulate};
 

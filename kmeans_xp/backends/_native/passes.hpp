@@ -158,6 +158,8 @@ struct PassesIn {
     Index lanes;  // rows of a block
     // Label rows; sums of clusters as they change (bounds), of all rows, or none if totals is null
     void (*relabel)(const Job<C>&, Part, Totals*, char* workspace);
+    // Label some rows, and by how much the second lowest score is higher, less what is in doubt on account of ||x||²
+    void (*lead)(const Job<C>&, const Index* which, Index n_which, double* leads, char* workspace);
 };
 
 struct Passes {
@@ -220,6 +222,10 @@ template <class C>
 int32_t nearest_by_differences(const Job<C>&, Index row, void* workspace);
 
 double number_of(const Rows&, Index row, Index feature);
+
+// Squared distances of pairs of a row and a center, with the bits of every other library.
+void squares_of_pairs(const Rows&, const Index* rows, const int32_t* clusters, Index n_pairs, const double* centers,
+                      double* squares);
 
 // As `passes.row_keys`: the same number for equal rows, with the bits of every other library.
 void keys_of_rows(const Rows&, const double* direction, double* keys);

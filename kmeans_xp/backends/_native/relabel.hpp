@@ -206,6 +206,23 @@ Index compare_cluster(const Job<C>& job, int32_t own, const Index* which, Index 
     return n_rest;
 }
 
+// Label some rows by the lowest score, and by how much the second is higher: for whoever looks closer at some of them.
+template <class C>
+void lead(const Job<C>& job, const Index* which, Index n_which, double* leads, char* workspace) {
+    const Flushing flushing(sizeof(C) == 4);
+    Workspace<C> memory(workspace, job);
+    Nearest<C> found;
+    for (Index first = 0; first < n_which; first += LANES<C>) {
+        const Index count = least(LANES<C>, n_which - first);
+        gather_any(job.rows, which + first, count, memory.block);
+        nearest_two(job, memory.block, memory.everyone, job.n_clusters, found);
+        for (Index i = 0; i < count; i++) {
+            job.labels[which[first + i]] = found.index[i];
+            leads[first + i] = double(found.lead[i]);
+        }
+    }
+}
+
 // Order rows by their labels (counting sort); `ends` become where each cluster ends.
 void by_cluster(const Index* rows, Index n_rows, const int32_t* labels, Index n_clusters, Index* ends, Index* ordered) {
     for (Index c = 0; c <= n_clusters; c++) ends[c] = 0;

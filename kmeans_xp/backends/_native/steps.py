@@ -6,12 +6,15 @@ from kmeans_xp.backends._native import native
 from kmeans_xp.backends._threads import blas
 
 PARALLEL_WORK = 2e6  # multiplications of a pass from which several threads pay, see `Thresholds`
+ROUNDED_UP = 1 + 1e-12
 DENSE_WORK = 2**12  # n_samples * n_features * n_clusters up to which bounds cost more than they save
 
 
 def iterations(X, sample_weight, centers, state, frame, metric, limits):
     """`algorithms.iterations`."""
     memory, new, (k, shape) = state.memory(centers), centers.copy(order="C"), (len(centers), centers.shape)
+    if memory is None:
+        return NotImplemented
     begun = memory.centers_old is not None
     if not begun:
         new_sums = {"path": np.zeros(k), "sums": np.zeros(shape), "weights": np.zeros(k)}
@@ -143,6 +146,69 @@ def greedy_rows(X, sample_weight, frame, how, uniforms, order):
     n_threads = _n_threads(2 * X.size * how.n_trials)
     chosen = native.greedy(X, frame.origin, sample_weight, order, tuple(how), uniforms, n_threads)
     return np.asarray(chosen)
+
+
+class Seen:
+    """What was found when rows were last looked at for contenders, for most of them not to be looked at each time.
+
+    The lead of the own center over another, in squared distances and prices, is linear in the row x, and changes from
+    one look to the next by no more than 2 ||x|| times what the two centers moved, and by what ||c||² plus the price of
+    the own rose over that of the other. A slack is a lead and the sums of these up to then; it is one number a row.
+    """
+
+    def __init__(self, X, n_clusters, frame):
+        together, zero = np.zeros(len(X), dtype=np.int32), np.zeros((1, X.shape[1]))
+        self.labels, self.slack = np.full(len(X), -1, dtype=np.int32), np.full(len(X), -np.inf)
+        self.norms = np.sqrt(sq_distances_to_own(X, together, zero, frame)) * ROUNDED_UP
+        self.moved, self.raised = np.zeros(n_clusters), np.zeros(n_clusters)
+        self._last = None
+
+    def go_on(self, centers, prices):
+        """Before a look with these."""
+        terms = np.vecdot(centers, centers) + prices
+        if self._last is not None:
+            moved = np.linalg.norm(centers - self._last[0], axis=1)
+            raised, size = terms - self._last[1], np.abs(terms).max() + np.abs(self._last[1]).max()
+            self.moved += (moved + most_of_others(moved)) * ROUNDED_UP
+            self.raised += raised + most_of_others(-raised) + 1e-15 * size
+        self._last = centers, terms
+
+
+def most_of_others(values):
+    """For each value the largest of all others."""
+    if len(values) == 1:
+        return np.zeros(1)
+    first, second = np.argsort(-values, kind="stable")[:2]
+    return np.where(np.arange(len(values)) == first, values[second], values[first])
+
+
+def contenders(X, centers, prices, reach, most, looks, frame):
+    """`sizes.contenders`."""
+    seen = looks.seen = looks.seen or Seen(X, len(centers), frame)
+    seen.go_on(centers, prices)
+    # Where rounding to float32 alone makes centers contend, float64 is faster
+    rounding = 4 * frame.doubt * (frame.spread + np.abs(prices).max())
+    floats = bool(_in_floats(frame) and rounding < reach)
+    job = X, frame.origin, centers, prices, reach, most, floats
+    known = seen.labels, seen.slack, seen.norms, seen.moved, seen.raised
+    found = native.contenders(*job, *known, _n_threads(X.size * len(centers)))
+    return None if found is None else (seen.labels.copy(), *found)
+
+
+def sq_distances_of_pairs(X, rows, clusters, centers, frame):
+    """`sizes.sq_distances_of_pairs`."""
+    squares = np.empty(len(rows))
+    job = X, frame.origin, rows, clusters, centers, squares
+    native.sq_distances_of_pairs(*job, _n_threads(8 * len(rows) * X.shape[1]))
+    return squares
+
+
+def mend(costs, choices, prices, low, high, reach):
+    """`transport.mend`."""
+    begin, clusters, _, n_staying = choices
+    chosen, found = np.empty(len(begin) - 1, dtype=np.int64), prices.copy()
+    is_done = native.mend(begin, clusters, costs, n_staying, low, high, reach, chosen, found)
+    return chosen, found, is_done
 
 
 def projected(X, direction, frame):
