@@ -1,6 +1,5 @@
 """BisectingKMeans: scikit-learn's tests of its class, on every library, and what is ours."""
 
-import doctest
 import pickle
 
 import numpy as np
@@ -309,7 +308,3 @@ def test_inertia_is_no_higher_than_scikit_learns(rng):
         [kind(20, random_state=seed).fit(X).inertia_ for seed in range(10)] for kind in (BisectingKMeans, Theirs)
     )
     assert np.mean(ours) <= np.mean(theirs)
-
-
-def test_the_example():
-    assert doctest.run_docstring_examples(BisectingKMeans, {}) is None
