@@ -3,8 +3,17 @@
 from importlib.metadata import version
 
 from kmeans_xp import metrics
-from kmeans_xp.estimators import KMeans, KMeansSweep, MiniBatchKMeans, kmeans_plusplus
+from kmeans_xp.estimators import BisectingKMeans, KMeans, KMeansSweep, MiniBatchKMeans, kmeans_plusplus
 from kmeans_xp.versions import show_versions
 
 __version__ = version("kmeans_xp")
-__all__ = ["KMeans", "KMeansSweep", "MiniBatchKMeans", "__version__", "kmeans_plusplus", "metrics", "show_versions"]
+__all__ = [
+    "BisectingKMeans",
+    "KMeans",
+    "KMeansSweep",
+    "MiniBatchKMeans",
+    "__version__",
+    "kmeans_plusplus",
+    "metrics",
+    "show_versions",
+]

@@ -5,7 +5,7 @@ from conftest import SKLEARN_VERSION, load
 from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from kmeans_xp import KMeans, MiniBatchKMeans
+from kmeans_xp import BisectingKMeans, KMeans, MiniBatchKMeans
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
@@ -31,7 +31,7 @@ def expected_failures(estimator):
 
 
 @parametrize_with_checks(
-    [KMeans(), KMeans(n_clusters=2, init="k-means||"), MiniBatchKMeans()],
+    [KMeans(), KMeans(n_clusters=2, init="k-means||"), MiniBatchKMeans(), BisectingKMeans()],
     expected_failed_checks=expected_failures,
 )
 def test_common_checks(estimator, check):

@@ -344,9 +344,9 @@ class NearestCenters(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, C
         return Model(self.cluster_centers_, *self._origin_and_spread(), self._metric, working_memory())
 
     def _write(self, X, functions, method, out, *, dtype=None, more_shape=()):
-        """What a step finds for each row at once or, where it must, a pass: `out`, or an array in the library of X."""
+        """What a step, if any, finds for each row at once, or a pass: `out`, or an array in the library of X."""
         at_once, function = functions
-        found = self._at_once(at_once, X) if out is None else None
+        found = self._at_once(at_once, X) if out is None and at_once is not None else None
         if found is not None:
             return found
         with self._opened(X, method) as data:

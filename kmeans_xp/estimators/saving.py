@@ -4,6 +4,7 @@ import copy
 import inspect
 import re
 import warnings
+from dataclasses import fields, is_dataclass, replace
 from functools import cache
 from importlib.metadata import version
 from typing import Any, Self
@@ -64,9 +65,11 @@ class Saved:
 
 
 def on_host(value: Any) -> Any:
-    """An array of another library as NumPy's, a lazy one computed, in lists too; anything else as it is."""
+    """An array of another library as NumPy's, a lazy one computed, also in lists and dataclasses; else as it is."""
     if type(value) in (list, tuple):
         return type(value)(map(on_host, value))
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{field.name: on_host(getattr(value, field.name)) for field in fields(value)})
     if arrays.is_dask(value):
         value = value.compute()
     return arrays.to_numpy(value) if arrays.is_foreign(value) else value
