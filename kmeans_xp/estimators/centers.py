@@ -95,6 +95,7 @@ class NearestCenters(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, C
     feature_names_in_: Any
     metric = "euclidean"  # of those that have no such parameter
     zero_rows = "warn"
+    refine = False
 
     @property
     def cluster_centers_(self) -> Any:

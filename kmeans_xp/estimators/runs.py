@@ -65,7 +65,7 @@ def trouble_of(result, interrupted, model):
     return None
 
 
-def results_of(n_runs, model, data, frame, random_state, sized):
+def results_of(n_runs, model, data, frame, random_state, sized=None):
     """Iterator over the results of runs; side by side where nobody watches. Only seedings draw random numbers."""
     starts = (first_centers(model, data, frame, random_state, sized) for _ in range(n_runs))
     is_watched = model.verbose or model.on_iteration is not None or model.keep_interrupted
