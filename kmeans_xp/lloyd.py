@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from kmeans_xp import passes
-from kmeans_xp.algorithms import Limits, run_at_once
+from kmeans_xp.algorithms import Limits
 from kmeans_xp.arrays import asarray_like, namespace, to_floats, to_numpy
 from kmeans_xp.data.source import Job, new_run
 from kmeans_xp.nearest import TOO_LARGE
@@ -74,7 +74,7 @@ class Run:
         if self._data.in_blocks:
             return None
         began, frame, metric = time.perf_counter(), self.job.frame, self.job.metric
-        found = run_at_once(*self._data.all_rows(), centers, self.prunes, frame, metric, limits)
+        found = self._data.run_at_once(self.job, centers, limits)
         if found is None:
             return None
         centers, labels, weights, numbers, squares, n_distinct, converged = found

@@ -6,7 +6,7 @@ import tracemalloc
 import numpy as np
 import pytest
 import sklearn
-from conftest import blobs, brute_force, in_memory, inertia, load, moments
+from conftest import blobs, brute_force, in_memory, inertia, load, moments, without
 from scipy import sparse
 from sklearn import cluster
 from sklearn.exceptions import ConvergenceWarning
@@ -346,10 +346,15 @@ def test_chains_on_sparse_rows_keep_them_sparse():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_what_a_seeding_remembers_is_gone_in_the_iterations(rng, monkeypatch, method):
-    remembered, iterate = [], InMemory.iterate
-    monkeypatch.setattr(
-        InMemory, "iterate", lambda data, *args: (iterate(data, *args), remembered.append(data.block.drawing))[0]
-    )
-    KMeans(6, init=method, n_init=1, random_state=0).fit(blobs(rng, 25_000, 3))
-    assert remembered
+    remembered, X = [], blobs(rng, 25_000, 3)
+
+    def remembering(run):
+        return lambda data, *args: (run(data, *args), remembered.append(data.block.drawing))[0]
+
+    for name in "run_at_once", "iterate":
+        monkeypatch.setattr(InMemory, name, remembering(getattr(InMemory, name)))
+        n_before = len(remembered)
+        KMeans(6, init=method, n_init=1, random_state=0).fit(X)
+        assert len(remembered) > n_before
+        without(monkeypatch, "run_at_once")
     assert remembered.count(None) == len(remembered)

@@ -3,7 +3,7 @@
 import copy
 
 from kmeans_xp import arrays, passes
-from kmeans_xp.algorithms import Iterated, iterations
+from kmeans_xp.algorithms import Iterated, iterations, run_at_once
 from kmeans_xp.data.source import Block, PerRow
 from kmeans_xp.rows.array import as_given, take_rows
 from kmeans_xp.steps import in_unit
@@ -54,6 +54,12 @@ class InMemory:
     def iterate(self, job, centers, limits):
         state, X, frame = self.block.begun(job)
         return Iterated(*iterations(X, self.block.sample_weight, centers, state, frame, job.metric, limits))
+
+    def run_at_once(self, job, centers, limits):
+        """`algorithms.run_at_once`."""
+        self.block.drawing = None  # the seeding is over
+        given = centers, job.algorithm.prunes, job.frame, job.metric, limits
+        return run_at_once(self.block.X, self.block.sample_weight, *given)
 
     def labels(self, job, centers):
         return arrays.asarray_like(passes.labels(self.block, job, centers), self.home)
