@@ -25,6 +25,11 @@ class Frame:
     shifted: bool = False  # the rows that it is used for are relative to the origin already
 
     @property
+    def exact(self):
+        """The same, in which distances are compared in float64."""
+        return replace(self, distance_dtype=self.origin.dtype)
+
+    @property
     def is_ordinary(self):
         """Whether distances may be compared in float32."""
         return is_ordinary(self.spread)
@@ -58,7 +63,7 @@ class Frame:
         """Index of the nearest center of each row, for which scores in `distance_dtype` leave doubts, int32."""
         if self.distance_dtype == self.origin.dtype:
             return nearest_by_differences(X, centers, self)
-        labels_of = nearest(centers, replace(self, distance_dtype=self.origin.dtype))
+        labels_of = nearest(centers, self.exact)
         return collect(self.map_rows(lambda rows, X: labels_of(X), X, centers.shape[0]), X.shape[0])
 
     def shift(self, X, dtype):

@@ -97,13 +97,14 @@ class SparseRows(StoredRows):
         xp = namespace(self)
         minus_2_centers, sq_norms = _coefficients(centers, frame)
         largest = sq_norms + 4 * xp.vecdot(frame.origin, frame.origin)  # products are of rows relative to zero
+        rounding = frame.exact.rounding  # scores are float64, whatever the rows are
 
         def of_tile(rows, tile):
             scores = tile @ minus_2_centers + sq_norms
             each, new = xp.arange(len(scores)), scores.argmin(axis=1)
             lowest = scores[each, new]
             scores[each, new] = xp.inf
-            return new, sure_gap(tile, lowest, scores.min(axis=1), largest, frame.rounding, xp.float64)
+            return new, sure_gap(tile, lowest, scores.min(axis=1), largest, rounding, xp.float64)
 
         return of_tile
 
@@ -122,5 +123,5 @@ class SparseRows(StoredRows):
 
 def _coefficients(centers, frame):
     """`nearest.coefficients`, contiguous and float64: they would be copied in each product."""
-    minus_2_centers, sq_norms = coefficients(centers, frame)
+    minus_2_centers, sq_norms = coefficients(centers, frame.exact)
     return namespace(centers).ascontiguousarray(minus_2_centers, dtype=np.float64), sq_norms

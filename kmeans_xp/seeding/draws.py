@@ -193,7 +193,7 @@ def rounding_of_distances(X, sample_weight, frame):
 
 def rounding_of_squares(frame):
     """The same, relative to the squared distance from the origin."""
-    return 2 * replace(frame, distance_dtype=frame.origin.dtype).doubt
+    return 2 * frame.exact.doubt
 
 
 def without_rounding(closest, least):
