@@ -9,12 +9,12 @@ It differs from the paper in speed: there are few iterations amid a breath, a ne
 moved a little, and the number of centers that come and go grows with that of clusters and is halved, not lowered by 1.
 """
 
-from dataclasses import replace
-
 import numpy as np
 
+from kmeans_xp.algorithms import unlabeled
 from kmeans_xp.arrays import asarray_like, device, namespace, to_numpy
 from kmeans_xp.bounds import bounded_step
+from kmeans_xp.lloyd import is_better
 from kmeans_xp.passes import canonical_order
 from kmeans_xp.rows.array import take_rows
 from kmeans_xp.steps import sq_distances_to_own
@@ -22,7 +22,6 @@ from kmeans_xp.steps import sq_distances_to_own
 MOST_ITERATIONS = 25  # after centers have come or gone: the first of them do most
 FEWEST_MORE, SHARE = 5, 0.1  # centers that come and go at first: so many or, of many clusters, this share of them
 NEIGHBORS = 1.1  # centers are neighbors of one that are up to so many times as far from it as the nearest is
-BETTER = 1e-9  # relative difference of inertias that is more than rounding
 
 
 def breathe(iterate, X, sample_weight, result, frame, rng):
@@ -43,7 +42,7 @@ def breathe(iterate, X, sample_weight, result, frame, rng):
         found = iterate(
             namespace(new).take(centers, asarray_like(kept, X, namespace(X).int64), axis=0), MOST_ITERATIONS
         )
-        if found.inertia < result.inertia * (1 - BETTER):
+        if is_better(found, result):
             result = found
         else:
             n_more //= 2
@@ -67,12 +66,10 @@ def missed(X, sample_weight, result, frame, n_more, order, rng):
 
 def use_of(centers, X, sample_weight, frame):
     """By how much the inertia would grow without each of the centers, (n_clusters,) NumPy float64."""
-    xp, n_samples, on = namespace(X), X.shape[0], device(X)
-    labels = xp.full(n_samples, -1, dtype=xp.int32, device=on)
-    slack = xp.full(n_samples, -xp.inf, dtype=centers.dtype, device=on)
-    exact = replace(frame, distance_dtype=frame.origin.dtype)
-    bounds = labels, slack, xp.zeros_like(centers[:, 0])
-    labels, farther, *_ = bounded_step(X, sample_weight, centers, bounds, (0, 0), exact)
+    xp = namespace(X)
+    slack = xp.full(X.shape[0], -xp.inf, dtype=centers.dtype, device=device(X))
+    bounds = unlabeled(X), slack, xp.zeros_like(centers[:, 0])
+    labels, farther, *_ = bounded_step(X, sample_weight, centers, bounds, (0, 0), frame.exact)
     squares = sq_distances_to_own(X, labels, centers, frame)
     grows = sample_weight * farther * (2 * xp.sqrt(squares) + farther)  # (d + farther)² - d²
     return np.bincount(to_numpy(labels), to_numpy(grows), centers.shape[0])

@@ -18,6 +18,7 @@ from kmeans_xp.data.source import Job, new_run
 from kmeans_xp.nearest import TOO_LARGE
 from kmeans_xp.steps import means
 
+ROUNDING = 1e-9  # relative difference of inertias that is no more
 HISTORY = "inertia", "center_shift", "n_changed", "seconds"  # lists with one entry an iteration
 
 
@@ -47,6 +48,14 @@ class Result:
     interrupted: bool
     history: dict  # lists by the names in `HISTORY`
     proof: Any = None  # that no other labels within the bounds of sizes are better, see `sizes.Proof`
+
+
+def is_better(result, other):
+    """Whether a result has less inertia by more than rounding.
+
+    Runs that found the same clusters must not compete by their last bits, which differ from library to library.
+    """
+    return result.inertia < other.inertia * (1 - ROUNDING)
 
 
 class Run:

@@ -7,12 +7,12 @@ host. Where the prices change by more than that, the rows are looked at once mor
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from kmeans_xp.algorithms import unlabeled
+from kmeans_xp.algorithms import DenseState, unlabeled
 from kmeans_xp.arrays import asarray_like, data_decide_shapes, namespace, to_numpy
 from kmeans_xp.backends import replaceable
 from kmeans_xp.nearest import TOO_LARGE, row_sums
@@ -61,13 +61,12 @@ class Sized:
         return Sized(low, high)
 
 
-class SizedState:
+class SizedState(DenseState):
     """Labels, and the prices from which the next step starts."""
 
-    doubtful = False
-
     def __init__(self, labels, low, high):
-        self.labels, self._low, self._high = labels, low, high
+        super().__init__(labels)
+        self._low, self._high = low, high
         self._prices, self._reach, self.proof = None, None, None
         self._looks = Looks()
 
@@ -82,20 +81,8 @@ class SizedState:
         self.labels = labels
         return *update(X, sample_weight, labels, k, frame), n_changed, xp.zeros_like(n_changed)
 
-    def looked_at(self, n_active):
-        """Always at all of them."""
-
-    def renew(self, sums, weights):
-        return sums, weights
-
-    def stale(self, centers):
-        return None
-
     def memory(self, centers):
         return None
-
-    def went_on(self, memory):
-        """Iterations are made one at a time."""
 
 
 def first_prices(X, centers, frame, low, high):
@@ -170,13 +157,14 @@ def assign_within(X, centers, frame, bounds, start, looks):
 
 def scored(X, centers, prices, frame):
     """Slices of rows, and their costs and prices, less what is the same for all centers, (n_rows, n_clusters)."""
-    xp = namespace(centers)
-    terms = xp.vecdot(centers, centers) + asarray_like(prices, centers, centers.dtype)
+    _, scores_of = scoring(centers, prices)
+    return frame.map_tiles(lambda rows, tile: scores_of(tile), X, centers.shape[0], centers.dtype)
 
-    def of_tile(rows, tile):
-        return tile @ (-2 * centers.T) + terms[None, :]
 
-    return frame.map_tiles(of_tile, X, centers.shape[0], centers.dtype)
+def scoring(centers, prices):
+    """What scores have of the centers and prices alone, (n_clusters,), and the function of rows that gives scores."""
+    terms = namespace(centers).vecdot(centers, centers) + asarray_like(prices, centers, centers.dtype)
+    return terms, lambda tile: tile @ (-2 * centers.T) + terms[None, :]
 
 
 @replaceable
@@ -188,14 +176,13 @@ def contenders(X, centers, prices, reach, most, looks, frame):
     the clusters; both of NumPy. None if they are more than `most`, and the reach can be less. Looks at the same rows
     share one object.
     """
-    xp = namespace(centers)
-    terms = xp.vecdot(centers, centers) + asarray_like(prices, centers, centers.dtype)
+    xp, (terms, scores_of) = namespace(centers), scoring(centers, prices)
     size = terms + 2 * asarray_like(np.abs(prices), centers, centers.dtype)
-    doubt = 2 * replace(frame, distance_dtype=centers.dtype).doubt
+    doubt = 2 * frame.exact.doubt
     largest = xp.max(size)
 
     def of_tile(rows, tile):
-        scores = tile @ (-2 * centers.T) + terms[None, :]
+        scores = scores_of(tile)
         labels = xp.astype(xp.argmin(scores, axis=1), xp.int32)
         bound = xp.min(scores, axis=1) + reach + doubt * (sq_norms(tile) + largest)
         near = scores <= bound[:, None]

@@ -137,6 +137,17 @@ def numpy_passes(request, monkeypatch):
         native.set_thresholds(*before)
 
 
+@pytest.fixture(params=["baseline", "AVX2", "AVX-512"])
+def instructions(request):
+    """Each instruction set of the native passes that this processor has."""
+    native = backend_for("numpy")._native.native
+    before = native.instructions()
+    if not native.use_instructions(request.param):
+        pytest.skip("this processor does not have them")
+    yield request.param
+    native.use_instructions(before)
+
+
 def without(monkeypatch, *steps):
     """Have NumPy's backend leave steps to the portable functions."""
     for name in steps:

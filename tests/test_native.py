@@ -31,17 +31,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceW
 
 NUMPY = Library("numpy", np, None)
 STEPS = sorted(set(REPLACEABLE) & set(vars(ours)))
-INSTRUCTIONS = ["baseline", "AVX2", "AVX-512"]
 FAR = 2**20  # bytes of a tile
-
-
-@pytest.fixture(params=INSTRUCTIONS)
-def instructions(request):
-    before = native.instructions()
-    if not native.use_instructions(request.param):
-        pytest.skip("this processor does not have them")
-    yield request.param
-    native.use_instructions(before)
 
 
 @pytest.fixture(params=["all centers", "candidates"])

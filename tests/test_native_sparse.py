@@ -28,15 +28,6 @@ SHAPES = [(1, 1, 1), (9, 1, 4), (40, 3, 7), (70, 5, 8), (300, 40, 33), (60, 300,
 SHAPES += [(50, 5000, 5)]
 
 
-@pytest.fixture(params=["baseline", "AVX2", "AVX-512"])
-def instructions(request):
-    before = native.instructions()
-    if not native.use_instructions(request.param):
-        pytest.skip("this processor does not have them")
-    yield request.param
-    native.use_instructions(before)
-
-
 @pytest.fixture
 def _two_threads(monkeypatch):
     """However few the rows are."""

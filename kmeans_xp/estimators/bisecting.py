@@ -15,10 +15,12 @@ from kmeans_xp.data import Purpose, frame_of, open_data
 from kmeans_xp.estimators.centers import NearestCenters, attributes, checking_parameters
 from kmeans_xp.estimators.kmeans import KMeans
 from kmeans_xp.estimators.random_numbers import generator
+from kmeans_xp.estimators.runs import trouble_of_few, trouble_of_zeros
 from kmeans_xp.estimators.splits import Splitter, grow
 from kmeans_xp.validation import check_n_samples
 
 
+@seeding.describing_seedings
 class BisectingKMeans(NearestCenters):
     """Bisecting k-means: start with all rows in one cluster, split one in two until there are `n_clusters` [1]_.
 
@@ -41,7 +43,7 @@ class BisectingKMeans(NearestCenters):
     n_clusters : int, default=8
         Number of clusters.
 
-    init : {names} or callable, default='k-means++'
+    init : {seedings} or callable, default='k-means++'
         How to choose the two first centers of a split, see :class:`KMeans`. A callable, `init(X, n_clusters,
         random_state=random_state)`, is given the rows of the cluster and `n_clusters=2`, and returns two centers.
 
@@ -64,18 +66,18 @@ class BisectingKMeans(NearestCenters):
     copy_x : bool, default=True
         For callers of scikit-learn's class: X is never written to, either way.
 
-    algorithm : {{'auto', 'lloyd', 'elkan'}}, default='auto'
+    algorithm : {'auto', 'lloyd', 'elkan'}, default='auto'
         Which distances an iteration computes, see :class:`KMeans`. scikit-learn's default is 'lloyd'. The results are
         the same but for the last bits of the means.
 
-    bisecting_strategy : {{'biggest_inertia', 'largest_cluster'}}, default='biggest_inertia'
+    bisecting_strategy : {'biggest_inertia', 'largest_cluster'}, default='biggest_inertia'
         Which cluster is split next: that of the largest weighted sum of squared distances from its center, or that of
         the largest weight. Of equal ones the first.
 
-    metric : {{'euclidean', 'cosine'}}, default='euclidean'
+    metric : {'euclidean', 'cosine'}, default='euclidean'
         'cosine' compares directions, see :class:`KMeans`.
 
-    zero_rows : {{'warn', 'raise'}}, default='warn'
+    zero_rows : {'warn', 'raise'}, default='warn'
         What becomes of rows of zeros if `metric='cosine'`, see :class:`KMeans`.
 
     device : None, 'auto', 'cpu', 'cuda' or 'cuda:i', default=None
@@ -260,19 +262,9 @@ class BisectingKMeans(NearestCenters):
         """Of clusters that are missing, of splits that did not converge, and of rows that have no direction."""
         n_found, n_unfinished = len(grown.leaves), grown.n_unfinished
         if n_lost:
-            warnings.warn(
-                f"Rows of zeros have no direction, and X has {n_lost}: they are left out of the means, and get the "
-                "first label and the distance 1. zero_rows='raise' refuses them.",
-                UserWarning,
-                stacklevel=4,
-            )
+            warnings.warn(trouble_of_zeros(n_lost), UserWarning, stacklevel=4)
         if n_found < self.n_clusters:
-            warnings.warn(
-                f"Number of distinct clusters ({n_found}) found smaller than n_clusters ({self.n_clusters}). "
-                "Possibly due to duplicate points in X.",
-                ConvergenceWarning,
-                stacklevel=4,
-            )
+            warnings.warn(trouble_of_few(n_found, self), ConvergenceWarning, stacklevel=4)
         elif n_unfinished:
             warnings.warn(
                 f"{n_unfinished} of {n_found - 1} splits did not converge in max_iter={self.max_iter} iterations. "
@@ -315,7 +307,3 @@ def refuse_blocks(in_blocks):
             "cluster, or because they exceed working_memory): fit a sample of them, after which predict takes all, or "
             "use KMeans."
         )
-
-
-if BisectingKMeans.__doc__ is not None:  # as it is with python -OO
-    BisectingKMeans.__doc__ = BisectingKMeans.__doc__.format(names="{" + ", ".join(map(repr, seeding.METHODS)) + "}")

@@ -14,7 +14,7 @@ from kmeans_xp.algorithms import ALGORITHMS
 from kmeans_xp.data import Purpose, frame_of, open_data
 from kmeans_xp.estimators import conversion
 from kmeans_xp.estimators.centers import OF_SIZES, NearestCenters, attributes, checking_parameters
-from kmeans_xp.estimators.runs import best_run, sizes_of
+from kmeans_xp.estimators.runs import best_run, sizes_of, trouble_of_zeros
 from kmeans_xp.lloyd import Iteration
 from kmeans_xp.sizes import Sized
 from kmeans_xp.validation import check_n_samples, check_sizes, check_weighs_alike
@@ -316,12 +316,7 @@ class KMeans(NearestCenters):
             self.history_ = result.history
             self.history_["inertia"] = [(value + weight) * data.weight_unit for value in result.history["inertia"]]
             if n_lost:
-                warnings.warn(
-                    f"Rows of zeros have no direction, and X has {n_lost}: they are left out of the means, and get the "
-                    "first label and the distance 1. zero_rows='raise' refuses them.",
-                    UserWarning,
-                    stacklevel=3,
-                )
+                warnings.warn(trouble_of_zeros(n_lost), UserWarning, stacklevel=3)
             self.labels_ = self.predict(X) if n_lost or result.labels is None else result.labels
         except BaseException:
             self.__dict__ = before

@@ -10,7 +10,7 @@ from kmeans_xp.algorithms import ALGORITHMS
 from kmeans_xp.breathing import breathe
 from kmeans_xp.data.memory import InMemory
 from kmeans_xp.estimators.random_numbers import generator
-from kmeans_xp.lloyd import Run, SizedRun, lloyd
+from kmeans_xp.lloyd import Run, SizedRun, is_better, lloyd
 from kmeans_xp.metric import unit_rows
 from kmeans_xp.seeding.greedy import REFINE_FROM, sample_of, sample_size
 from kmeans_xp.steps import lloyd_step, side_by_side
@@ -35,9 +35,7 @@ def best_run(model, data, frame, sized=None):
                     raise
                 interrupted = True
                 break
-            # Better by more than rounding: runs that found the same clusters must not compete by their last bits,
-            # which differ from library to library.
-            if best is None or result.inertia < best.inertia * (1 - 1e-9):
+            if best is None or is_better(result, best):
                 best = result
             interrupted = result.interrupted
             if interrupted:
@@ -53,16 +51,29 @@ def trouble_of(result, interrupted, model):
     if interrupted:
         return f"The fit was interrupted after {result.n_iter} iterations."
     if result.n_distinct < model.n_clusters:
-        return (
-            f"Number of distinct clusters ({result.n_distinct}) found smaller than n_clusters ({model.n_clusters}). "
-            "Possibly due to duplicate points in X."
-        )
+        return trouble_of_few(result.n_distinct, model)
     if not result.converged and result.n_iter == model.max_iter:
         return (
             f"KMeans did not converge in max_iter={model.max_iter} iterations: in the last one "
             f"{result.history['n_changed'][-1]} rows changed cluster. Increase max_iter or tol."
         )
     return None
+
+
+def trouble_of_few(n_distinct, model):
+    """Fewer clusters have rows than there shall be."""
+    return (
+        f"Number of distinct clusters ({n_distinct}) found smaller than n_clusters ({model.n_clusters}). "
+        "Possibly due to duplicate points in X."
+    )
+
+
+def trouble_of_zeros(n_rows):
+    """The metric has left out rows."""
+    return (
+        f"Rows of zeros have no direction, and X has {n_rows}: they are left out of the means, and get the first label "
+        "and the distance 1. zero_rows='raise' refuses them."
+    )
 
 
 def results_of(n_runs, model, data, frame, random_state, sized=None):
@@ -124,11 +135,8 @@ def first_centers_of_sizes(model, data, frame, random_state, sized):
         return in_order_of_sizes(data, centers, frame, sized)
     some = data.take(np.sort(random_state.permutation(n_samples)[:n_sample]))
     weights = arrays.namespace(frame.origin).ones_like(some[:, 0], dtype=frame.origin.dtype)
-    data, sized, results = (
-        InMemory(some, weights, model._metric, fitting=False),
-        sized.for_sample(n_sample, n_samples),
-        [],
-    )
+    data, sized = InMemory(some, weights, model._metric, fitting=False), sized.for_sample(n_sample, n_samples)
+    results = []
     for _ in range(N_STARTS):
         centers = seeding.first_centers(model.init, data, model.n_clusters, frame, random_state)
         run = SizedRun(data, model.n_clusters, frame, model._metric, sized)

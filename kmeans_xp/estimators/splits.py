@@ -9,6 +9,7 @@ from kmeans_xp.data import working_memory
 from kmeans_xp.data.memory import InMemory
 from kmeans_xp.estimators.runs import results_of
 from kmeans_xp.frame import frame_at
+from kmeans_xp.lloyd import is_better
 from kmeans_xp.rows.array import take_rows
 from kmeans_xp.steps import one_cluster, sq_distances_to_own
 from kmeans_xp.tree import Tree, among, labels_of
@@ -88,7 +89,7 @@ class Splitter:
         rows.masses = {0: (frame.spread * leaf.weight, leaf.weight)}
         best, *others = results_of(model.n_init, model, rows, frame, self._rng)
         for result in others:
-            if result.inertia < best.inertia * (1 - EQUAL):
+            if is_better(result, best):
                 best = result
         return best
 

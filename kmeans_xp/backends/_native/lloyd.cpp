@@ -54,13 +54,6 @@ bool use_passes(const std::string& name) {
 }
 
 template <class C>
-const PassesIn<C>& passes_in();
-template <>
-const PassesIn<float>& passes_in() { return passes().in_float; }
-template <>
-const PassesIn<double>& passes_in() { return passes().in_double; }
-
-template <class C>
 Lloyd<C>::Lloyd(const Rows& rows, const double* sample_weight, Index n_clusters, const Frame& frame, Team& team)
     : Iterations(n_clusters, rows.n_features, frame, team),
       rounding_(20 * (double(rows.n_features) + 8) * double(std::numeric_limits<C>::epsilon())),
@@ -298,8 +291,7 @@ bool Lloyd<C>::finish(double* centers, State& state, const Numbers& last, double
         return true;
     }
     if (!state.fresh) {
-        sum_clusters(job_.rows, job_.sample_weight, state.labels, n_clusters_, state.sums, state.weights, team_);
-        std::copy_n(state.centers_old, size_, centers);
+        sum(state);
         move(centers, state);
     }
     step(centers, state);

@@ -16,6 +16,14 @@ namespace kmeans {
 
 const Passes& passes();  // of the best instruction set that the processor has, or of that which `use_passes` chose
 
+// Those that compare in C.
+template <class C>
+const PassesIn<C>& passes_in();
+template <>
+inline const PassesIn<float>& passes_in() { return passes().in_float; }
+template <>
+inline const PassesIn<double>& passes_in() { return passes().in_double; }
+
 // Have the passes of an instruction set used. -> whether they are there and the processor has it
 bool use_passes(const std::string& name);
 

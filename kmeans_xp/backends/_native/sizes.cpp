@@ -10,13 +10,6 @@ namespace {
 constexpr double INF = std::numeric_limits<double>::infinity();
 constexpr Index SOME = 256;  // rows that are looked at in one go
 
-template <class C>
-const PassesIn<C>& passes_in();
-template <>
-const PassesIn<float>& passes_in() { return passes().in_float; }
-template <>
-const PassesIn<double>& passes_in() { return passes().in_double; }
-
 // Centers of lowest sum for each of the rows, if there is more than one: `squares` (n_clusters, n_rows).
 void add_contenders(const Index* rows, Index n_rows, const double* squares, Index n_clusters, const Prices& given,
                     double rounding, double most_price, int32_t* labels, Contenders& found) {
