@@ -6,6 +6,7 @@ those are checked where they are, in scikit-learn's words.
 
 import math
 import numbers
+import sys
 
 import numpy as np
 from sklearn import get_config
@@ -48,13 +49,16 @@ def check_rows(X, estimator=None, *, reset=True):
     """
     if isinstance(X, SparseRows):
         return X
-    rows = shared(X)
-    if is_plain(rows, estimator, reset=reset) and (
-        (rows is X and get_config()["assume_finite"]) or has_finite_sum(rows)
+    rows, names = seen_by_numpy(X)
+    is_theirs = rows is X or names is not None  # that scikit-learn would check
+    if is_plain(rows, names, estimator, reset=reset) and (
+        (is_theirs and get_config()["assume_finite"]) or has_finite_sum(rows)
     ):
         if estimator is not None and reset:
-            estimator.n_features_in_ = X.shape[1]
-        return X
+            estimator.n_features_in_ = rows.shape[1]
+            if names is not None:
+                estimator.feature_names_in_ = np.asarray(names, dtype=object)
+        return rows if is_theirs else X
     check_not_lazy(X)
     refuse_masked(X, "X")
     if is_sparse(X) and not (is_scipy_sparse(X) or is_cupy_sparse(X)):
@@ -95,15 +99,32 @@ def check_rows(X, estimator=None, *, reset=True):
     return _cupy_rows(X) if is_cupy_sparse(X) else X
 
 
-def is_plain(X, estimator=None, *, reset=False):
+def seen_by_numpy(X):
+    """Rows, as NumPy sees them where that takes no copy, and the names of the columns of a data frame of pandas.
+
+    These are None for any other X, and for frames of other columns than such as have different words for names and are
+    all of float32, or all of float64.
+    """
+    pandas = sys.modules.get("pandas")
+    if pandas is None or type(X) is not pandas.DataFrame:
+        return shared(X), None
+    names, dtypes = X.columns.tolist(), set(X.dtypes.to_numpy())
+    if set(map(type, names)) != {str} or len(set(names)) < len(names):
+        return X, None
+    are_alike = len(dtypes) == 1 and isinstance(*dtypes, np.dtype) and dtypes <= {*FLOATS}
+    return (X.to_numpy(), names) if are_alike else (X, None)
+
+
+def is_plain(X, names=None, estimator=None, *, reset=False):
     """Whether X is an array in which scikit-learn would find no fault, if it is finite; that takes 20 times as long."""
     if type(X) is not np.ndarray or X.ndim != 2 or X.dtype not in FLOATS or 0 in X.shape or not X.flags.aligned:
         return False
-    if estimator is not None:
-        n_features = X.shape[1] if reset else getattr(estimator, "n_features_in_", X.shape[1])
-        if n_features != X.shape[1] or hasattr(estimator, "feature_names_in_"):
-            return False
-    return True
+    if estimator is None or (reset and names is not None):
+        return True
+    known = getattr(estimator, "feature_names_in_", None)
+    if (known is None) != (names is None) or (names is not None and known.tolist() != names):
+        return False
+    return reset or getattr(estimator, "n_features_in_", X.shape[1]) == X.shape[1]
 
 
 def has_finite_sum(x):
