@@ -6,7 +6,6 @@ those are checked where they are, in scikit-learn's words.
 
 import math
 import numbers
-import sys
 
 import numpy as np
 from sklearn import get_config
@@ -24,6 +23,7 @@ from kmeans_xp.arrays import (
     is_dask,
     is_float,
     is_foreign,
+    is_frame,
     is_scipy_sparse,
     is_sparse,
     is_writeable,
@@ -105,8 +105,7 @@ def seen_by_numpy(X):
     These are None for any other X, and for frames of other columns than such as have different words for names and are
     all of float32, or all of float64.
     """
-    pandas = sys.modules.get("pandas")
-    if pandas is None or type(X) is not pandas.DataFrame:
+    if not is_frame(X):
         return shared(X), None
     names, dtypes = X.columns.tolist(), set(X.dtypes.to_numpy())
     if set(map(type, names)) != {str} or len(set(names)) < len(names):
