@@ -160,4 +160,4 @@ def test_a_wrong_step_in_a_new_backend_fails_though_nobody_names_it(tmp_path):
         f"FAILED {test}replaced_steps_equal_the_portable_ones[torch-sq_distances_to_own]",
         f"PASSED {test}replaced_steps_equal_the_portable_ones[torch-distinct]",
     ], found
-    assert "no @replaceable step is called take_rows" in found
+    assert "no @replaceable step is called row_size" in found
