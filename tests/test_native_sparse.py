@@ -164,7 +164,7 @@ def test_many_iterations_in_a_call_are_as_many_in_python(rng, dtype, metric, alg
         assert_allclose(found[0], expected.centers_old, atol=precise)
         assert_allclose(found[1], expected.centers, atol=precise)
         assert_allclose(found[3], expected.weights, rtol=1e-9)
-        assert found[5] == (algorithm == "lloyd" or all_numbers[-1][0] == 0)
+        assert found[5] == (algorithm == "lloyd" or all_numbers[-1][0] == 0 or len(all_numbers) == 1)
         if dtype == "float32":
             places = found[1] + frame.origin
             assert_array_equal(places, places.astype("float32"))

@@ -273,13 +273,14 @@ std::vector<Numbers> Iterations::iterate(double* centers, State& state, Index mo
     state.fresh = false;
     bool ends = false;
     while (!ends) {
+        const bool added_anew = !state.begun;  // all rows, to sums of zeros
         const auto counts = step(centers, state);
         std::swap(centers, state.centers_old);
         state.begun = true;
         if (team_.stopped()) return found;
         const bool unchanged = counts.n_changed == 0, was_fresh = state.fresh && unchanged;
         Numbers numbers = move(centers, state);
-        state.fresh = state.slack == nullptr || was_fresh;
+        state.fresh = state.slack == nullptr || was_fresh || added_anew;
         const bool in_order = std::isfinite(numbers.shift) && std::isfinite(numbers.inertia) &&
                               numbers.n_empty == 0 && !too_large();
         if (in_order && !state.fresh && (unchanged || numbers.shift <= tol)) {

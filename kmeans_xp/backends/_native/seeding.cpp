@@ -271,34 +271,32 @@ void sorted_by(const double* keys, Index n, Index* order) {
         std::stable_sort(order, order + n, before);
         return;
     }
-    // By the upper half of their bits, made to sort as integers, the least significant digits first; then what is left
-    constexpr int DIGIT = 11, N_DIGITS = 3;
+    // By where they lie between the extremes, in digits of which the least significant comes first; then what is left
+    constexpr int DIGIT = 11, N_DIGITS = 2, MASK = (1 << DIGIT) - 1;
     struct Entry {
-        uint32_t key;
+        uint32_t place;
         int32_t row;
     };
+    const auto [least, most] = std::minmax_element(keys, keys + n);
+    const double low = *least, scale = ((1 << DIGIT * N_DIGITS) - 1) / (*most - low);
     std::vector<Entry> entries(n), sorted(n);
     std::vector<int32_t> counts(N_DIGITS << DIGIT);
-    const auto digit_of = [](uint32_t key, int digit) { return key >> (DIGIT * digit) & ((1 << DIGIT) - 1); };
     for (Index i = 0; i < n; i++) {
-        const double key = keys[i] + 0.0;  // -0 is 0
-        uint64_t bits;
-        std::memcpy(&bits, &key, 8);
-        bits ^= bits >> 63 ? ~uint64_t(0) : uint64_t(1) << 63;
-        entries[i] = {uint32_t(bits >> 32), int32_t(i)};
+        const double place = (keys[i] - low) * scale;  // rounded, still in order; no number if all are equal
+        entries[i] = {place > 0 ? uint32_t(place) : 0, int32_t(i)};
         for (int digit = 0; digit < N_DIGITS; digit++)
-            counts[(digit << DIGIT) + digit_of(entries[i].key, digit)]++;
+            counts[(digit << DIGIT) + (entries[i].place >> (DIGIT * digit) & MASK)]++;
     }
     for (int digit = 0; digit < N_DIGITS; digit++) {
         int32_t* ends = counts.data() + (digit << DIGIT);
         int32_t sum = 0;
         for (int i = 0; i < 1 << DIGIT; i++) ends[i] = std::exchange(sum, sum + ends[i]);
-        for (const Entry& entry : entries) sorted[ends[digit_of(entry.key, digit)]++] = entry;
+        for (const Entry& entry : entries) sorted[ends[entry.place >> (DIGIT * digit) & MASK]++] = entry;
         entries.swap(sorted);
     }
     for (Index i = 0; i < n; i++) order[i] = entries[i].row;
     for (Index begin = 0, end; begin < n; begin = end) {
-        for (end = begin + 1; end < n && entries[end].key == entries[begin].key; end++) {}
+        for (end = begin + 1; end < n && entries[end].place == entries[begin].place; end++) {}
         if (end - begin > 1) std::stable_sort(order + begin, order + end, before);
     }
 }
