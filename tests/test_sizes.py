@@ -238,9 +238,11 @@ def test_a_cluster_may_be_empty_if_it_is_said_so():
     X = np.repeat([[0.0], [1], [9]], 10, axis=0)
     model = KMeans(3, init=[[0.0], [1], [500]], size_min=0).fit(X)
     np.testing.assert_array_equal(model.cluster_sizes_, 10)
-    forced = KMeans(2, init=[[0.0], [9]], size_min=[30, 0]).fit
-    with pytest.warns(ConvergenceWarning, match="Number of distinct clusters"):
-        np.testing.assert_array_equal(forced(X).cluster_sizes_, [30, 0])
+    says = r"distinct clusters \(1\) found smaller than n_clusters \(2\). size_min or size_max let clusters be empty.$"
+    for bounds in ({"size_min": [30, 0]}, {"size_max": [30, 0]}):
+        with pytest.warns(ConvergenceWarning, match=says):
+            model = KMeans(2, init=[[0.0], [9]], **bounds).fit(X)
+        np.testing.assert_array_equal(model.cluster_sizes_, [30, 0])
 
 
 @pytest.mark.parametrize(
