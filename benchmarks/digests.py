@@ -23,7 +23,7 @@ import numpy as np
 import scipy.sparse
 import sklearn
 
-from kmeans_xp import KMeans, KMeansSweep, MiniBatchKMeans, kmeans_plusplus, metrics
+from kmeans_xp import BisectingKMeans, KMeans, KMeansSweep, MiniBatchKMeans, kmeans_plusplus, metrics
 
 FOLDER = tempfile.TemporaryDirectory()
 COLUMNS = list("abcdefgh")
@@ -90,6 +90,7 @@ VARIANTS = {
     "lloyd": {"algorithm": "lloyd", "tol": 0},
     "three iterations": {"max_iter": 3, "n_init": 3},
     "cosine": {"metric": "cosine"},
+    "refine": {"refine": True},
     "cosine, random, elkan": {"metric": "cosine", "init": "random", "n_init": 2, "algorithm": "elkan"},
 }
 
@@ -115,10 +116,14 @@ def in_batches(X):
 
 
 def on_weighted():
-    """What is done with the weighted data beside a default fit: names and functions of X."""
+    """What is done with the weighted data beside a default fit, without weights where these must be equal."""
     for name, params in VARIANTS.items():
         yield name, lambda X, params=params: fitted(KMeans(6, random_state=0).set_params(**params), X, WEIGHTS)
-    yield "MiniBatchKMeans", lambda X: fitted(MiniBatchKMeans(6, random_state=0), X, WEIGHTS)
+    for kind in (MiniBatchKMeans, BisectingKMeans):
+        yield kind.__name__, lambda X, kind=kind: fitted(kind(6, random_state=0), X, WEIGHTS)
+    for metric in ("euclidean", "cosine"):
+        bounded = {"size_min": 3_300, "size_max": [3_400] * 5 + [9_999], "metric": metric}
+        yield f"sizes, {metric}", lambda X, bounded=bounded: fitted(KMeans(6, random_state=0, **bounded), X)
     yield from {"partial_fit": in_batches, "KMeansSweep": swept}.items()
     yield "kmeans_plusplus", lambda X: (*kmeans_plusplus(X, 6, random_state=0)[::-1], "", "")
     for metric in ("euclidean", "cosine"):

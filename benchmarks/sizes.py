@@ -1,8 +1,8 @@
 """Bounded sizes beside k-means-constrained: python -m benchmarks.sizes [--peer] [--seeds 10] [--large].
 
 Prints, for clusters whose sizes are within 2 % of n / k, CPU seconds and inertia of each seed, and their means.
-`--peer` runs k-means-constrained too, which must be installed: 30 to 40 s a seed for blobs. `--large` fits 1,000,000 x
-32 with k = 100 instead, and says how much memory that takes beyond X. `--noise` takes rows without clusters.
+`--peer` runs k-means-constrained too, which comes with the extra `bench`: 30 to 40 s a seed for blobs. `--large` fits
+1,000,000 x 32 with k = 100 instead, and says how much memory that takes beyond X. `--noise`: rows without clusters.
 """
 
 import argparse

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.metrics import adjusted_rand_score
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("*.py"))
@@ -29,8 +30,8 @@ def load(name):
 
 
 def test_none_is_forgotten():
-    names = ["choosing_k", "colour_quantisation", "digits", "larger_than_memory", "text_documents", "tutorial"]
-    assert names == EXAMPLES
+    names = ["choosing_k", "colour_quantisation", "digits", "four_ways", "larger_than_memory", "text_documents"]
+    assert [*names, "tutorial"] == EXAMPLES
 
 
 def test_tutorial(capsys):
@@ -76,6 +77,20 @@ def test_colour_quantisation(tmp_path, capsys):
 
 def test_digits():
     assert load("digits").score == pytest.approx(0.67, abs=0.03)
+
+
+def test_four_ways():
+    """Refining finds the groups, and each of the others is far from them in its own way."""
+    example = load("four_ways")
+    inertias = {name: min(found) for name, found in example.found.items()}
+    agreement = {name: adjusted_rand_score(example.group, model.labels_) for name, model in example.models.items()}
+    assert inertias["default"] == pytest.approx(inertias["refined"]) == pytest.approx(max(example.found["refined"]))
+    assert sum(inertia > 1.2 * inertias["default"] for inertia in example.found["default"]) == 6
+    assert agreement["refined"] > 0.95
+    assert set(example.models["equal sizes"].cluster_sizes_.tolist()) == {212, 213}
+    assert agreement["equal sizes"] < agreement["default"]
+    assert example.models["bisected"].inertia_ > 1.2 * inertias["refined"]
+    assert len(example.figure.axes) == 4
 
 
 def test_larger_than_memory(tmp_path, capsys):

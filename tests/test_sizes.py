@@ -100,6 +100,7 @@ def assert_prices_prove(model, X, low, high):
     size = costs.max() * len(costs)
     assert 0 <= model.duality_gap_ <= 1e-13 * size
     np.testing.assert_allclose(model.inertia_ - model.duality_gap_, bound, rtol=1e-9, atol=1e-13 * size)
+    assert prices[0] == 0 or (np.asarray(low) < high).any(), "nothing else says which of many solutions it is"
 
 
 def test_all_libraries_find_the_same(lib, sharing, monkeypatch):
@@ -226,6 +227,35 @@ def test_many_equal_rows(monkeypatch):
     assert_prices_prove(model, X, 200, 200)
 
 
+@pytest.mark.parametrize("n_different", [80, 15])
+def test_only_ties_are_settled_by_the_order_of_rows(numpy_passes, monkeypatch, n_different):
+    """Of equal rows as many get each label; of different ones the same get it."""
+    monkeypatch.setattr(sizes, "FEW", 100)
+    rng = np.random.default_rng(0)
+    different = rng.normal(size=(n_different, 2))
+    which = np.arange(80) % n_different
+    model = KMeans(4, random_state=0, size_min=18, size_max=22).fit(different[which])
+    expected = sorted(zip(which, model.labels_, strict=True))
+    for _ in range(5):
+        rng.shuffle(which)
+        model.fit(different[which])
+        assert sorted(zip(which, model.labels_, strict=True)) == expected
+
+
+def test_rows_that_tie_cost_the_same_in_any_order(numpy_passes):
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        X, centers = rng.integers(4, size=(40, 2)), rng.integers(4, size=(5, 2))
+        costs, inertias = brute_force(X, centers), set()
+        choices = np.arange(41) * 5, np.tile(np.arange(5, dtype=np.int32), 40)
+        for _ in range(3):
+            rng.shuffle(costs)
+            prices, bounds = np.zeros(5), (np.full(5, 7), np.full(5, 9))
+            job = Choices(*choices, costs.ravel(), np.zeros(5, dtype=int)), prices, *bounds, np.inf
+            inertias.add(costs.ravel()[Given(*mend(costs.ravel(), *job)).chosen].sum())
+        assert len(inertias) == 1
+
+
 def test_a_row_for_each_cluster():
     X = np.random.default_rng(0).normal(size=(12, 2))
     for bounds in ({"size_max": 1}, {"size_min": 1}, {"size_min": 1, "size_max": 5}):
@@ -238,9 +268,11 @@ def test_a_cluster_may_be_empty_if_it_is_said_so():
     X = np.repeat([[0.0], [1], [9]], 10, axis=0)
     model = KMeans(3, init=[[0.0], [1], [500]], size_min=0).fit(X)
     np.testing.assert_array_equal(model.cluster_sizes_, 10)
-    forced = KMeans(2, init=[[0.0], [9]], size_min=[30, 0]).fit
-    with pytest.warns(ConvergenceWarning, match="Number of distinct clusters"):
-        np.testing.assert_array_equal(forced(X).cluster_sizes_, [30, 0])
+    says = r"distinct clusters \(1\) found smaller than n_clusters \(2\). size_min or size_max let clusters be empty.$"
+    for bounds in ({"size_min": [30, 0]}, {"size_max": [30, 0]}):
+        with pytest.warns(ConvergenceWarning, match=says):
+            model = KMeans(2, init=[[0.0], [9]], **bounds).fit(X)
+        np.testing.assert_array_equal(model.cluster_sizes_, [30, 0])
 
 
 @pytest.mark.parametrize(

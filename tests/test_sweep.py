@@ -104,6 +104,21 @@ def test_parameters_of_the_estimator():
     assert sweep.best_estimator_.tol == 0.1
 
 
+def test_fits_are_refined_by_the_random_numbers_of_the_sweep(lib, rng):
+    """They find better clusters; the random state of the estimator does not come into it."""
+    centers = rng.uniform(-10, 10, size=(30, 3))
+    X = centers[rng.integers(30, size=1500)] + 0.15 * rng.normal(size=(1500, 3))
+    numbers = [10, 20, 34]
+    plain, refined = (
+        KMeansSweep(numbers, estimator=KMeans(refine=refine), criterion="bic", random_state=0).fit(X)
+        for refine in (False, True)
+    )
+    assert np.all(np.less(refined.results_["inertia"], plain.results_["inertia"]))
+    again = KMeansSweep(numbers, estimator=KMeans(refine=True, random_state=7), criterion="bic", random_state=0)
+    assert_allclose(again.fit(lib.asarray(X)).results_["inertia"], refined.results_["inertia"], rtol=1e-9)
+    assert_array_equal(to_numpy(again.labels_), refined.labels_)
+
+
 def test_one_cluster():
     sweep = KMeansSweep([1, 2], random_state=0).fit(apart())
     assert np.isnan(sweep.results_["calinski_harabasz"][0])

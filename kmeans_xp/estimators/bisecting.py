@@ -24,9 +24,9 @@ from kmeans_xp.validation import check_n_samples
 class BisectingKMeans(NearestCenters):
     """Bisecting k-means: start with all rows in one cluster, split one in two until there are `n_clusters` [1]_.
 
-    Each split is a k-means with two clusters of the rows of one cluster. So time grows with the logarithm of
-    `n_clusters` rather than with `n_clusters`, and the clusters are those of a tree: one with fewer clusters is the
-    beginning of it. What is split is not mended later: :class:`KMeans` ends with a lower inertia.
+    Each split is a k-means with two clusters of the rows of one cluster. So rows are compared with two centers at some
+    log2(`n_clusters`) levels, not with `n_clusters` centers, and the clusters are those of a tree: one with fewer
+    clusters is the beginning of it. What is split is not mended later: :class:`KMeans` ends with a lower inertia.
 
     Same as :class:`sklearn.cluster.BisectingKMeans`, except that
 

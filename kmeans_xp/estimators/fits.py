@@ -37,10 +37,15 @@ class Fits:
             with computing(like, k):
                 centers = self._start(centers, k)
                 init = arrays.asarray_like(frame.leave(centers), self.data.home)
-            fitted = clone(self.model).set_params(n_clusters=k, init=init, n_init=1).fit(X, sample_weight=sample_weight)
+            fitted = clone(self.model).set_params(n_clusters=k, init=init, n_init=1, **self._seed())
+            fitted.fit(X, sample_weight=sample_weight)
             with computing(like):
                 centers = frame.enter(arrays.asarray_like(fitted.cluster_centers_, like))
             yield fitted, time.perf_counter() - began
+
+    def _seed(self):
+        """Parameters of a fit that draws random numbers although its first centers are given."""
+        return {"random_state": self.rng.randint(2**31 - 1)} if self.model.refine else {}
 
     def _start(self, centers, n_clusters):
         """Centers, relative to the origin: the better on the sample of a fresh start and one that adds to `centers`."""

@@ -104,8 +104,9 @@ class KMeans(NearestCenters):
     size_min, size_max : int, array-like of shape (n_clusters,) or None, default=None
         Least and largest numbers of rows of a cluster, the same for all or one for each. If either is given, rows go
         to the centers at the least sum of squared distances with which all sizes are within these bounds [9]_, exactly:
-        not each to its nearest center, as `predict` has it. None: 1 as the least, and no largest. With bounds, rows are
-        in memory and weigh the same, and with `metric='cosine'` none is of zeros.
+        not each to its nearest center, as `predict` has it; where several assignments cost the same, as of equal rows,
+        the order of the rows decides. None: 1 as the least, and no largest. With bounds, rows are in memory and weigh
+        the same, and with `metric='cosine'` none is of zeros.
 
     copy_x : bool, default=True
         For callers of scikit-learn's class: X is never written to, either way.

@@ -19,6 +19,8 @@ ROWS_TO_REFINE_ON = 2  # times the sample of k-means++: what is better on fewer 
 FINER = 100  # what `tol` leaves undone may be more than what refining gains
 N_STARTS = 4  # on a sample of the rows, for clusters of bounded sizes
 ITERATIONS_OF_START = 20
+EQUAL_ROWS = "Possibly due to duplicate points in X."
+MAY_BE_EMPTY = "size_min or size_max let clusters be empty."  # else each has a row, of equal rows too
 
 
 def best_run(model, data, frame, sized=None):
@@ -51,7 +53,7 @@ def trouble_of(result, interrupted, model):
     if interrupted:
         return f"The fit was interrupted after {result.n_iter} iterations."
     if result.n_distinct < model.n_clusters:
-        return trouble_of_few(result.n_distinct, model)
+        return trouble_of_few(result.n_distinct, model, MAY_BE_EMPTY if result.proof else EQUAL_ROWS)
     if not result.converged and result.n_iter == model.max_iter:
         return (
             f"KMeans did not converge in max_iter={model.max_iter} iterations: in the last one "
@@ -60,12 +62,9 @@ def trouble_of(result, interrupted, model):
     return None
 
 
-def trouble_of_few(n_distinct, model):
+def trouble_of_few(n_distinct, model, why=EQUAL_ROWS):
     """Fewer clusters have rows than there shall be."""
-    return (
-        f"Number of distinct clusters ({n_distinct}) found smaller than n_clusters ({model.n_clusters}). "
-        "Possibly due to duplicate points in X."
-    )
+    return f"Number of distinct clusters ({n_distinct}) found smaller than n_clusters ({model.n_clusters}). {why}"
 
 
 def trouble_of_zeros(n_rows):

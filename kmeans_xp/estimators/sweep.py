@@ -67,7 +67,9 @@ class KMeansSweep(Saved, MetaEstimatorMixin, TransformerMixin, ClusterMixin, Bas
         Sets of rows without clusters for 'gap'.
 
     estimator : KMeans, default=None
-        Its other parameters (`max_iter`, `tol`, `algorithm`, `device` and so on); None for the defaults.
+        Its other parameters (`max_iter`, `tol`, `algorithm`, `device` and so on); None for the defaults. With
+        `refine=True`, the fit of each number is refined, from which the next starts, and so are those for 'gap'.
+        `init`, `n_init` and `random_state` are not looked at; `size_min` and `size_max` are refused.
 
     random_state : int, RandomState instance or None, default=None
         Source of the random numbers, which are drawn on the host.
