@@ -1,12 +1,11 @@
 // Vectors of an instruction set, and blocks of rows that are turned over into them: one row a lane. For passes.cpp.
 #pragma once
-#include <cstring>
 #include <type_traits>
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
 
-#include "passes.hpp"
+#include "numbers.hpp"
 
 namespace kmeans {
 namespace {
@@ -103,14 +102,7 @@ class Flushing {
 #endif
 };
 
-template <class T>
-inline T number_at(const char* place) {
-    T value;
-    std::memcpy(&value, place, sizeof(T));  // which need not be aligned
-    return value;
-}
-
-// Call function(T()) for the type T of the rows.
+// Call function(T()) for the type T of rows that are not narrow.
 template <class Function>
 inline auto with_type_of(const Rows& rows, Function function) {
     return rows.dtype == Dtype::float32 ? function(float()) : function(double());
@@ -230,9 +222,60 @@ void gather(const Rows& rows, const Index* which, Index count, C* block) {
     }
 }
 
+inline bool is_narrow(const Rows& rows) { return rows.dtype > Dtype::float64; }
+
+// Numbers that are `step` bytes apart.
+template <class T>
+inline void widen(const char* from, Index step, Index n, double* to) {
+    if (step == Index(sizeof(T)))
+        for (Index i = 0; i < n; i++) to[i] = double(number_at<T>(from + i * Index(sizeof(T))));
+    else
+        for (Index i = 0; i < n; i++) to[i] = double(number_at<T>(from + i * step));
+}
+
+// Up to MOST_LANES narrow rows, some features of them, in float64: as they lie, by rows or by columns.
+Rows widened(const Rows& rows, const Index* which, Index count, Index begin, Index n_features, double* numbers) {
+    const char* first = rows.data + begin * rows.column_stride;
+    const Index step = rows.column_stride;
+    bool by_columns = false;
+    with_type(rows.dtype, [&](auto type) {
+        using T = decltype(type);
+        const bool together = are_neighbours(which, count);
+        by_columns = together && rows.row_stride == Index(sizeof(T));
+        if (by_columns)
+            for (Index f = 0; f < n_features; f++)
+                widen<T>(first + which[0] * rows.row_stride + f * step, sizeof(T), count, numbers + f * count);
+        else if (together && step == Index(sizeof(T)) && rows.row_stride == n_features * step)
+            widen<T>(first + which[0] * rows.row_stride, sizeof(T), count * n_features, numbers);
+        else
+            for (Index i = 0; i < count; i++)
+                widen<T>(first + which[i] * rows.row_stride, step, n_features, numbers + i * n_features);
+    });
+    return {reinterpret_cast<const char*>(numbers), count, n_features, by_columns ? 8 : 8 * n_features,
+            by_columns ? 8 * count : 8, Dtype::float64, rows.origin + begin};
+}
+
+constexpr Index PIECE = 32;  // features that are widened at a time
+
+// Call function(begin, piece) for the features of some narrow rows: `piece` has them from feature `begin` on.
+template <class Function>
+inline void for_pieces(const Rows& rows, const Index* which, Index count, Function function) {
+    double numbers[MOST_LANES * PIECE];
+    for (Index begin = 0; begin < rows.n_features; begin += PIECE)
+        function(begin, widened(rows, which, count, begin, least(PIECE, rows.n_features - begin), numbers));
+}
+
 template <class C>
 void gather_any(const Rows& rows, const Index* which, Index count, C* block) {
-    with_type_of(rows, [&](auto type) { gather<decltype(type), C>(rows, which, count, block); });
+    if (!is_narrow(rows)) {
+        with_type_of(rows, [&](auto type) { gather<decltype(type), C>(rows, which, count, block); });
+        return;
+    }
+    Index places[LANES<C>];
+    for (Index i = 0; i < LANES<C>; i++) places[i] = i;
+    for_pieces(rows, which, count, [&](Index begin, const Rows& piece) {
+        gather<double, C>(piece, places, count, block + begin * LANES<C>);
+    });
 }
 
 // Call function(f) for a few features, without what vectors need around them.
@@ -275,7 +318,12 @@ inline double* sums_of(Totals& totals, Index cluster, Index n_features) {
 void add_row_of_any(const Rows& rows, Index row, double weight, Index cluster, Totals& totals) {
     double* sums = sums_of(totals, cluster, rows.n_features);
     totals.weights[cluster] += weight;
-    with_type_of(rows, [&](auto type) { add_row<decltype(type)>(rows, row, weight, sums); });
+    if (is_narrow(rows))
+        for_pieces(rows, &row, 1, [&](Index begin, const Rows& piece) {
+            add_row<double>(piece, 0, weight, sums + begin);
+        });
+    else
+        with_type_of(rows, [&](auto type) { add_row<decltype(type)>(rows, row, weight, sums); });
 }
 
 }  // namespace
