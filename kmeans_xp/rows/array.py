@@ -78,7 +78,7 @@ def scaled(X, most):
 
 @primitive
 def as_given(X):
-    """Validated rows as a user has them: an array, or a CSR matrix. Integers would overflow in what he does with them."""
+    """Validated rows as a user has them: an array, in which integers don't overflow, or a CSR matrix."""
     return widened(X)
 
 

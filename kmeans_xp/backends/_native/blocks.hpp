@@ -222,6 +222,15 @@ void gather(const Rows& rows, const Index* which, Index count, C* block) {
     }
 }
 
+// Call function(f) for a few features, without what vectors need around them.
+template <class Function>
+inline void for_few(Index n_features, Function function) {
+    function(0);
+    if (n_features > 1) function(1);
+    if (n_features > 2) function(2);
+    if (n_features > 3) function(3);
+}
+
 inline bool is_narrow(const Rows& rows) { return rows.dtype > Dtype::float64; }
 
 // Numbers that are `step` bytes apart.
@@ -232,6 +241,21 @@ inline void widen(const char* from, Index step, Index n, double* to) {
     else
         for (Index i = 0; i < n; i++) to[i] = double(number_at<T>(from + i * step));
 }
+#if defined(__F16C__)
+template <>
+inline void widen<Half>(const char* from, Index step, Index n, double* to) {
+    Index i = 0;
+    if (step == 2)
+        for (; i + 8 <= n; i += 8) {
+            __m128i halves;
+            std::memcpy(&halves, from + 2 * i, 16);
+            const __m256 wide = _mm256_cvtph_ps(halves);
+            _mm256_storeu_pd(to + i, _mm256_cvtps_pd(_mm256_castps256_ps128(wide)));
+            _mm256_storeu_pd(to + i + 4, _mm256_cvtps_pd(_mm256_extractf128_ps(wide, 1)));
+        }
+    for (; i < n; i++) to[i] = double(number_at<Half>(from + i * step));
+}
+#endif
 
 // Up to MOST_LANES narrow rows, some features of them, in float64: as they lie, by rows or by columns.
 Rows widened(const Rows& rows, const Index* which, Index count, Index begin, Index n_features, double* numbers) {
@@ -247,6 +271,12 @@ Rows widened(const Rows& rows, const Index* which, Index count, Index begin, Ind
                 widen<T>(first + which[0] * rows.row_stride + f * step, sizeof(T), count, numbers + f * count);
         else if (together && step == Index(sizeof(T)) && rows.row_stride == n_features * step)
             widen<T>(first + which[0] * rows.row_stride, sizeof(T), count * n_features, numbers);
+        else if (n_features <= FEW)
+            for (Index i = 0; i < count; i++)
+                for_few(n_features, [&](Index f) {
+                    const char* place = first + which[i] * rows.row_stride + f * step;
+                    numbers[i * n_features + f] = double(number_at<T>(place));
+                });
         else
             for (Index i = 0; i < count; i++)
                 widen<T>(first + which[i] * rows.row_stride, step, n_features, numbers + i * n_features);
@@ -276,15 +306,6 @@ void gather_any(const Rows& rows, const Index* which, Index count, C* block) {
     for_pieces(rows, which, count, [&](Index begin, const Rows& piece) {
         gather<double, C>(piece, places, count, block + begin * LANES<C>);
     });
-}
-
-// Call function(f) for a few features, without what vectors need around them.
-template <class Function>
-inline void for_few(Index n_features, Function function) {
-    function(0);
-    if (n_features > 1) function(1);
-    if (n_features > 2) function(2);
-    if (n_features > 3) function(3);
 }
 
 // Add a row, relative to the origin, to the sums of a cluster.
@@ -318,12 +339,7 @@ inline double* sums_of(Totals& totals, Index cluster, Index n_features) {
 void add_row_of_any(const Rows& rows, Index row, double weight, Index cluster, Totals& totals) {
     double* sums = sums_of(totals, cluster, rows.n_features);
     totals.weights[cluster] += weight;
-    if (is_narrow(rows))
-        for_pieces(rows, &row, 1, [&](Index begin, const Rows& piece) {
-            add_row<double>(piece, 0, weight, sums + begin);
-        });
-    else
-        with_type_of(rows, [&](auto type) { add_row<decltype(type)>(rows, row, weight, sums); });
+    with_type(rows.dtype, [&](auto type) { add_row<decltype(type)>(rows, row, weight, sums); });
 }
 
 }  // namespace

@@ -3,6 +3,9 @@
 // All here is internal to each file: the linker would keep one copy of others, perhaps that for another processor.
 #pragma once
 #include <cstring>
+#if defined(__F16C__)
+#include <immintrin.h>
+#endif
 
 #include "passes.hpp"
 
@@ -13,7 +16,10 @@ namespace {
 struct Half {
     uint16_t bits;
 
-    // Without float16 or tiny numbers of float64, which a processor may lack or take for 0.
+#if defined(__F16C__)
+    explicit operator double() const { return double(_cvtsh_ss(bits)); }
+#else
+    // Without tiny numbers of float64, which may be taken for 0.
     explicit operator double() const {
         const uint64_t magnitude = bits & 0x7fff, rebias = uint64_t(1023 - 15) << 52;
         const uint64_t wide = (magnitude << 42) + rebias + (magnitude < 0x7c00 ? 0 : rebias);  // or not finite
@@ -22,6 +28,7 @@ struct Half {
         const double number = magnitude < 0x400 ? double(int32_t(magnitude)) * 0x1p-24 : normal;
         return bits & 0x8000 ? -number : number;
     }
+#endif
 };
 
 template <class T>
