@@ -174,9 +174,9 @@ inline void turn_narrow(const char* first, const double* origins, C* block) {
 }
 
 inline bool are_neighbours(const Index* which, Index count) {
-    bool found = true;
-    for (Index i = 1; i < count; i++) found &= which[i] == which[0] + i;
-    return found;
+    Index apart = 0;
+    for (Index i = 1; i < count; i++) apart |= which[i] - (which[0] + i);
+    return apart == 0;
 }
 
 // Put up to a block of rows, relative to the origin, into `block` (n_features, lanes); repeat the last to fill it.
@@ -287,25 +287,19 @@ Rows widened(const Rows& rows, const Index* which, Index count, Index begin, Ind
 
 constexpr Index PIECE = 32;  // features that are widened at a time
 
-// Call function(begin, piece) for the features of some narrow rows: `piece` has them from feature `begin` on.
-template <class Function>
-inline void for_pieces(const Rows& rows, const Index* which, Index count, Function function) {
-    double numbers[MOST_LANES * PIECE];
-    for (Index begin = 0; begin < rows.n_features; begin += PIECE)
-        function(begin, widened(rows, which, count, begin, least(PIECE, rows.n_features - begin), numbers));
-}
-
 template <class C>
 void gather_any(const Rows& rows, const Index* which, Index count, C* block) {
     if (!is_narrow(rows)) {
         with_type_of(rows, [&](auto type) { gather<decltype(type), C>(rows, which, count, block); });
         return;
     }
-    Index places[LANES<C>];
-    for (Index i = 0; i < LANES<C>; i++) places[i] = i;
-    for_pieces(rows, which, count, [&](Index begin, const Rows& piece) {
+    static const Index places[MOST_LANES] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15,
+                                             16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31};
+    double numbers[MOST_LANES * PIECE];
+    for (Index begin = 0; begin < rows.n_features; begin += PIECE) {
+        const Rows piece = widened(rows, which, count, begin, least(PIECE, rows.n_features - begin), numbers);
         gather<double, C>(piece, places, count, block + begin * LANES<C>);
-    });
+    }
 }
 
 // Add a row, relative to the origin, to the sums of a cluster.
