@@ -51,9 +51,7 @@ def check_rows(X, estimator=None, *, reset=True):
     if isinstance(X, SparseRows):
         return X
     rows = shared(X)
-    if is_plain(rows, estimator, reset=reset) and (
-        (rows is X and get_config()["assume_finite"]) or has_finite_sum(rows)
-    ):
+    if is_plain(rows, estimator, reset=reset) and (_is_taken_for_finite(X) or has_finite_sum(rows)):
         if estimator is not None and reset:
             estimator.n_features_in_ = X.shape[1]
         return X
@@ -68,7 +66,7 @@ def check_rows(X, estimator=None, *, reset=True):
     check_file(X)
     if not (is_foreign(X) or is_cupy_sparse(X)):
         given, options = X, {"dtype": [np.float64, np.float32], "accept_sparse": "csr"}
-        if isinstance(X, np.ndarray) and X.dtype in NARROW and has_finite_sum(X):
+        if isinstance(X, np.ndarray) and X.dtype in NARROW and (_is_taken_for_finite(X) or has_finite_sum(X)):
             options["dtype"].append(X.dtype)
         if estimator is None:
             X = check_array(X, input_name="X", **options)
@@ -110,6 +108,11 @@ def is_plain(X, estimator=None, *, reset=False):
         if n_features != X.shape[1] or hasattr(estimator, "feature_names_in_"):
             return False
     return True
+
+
+def _is_taken_for_finite(X):
+    """Whether the user wants scikit-learn not to look at the numbers of X, which it would."""
+    return isinstance(X, np.ndarray) and get_config()["assume_finite"]
 
 
 def has_finite_sum(x):

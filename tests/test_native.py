@@ -444,7 +444,7 @@ def no_sense():
             X.astype("i8"),
             X + 0j,
             X.astype(">f8"),
-            X.astype("f2"),
+            X.astype("u4"),
             None,
             "X",
             X[:0],
