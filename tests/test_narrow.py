@@ -130,7 +130,10 @@ MORE_JOBS = JOBS | {
         model.predict(X),
     ],
     "one batch": lambda X, w: fitted(MiniBatchKMeans(3, random_state=0, init="random").fit(X)),
-    "BIC": lambda X, w: [metrics.bic_score(X, LABELS, w), metrics.silhouette_score(X, LABELS, sample_size=50, random_state=0)],
+    "BIC": lambda X, w: [
+        metrics.bic_score(X, LABELS, w),
+        metrics.silhouette_score(X, LABELS, sample_size=50, random_state=0),
+    ],
 }
 
 
@@ -229,9 +232,7 @@ def test_cosine_of_rows_that_are_large_in_float64_is_read_in_blocks(rng):
     X = around_centers(rng, "uint8", 40_000, 8)
     X[:, 0] |= 1
     with sklearn.config_context(working_memory=1):
-        found, expected = (
-            KMeans(4, metric="cosine", random_state=0).fit(rows) for rows in (X, X.astype("float64"))
-        )
+        found, expected = (KMeans(4, metric="cosine", random_state=0).fit(rows) for rows in (X, X.astype("float64")))
     assert_same_bits(fitted(found), fitted(expected))
 
 

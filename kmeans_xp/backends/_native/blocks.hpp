@@ -174,9 +174,9 @@ inline void turn_narrow(const char* first, const double* origins, C* block) {
 }
 
 inline bool are_neighbours(const Index* which, Index count) {
-    Index apart = 0;
-    for (Index i = 1; i < count; i++) apart |= which[i] - (which[0] + i);
-    return apart == 0;
+    bool found = true;
+    for (Index i = 1; i < count; i++) found &= which[i] == which[0] + i;
+    return found;
 }
 
 // Put up to a block of rows, relative to the origin, into `block` (n_features, lanes); repeat the last to fill it.
