@@ -1,20 +1,13 @@
 """Rows of float16, int8, uint8, int16, uint16 and bool: never copied as a whole, with the results of float64."""
 
-import subprocess
-import sys
-import textwrap
-import warnings
-
 import numpy as np
 import pytest
 import sklearn
-from conftest import load, use_plain_numpy
-from sklearn.exceptions import ConvergenceWarning
+from conftest import load
 from test_shared_memory import JOBS, LABELS, N_ROWS, fitted
 
 from kmeans_xp import BisectingKMeans, KMeans, MiniBatchKMeans, metrics
 from kmeans_xp.arrays import NARROW, to_numpy
-from kmeans_xp.backends import backend_for
 from kmeans_xp.rows.array import largest
 from kmeans_xp.validation import check_rows
 
