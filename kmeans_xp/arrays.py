@@ -4,6 +4,7 @@ Only this file and devices.py know array-api-compat.
 """
 
 import contextlib
+import functools
 import os
 import sys
 import threading
@@ -15,6 +16,9 @@ import numpy as np
 device = compat.device
 
 FLOATS = np.dtype(np.float32), np.dtype(np.float64)  # that are computed with as they are
+# That NumPy's rows stay in: they are widened to float64 where they are computed with, some rows at a time
+NARROW = tuple(map(np.dtype, (np.float16, np.int8, np.uint8, np.int16, np.uint16, np.bool)))
+_SHARED = FLOATS + NARROW[1:-1]  # of other libraries, whose memory NumPy computes with
 _DLPACK_CPU = 1
 _N_CORES = os.cpu_count() or 1  # which takes a microsecond to ask for
 MOST_COPIED = 2**22  # bytes of an array that a copy of pays for itself, and is small beside what a fit needs anyway
@@ -98,8 +102,23 @@ def is_float(x):
 
 
 def result_dtype(x):
-    """The dtype of centers and distances for rows `x`: their own, or float32 where that is a half precision."""
-    return x.dtype if is_float(x) else namespace(x).float32
+    """The dtype of centers and distances for rows `x`: their own, if they are computed with as they are.
+
+    Else float64, or the widest there is; but float32 for the half precisions of other libraries than NumPy.
+    """
+    if is_float(x):
+        return x.dtype
+    return namespace(x).float32 if is_half(x) else accumulator(x)
+
+
+def is_half(x):
+    """Whether `x` has a half precision, of another library than NumPy, that is computed with in float32."""
+    return type(x) is not np.ndarray and "float16" in str(x.dtype)  # bfloat16 too, which CuPy's `isdtype` does not know
+
+
+def widened(x):
+    """Rows as they are given to who may not expect a narrow dtype: in their own, or that of NumPy's results."""
+    return x if is_float(x) or is_half(x) else namespace(x).astype(x, result_dtype(x))
 
 
 def float_dtype(x):
@@ -147,15 +166,15 @@ def to_numpy(x):
 
 
 def shared(x):
-    """NumPy's view of the float32 or float64 numbers of a host array of torch or JAX, only to be read; else `x` itself.
+    """NumPy's view of a host array of torch or JAX, only to be read, of float32, float64 or narrow integers.
 
-    torch's gradients end here.
+    Else `x` itself: float16 among them, as NumPy has results for that in float64. torch's gradients end here.
     """
     if type(x) is np.ndarray:
         return x
     if compat.is_torch_array(x):
         torch = sys.modules["torch"]
-        if type(x) not in (torch.Tensor, torch.nn.Parameter) or x.dtype not in (torch.float32, torch.float64):
+        if type(x) not in (torch.Tensor, torch.nn.Parameter) or x.dtype not in _shared_of(torch):
             return x
         if x.device.type != "cpu" or x.layout != torch.strided or x.is_neg():
             return x
@@ -163,7 +182,7 @@ def shared(x):
             return x.detach().numpy()
         except RuntimeError:  # what torch.func maps over has no memory of its own
             return x
-    if compat.is_jax_array(x) and not isinstance(x, sys.modules["jax"].core.Tracer) and x.dtype in FLOATS:
+    if compat.is_jax_array(x) and not isinstance(x, sys.modules["jax"].core.Tracer) and x.dtype in _SHARED:
         on_cpu = x.is_fully_addressable and [device.platform for device in x.devices()] == ["cpu"]
         return np.asarray(x) if on_cpu else x
     return x
@@ -174,6 +193,12 @@ def by_rows(x):
     if type(x) is np.ndarray and x.strides[1] != x.itemsize and x.nbytes <= MOST_COPIED:
         return np.ascontiguousarray(x)
     return x
+
+
+@functools.cache
+def _shared_of(torch):
+    """Those of `_SHARED` that torch has."""
+    return {getattr(torch, dtype.name) for dtype in _SHARED if hasattr(torch, dtype.name)}
 
 
 def is_differentiated(x):

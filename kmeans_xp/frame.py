@@ -19,7 +19,7 @@ class Frame:
 
     origin: Any  # (n_features,) float64, representable in `dtype`
     spread: float  # weighted mean of the squared distance of a row from the origin
-    dtype: Any  # of the centers that are returned: that of the rows, or float32 for half precision
+    dtype: Any  # of the centers that are returned: `result_dtype` of the rows
     distance_dtype: Any  # in which rows and centers are compared
     tile_bytes: int
     shifted: bool = False  # the rows that it is used for are relative to the origin already

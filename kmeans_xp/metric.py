@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from kmeans_xp.arrays import device, first_few, namespace, result_dtype, to_floats, to_numpy
+from kmeans_xp.arrays import device, first_few, namespace, to_floats, to_numpy
 from kmeans_xp.rows.array import largest, scaled
 
 
@@ -109,7 +109,7 @@ class Cosine:
 def unit_rows(X, first=0, refuses_zeros=True, name="the centers"):
     """Rows scaled to norm 1, a new array of float32 or float64; those of zeros stay as they are, or are refused."""
     xp = namespace(X)
-    most = xp.astype(largest(X), result_dtype(X), copy=False)
+    most = largest(X)
     low, high = to_floats(xp.min(most), xp.max(most))
     if not math.isfinite(high):
         raise ValueError("Input X contains NaN or infinity.")

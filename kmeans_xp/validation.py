@@ -14,6 +14,7 @@ from sklearn.utils.validation import validate_data
 
 from kmeans_xp.arrays import (
     FLOATS,
+    NARROW,
     accumulator,
     as_dask_array,
     asarray_like,
@@ -24,6 +25,7 @@ from kmeans_xp.arrays import (
     is_float,
     is_foreign,
     is_frame,
+    is_half,
     is_scipy_sparse,
     is_sparse,
     is_writeable,
@@ -42,10 +44,10 @@ from kmeans_xp.rows.scipy import ScipyRows
 
 
 def check_rows(X, estimator=None, *, reset=True):
-    """X as a finite array of float32 or float64 in its own library, (n_samples, n_features), neither being 0.
+    """X as a finite array in its own library, (n_samples, n_features), neither being 0.
 
-    Arrays of other libraries than NumPy keep float16 and bfloat16. With `reset`, the estimator learns the number and
-    names of the features, else they must be those it knows.
+    It is of float32 or float64, or stays what it is: NumPy's of a dtype in `NARROW`, others with half precision. With
+    `reset`, the estimator learns the number and names of the features, else they must be those it knows.
     """
     if isinstance(X, SparseRows):
         return X
@@ -70,6 +72,8 @@ def check_rows(X, estimator=None, *, reset=True):
     check_file(X)
     if not (is_foreign(X) or is_cupy_sparse(X)):
         given, options = X, {"dtype": [np.float64, np.float32], "accept_sparse": "csr"}
+        if isinstance(X, np.ndarray) and X.dtype in NARROW and (_is_taken_for_finite(X) or has_finite_sum(X)):
+            options["dtype"].append(X.dtype)
         if estimator is None:
             X = check_array(X, input_name="X", **options)
         else:
@@ -116,7 +120,9 @@ def seen_by_numpy(X):
 
 def is_plain(X, names=None, estimator=None, *, reset=False):
     """Whether X is an array in which scikit-learn would find no fault, if it is finite; that takes 20 times as long."""
-    if type(X) is not np.ndarray or X.ndim != 2 or X.dtype not in FLOATS or 0 in X.shape or not X.flags.aligned:
+    if type(X) is not np.ndarray or X.ndim != 2 or 0 in X.shape or not X.flags.aligned:
+        return False
+    if X.dtype not in FLOATS and X.dtype not in NARROW:
         return False
     if estimator is None or (reset and names is not None):
         return True
@@ -126,10 +132,17 @@ def is_plain(X, names=None, estimator=None, *, reset=False):
     return reset or getattr(estimator, "n_features_in_", X.shape[1]) == X.shape[1]
 
 
+def _is_taken_for_finite(X):
+    """Whether the user wants scikit-learn not to look at the numbers of X, which it would."""
+    return isinstance(X, np.ndarray) and get_config()["assume_finite"]
+
+
 def has_finite_sum(x):
     """Whether the sum of an array of NumPy is finite, as are all its numbers then."""
+    if x.dtype.kind in "iub":
+        return True
     with np.errstate(all="ignore"):
-        return math.isfinite(np.add.reduce(x, axis=None))
+        return math.isfinite(np.add.reduce(x, axis=None, dtype=result_dtype(x)))
 
 
 def check_not_lazy(X):
@@ -448,12 +461,12 @@ def _library_and_device(x):
 def _check_foreign(x, name, keep_half=False):
     """A finite array of another library than NumPy, as float32 or float64 where it is, or as its half precision."""
     xp = namespace(x)
-    is_half = "float16" in str(x.dtype)  # bfloat16 too, which CuPy's `isdtype` does not know
-    if not is_half and xp.isdtype(x.dtype, "complex floating"):
+    half = is_half(x)
+    if not half and xp.isdtype(x.dtype, "complex floating"):
         raise ValueError(f"Complex data not supported\n{x}\n")
     with undisturbed(x, gradients=True):
-        if not (is_float(x) or (is_half and keep_half)):
-            x = xp.astype(x, xp.float32 if is_half else accumulator(x))
+        if not (is_float(x) or (half and keep_half)):
+            x = xp.astype(x, result_dtype(x))
         # A sum without an extreme is finite: one reduction and no temporary, unless something is wrong.
         (total,) = to_floats(xp.sum(x, dtype=result_dtype(x)))
         if not math.isfinite(total) and not bool(xp.all(xp.isfinite(x))):

@@ -67,6 +67,37 @@ def test_steps_are_the_portable_ones(rng, shape, dtype):
 
 
 @pytest.mark.usefixtures("ways", "instructions")
+@pytest.mark.parametrize("dtype", ["float16", "int8", "uint8", "int16", "uint16", "bool"])
+def test_steps_of_narrow_rows_are_those_of_float64(rng, dtype):
+    """Read by blocks of neighbours and of others, by rows and by columns, features in pieces."""
+    for n, d, k in ((70, 1, 5), (90, 3, 9), (100, 4, 7), (260, 9, 12), (130, 70, 5)):
+        X = (np.abs(rng.normal(size=(n, d))) * 60).astype(dtype)
+        X[::2] *= X.dtype.type(-1) if dtype.startswith(("float", "int")) else X.dtype.type(1)
+        c = case(NUMPY, X.astype("float64"), k, "float64", tile_bytes=FAR)
+        for rows in (X, np.asfortranarray(X)):
+            for name in set(STEPS) - {"share_that_pays", "run_at_once"}:
+                step = getattr(ours, name)
+                assert compare(name, step, step, c, rows, c.host), name
+
+
+@pytest.mark.usefixtures("instructions")
+def test_each_number_of_float16():
+    X = np.arange(2**16, dtype=np.uint16).view("float16")[:, None]
+    X = X[~np.isnan(X[:, 0])]
+    squares, origin = np.empty(len(X)), np.full(1, 0.5)
+    native.sq_distances_to_own(X, origin, np.zeros(len(X), "i4"), np.zeros((1, 1)), squares, 1)
+    wide = X[:, 0].astype("float64")
+    assert_array_equal(squares, (wide - 0.5) ** 2)
+    rows = np.tile(X, (1, 5))  # added to sums, one by one
+    labels, sums, weights = np.arange(len(X), dtype="i4"), np.zeros(rows.shape), np.zeros(len(X))
+    native.sum(rows, np.zeros(5), np.ones(len(X)), labels, sums, weights, 1)
+    assert_array_equal(sums, np.tile(wide[:, None], (1, 5)))
+    keys = np.empty(len(X))
+    native.keys(X, np.zeros(1), np.ones(1), keys)
+    assert_array_equal(keys, wide)
+
+
+@pytest.mark.usefixtures("ways", "instructions")
 @settings(max_examples=8, deadline=None)
 @given(data=st.data())
 def test_steps_are_the_portable_ones_whatever_the_shape(data):
@@ -444,7 +475,7 @@ def no_sense():
             X.astype("i8"),
             X + 0j,
             X.astype(">f8"),
-            X.astype("f2"),
+            X.astype("u4"),
             None,
             "X",
             X[:0],

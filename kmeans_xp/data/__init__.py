@@ -66,7 +66,7 @@ def open_data(X, sample_weight=None, purpose=LOOK):
         check_same_library(X, purpose.estimator, purpose.method)
     home = check_rows(X, **checked)
     target = _target(home, purpose)
-    placed = home if target is None else devices.to_device(home, target)
+    placed = home if target is None else _placed(home, target)
     rows = placed if _is_differentiated(placed, purpose) else arrays.shared(placed)
     rows = arrays.by_rows(rows) if purpose.method is None else rows
     with computing(rows, purpose.n_clusters, gradients=purpose.gradients):
@@ -93,6 +93,17 @@ def _elsewhere(X, sample_weight, purpose, checked):
     return None
 
 
+def _placed(X, target):
+    """Rows on the device called `target`. Narrow ones are widened there, if it is not the CPU."""
+    placed = devices.to_device(X, target)
+    if arrays.is_host(placed):
+        return placed
+    with arrays.undisturbed(placed):
+        if type(X) is not np.ndarray:
+            return arrays.widened(placed)
+        return arrays.namespace(placed).astype(placed, arrays.float_dtype(X), copy=False)
+
+
 def _is_differentiated(X, purpose):
     """Whether gradients with respect to X, or to the centers, are to be recorded."""
     return purpose.gradients and any(map(arrays.is_differentiated, (X, purpose.estimator.cluster_centers_)))
@@ -112,7 +123,8 @@ def _is_read_in_blocks(X, purpose):
         target = _target(X, purpose)
         if target is not None and devices.parse_device(target)[0] == "cuda":
             return not devices.fits_on_device(X, target)
-        return purpose.metric.spherical and X.nbytes > working_memory()  # scaled block by block
+        n_bytes = X.size * arrays.float_dtype(X).itemsize
+        return purpose.metric.spherical and n_bytes > working_memory()  # scaled block by block
     return _lies_in_a_file(X)
 
 

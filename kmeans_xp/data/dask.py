@@ -28,6 +28,7 @@ from kmeans_xp.arrays import (
     refuse_masked,
     to_floats,
     to_numpy,
+    widened,
     write_rows,
 )
 from kmeans_xp.data.source import Block, PerRow, gathered, iterate_over_blocks
@@ -270,6 +271,7 @@ def _block(X, sample_weight, announced, index, metric, fitting):
         if isinstance(X, StoredRows):
             raise TypeError("Sparse partitions are not supported. Use '.map_blocks(lambda X: X.toarray())'.")
         with computing(X):
+            X = X if type(X) is np.ndarray else widened(X)
             sample_weight, lost = check_sample_weight(sample_weight, X, may_be_zero=True), (0, 0.0)
             X = metric.prepare(X, 0 if math.isnan(shape[0]) else start)  # by which errors name rows
             if fitting:

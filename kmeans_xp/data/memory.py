@@ -39,7 +39,7 @@ class InMemory:
     def given(self):
         if self.shown is self.like:
             return as_given(self.like)
-        return arrays.asarray_like(self.like, self.shown) if self._is_scaled else self.shown
+        return as_given(arrays.asarray_like(self.like, self.shown) if self._is_scaled else self.shown)
 
     def reduce(self, function, combine, *args):
         return function(self.block, *map(self._beside, args))

@@ -201,8 +201,7 @@ class BisectingKMeans(NearestCenters):
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Rows to cluster, in memory. float32 and float64 are kept. float16 and bfloat16 of other libraries than NumPy
-            are kept too, and computed with in float32, the dtype of the results. Other real dtypes become float64.
+            Rows to cluster, in memory. Dtypes are kept, and results have one, as in :meth:`KMeans.fit`.
 
         y : Ignored
             Not used, present here for API consistency by convention.

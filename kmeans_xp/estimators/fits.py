@@ -66,7 +66,7 @@ def gaps(fits, inertias, n_references):
     for _ in range(n_references):
         with computing(fits.data.like):
             rows = without_clusters(X.astype(float), sample_weight, fits.rng)
-            rows = arrays.asarray_like(rows, fits.sample[0], fits.sample[0].dtype)
+            rows = arrays.asarray_like(rows, fits.sample[0], arrays.result_dtype(fits.sample[0]))
         references = Fits(fits.model, fits.numbers, rows, None, fits.rng)
         scale = sample_weight.sum() / len(sample_weight)
         logs.append([math.log(max(fitted.inertia_ * scale, SMALLEST)) for fitted, _ in references])

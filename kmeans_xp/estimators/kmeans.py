@@ -282,8 +282,10 @@ class KMeans(NearestCenters):
         Parameters
         ----------
         X : array-like, source, or array or data frame of Dask, of shape (n_samples, n_features)
-            Rows to cluster. float32 and float64 are kept. float16 and bfloat16 of other libraries than NumPy are kept
-            too, and computed with in float32, the dtype of the results. Other real dtypes become float64.
+            Rows to cluster. float32 and float64 are kept. So are bool, integers of 8 and 16 bits, and float16 of NumPy,
+            which are widened to float64, the dtype of the results, where they are computed with; and such integers of
+            torch and JAX on the CPU. float16 and bfloat16 of other libraries are kept too, and computed with in
+            float32, the dtype of the results. Other real dtypes become float64.
 
         y : Ignored
             Not used, present here for API consistency by convention.

@@ -9,7 +9,7 @@ from kmeans_xp import arrays
 from kmeans_xp._sklearn_private import Interval, validate_params
 from kmeans_xp.data import Purpose, frame_of, open_data
 from kmeans_xp.estimators.random_numbers import generator
-from kmeans_xp.rows.array import dense, take_rows
+from kmeans_xp.rows.array import as_given, dense, take_rows
 from kmeans_xp.seeding.greedy import choose_rows
 from kmeans_xp.validation import check_n_samples
 
@@ -55,7 +55,7 @@ def kmeans_plusplus(
     Returns
     -------
     centers : array of shape (n_clusters, n_features)
-        Rows of X, in its dtype, library and device; integers become float64.
+        Rows of X, in its dtype, library and device; integers, and float16 of NumPy, become float64.
 
     indices : array of shape (n_clusters,), int64
         Their row numbers.
@@ -77,7 +77,7 @@ def kmeans_plusplus(
         frame = frame_of(data)
         with generator(random_state) as rng:
             sample, rows = choose_rows(data, n_clusters, frame, rng)
-        centers = dense(take_rows(sample.X, rows))
+        centers = as_given(dense(take_rows(sample.X, rows)))
         if sample.numbers is not None:
             rows = sample.numbers[arrays.to_numpy(rows)]
         xp = arrays.namespace(data.home)

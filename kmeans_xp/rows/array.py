@@ -1,6 +1,6 @@
 """Rows that are stored in an array: what is asked of them, in the pure Array API (see `rows.primitive`)."""
 
-from kmeans_xp.arrays import collect, device, namespace
+from kmeans_xp.arrays import collect, device, namespace, result_dtype, widened
 from kmeans_xp.backends import replaceable
 from kmeans_xp.rows import primitive
 
@@ -55,9 +55,10 @@ def pieces(X):
 
 @primitive
 def largest(X):
-    """Largest absolute value in each row."""
-    xp = namespace(X)
-    return collect(((rows, xp.max(xp.abs(X[rows, :]), axis=1)) for rows in pieces(X)), X.shape[0])
+    """Largest absolute value in each row, in the dtype of results: -128 has none in int8."""
+    xp, dtype = namespace(X), result_dtype(X)
+    tiles = ((rows, xp.astype(X[rows, :], dtype, copy=False)) for rows in pieces(X))
+    return collect(((rows, xp.max(xp.abs(tile), axis=1)) for rows, tile in tiles), X.shape[0])
 
 
 @primitive
@@ -78,8 +79,8 @@ def scaled(X, most):
 
 @primitive
 def as_given(X):
-    """Validated rows as a user has them: an array, or a CSR matrix."""
-    return X
+    """Validated rows as a user has them: an array, in which integers don't overflow, or a CSR matrix."""
+    return widened(X)
 
 
 @primitive

@@ -1,12 +1,11 @@
 // Vectors of an instruction set, and blocks of rows that are turned over into them: one row a lane. For passes.cpp.
 #pragma once
-#include <cstring>
 #include <type_traits>
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
 
-#include "passes.hpp"
+#include "numbers.hpp"
 
 namespace kmeans {
 namespace {
@@ -103,14 +102,7 @@ class Flushing {
 #endif
 };
 
-template <class T>
-inline T number_at(const char* place) {
-    T value;
-    std::memcpy(&value, place, sizeof(T));  // which need not be aligned
-    return value;
-}
-
-// Call function(T()) for the type T of the rows.
+// Call function(T()) for the type T of rows that are not narrow.
 template <class Function>
 inline auto with_type_of(const Rows& rows, Function function) {
     return rows.dtype == Dtype::float32 ? function(float()) : function(double());
@@ -248,14 +240,9 @@ void gather(const Rows& rows, const Index* which, Index count, C* block) {
 }
 
 template <class C>
-void gather_any(const Rows& rows, const Index* which, Index count, C* block) {
-    with_type_of(rows, [&](auto type) { gather<decltype(type), C>(rows, which, count, block); });
-}
-
-template <class C>
 void compact(const Rows& rows, Index begin, Index end, C* numbers, Index stride) {
     const Index d = rows.n_features, step = rows.column_stride;
-    with_type_of(rows, [&](auto type) {
+    with_type(rows.dtype, [&](auto type) {
         using T = decltype(type);
         for (Index row = begin; row < end; row++) {
             const char* from = rows.data + row * rows.row_stride;
@@ -300,6 +287,77 @@ inline void for_few(Index n_features, Function function) {
     if (n_features > 3) function(3);
 }
 
+inline bool is_narrow(const Rows& rows) { return rows.dtype > Dtype::float64; }
+
+// Numbers that are `step` bytes apart.
+template <class T>
+inline void widen(const char* from, Index step, Index n, double* to) {
+    if (step == Index(sizeof(T)))
+        for (Index i = 0; i < n; i++) to[i] = double(number_at<T>(from + i * Index(sizeof(T))));
+    else
+        for (Index i = 0; i < n; i++) to[i] = double(number_at<T>(from + i * step));
+}
+#if defined(__F16C__)
+template <>
+inline void widen<Half>(const char* from, Index step, Index n, double* to) {
+    Index i = 0;
+    if (step == 2)
+        for (; i + 8 <= n; i += 8) {
+            __m128i halves;
+            std::memcpy(&halves, from + 2 * i, 16);
+            const __m256 wide = _mm256_cvtph_ps(halves);
+            _mm256_storeu_pd(to + i, _mm256_cvtps_pd(_mm256_castps256_ps128(wide)));
+            _mm256_storeu_pd(to + i + 4, _mm256_cvtps_pd(_mm256_extractf128_ps(wide, 1)));
+        }
+    for (; i < n; i++) to[i] = double(number_at<Half>(from + i * step));
+}
+#endif
+
+// Up to MOST_LANES narrow rows, some features of them, in float64: as they lie, by rows or by columns.
+Rows widened(const Rows& rows, const Index* which, Index count, Index begin, Index n_features, double* numbers) {
+    const char* first = rows.data + begin * rows.column_stride;
+    const Index step = rows.column_stride;
+    bool by_columns = false;
+    with_type(rows.dtype, [&](auto type) {
+        using T = decltype(type);
+        const bool together = are_neighbours(which, count);
+        by_columns = together && rows.row_stride == Index(sizeof(T));
+        if (by_columns)
+            for (Index f = 0; f < n_features; f++)
+                widen<T>(first + which[0] * rows.row_stride + f * step, sizeof(T), count, numbers + f * count);
+        else if (together && step == Index(sizeof(T)) && rows.row_stride == n_features * step)
+            widen<T>(first + which[0] * rows.row_stride, sizeof(T), count * n_features, numbers);
+        else if (n_features <= FEW)
+            for (Index i = 0; i < count; i++)
+                for_few(n_features, [&](Index f) {
+                    const char* place = first + which[i] * rows.row_stride + f * step;
+                    numbers[i * n_features + f] = double(number_at<T>(place));
+                });
+        else
+            for (Index i = 0; i < count; i++)
+                widen<T>(first + which[i] * rows.row_stride, step, n_features, numbers + i * n_features);
+    });
+    return {reinterpret_cast<const char*>(numbers), count, n_features, by_columns ? 8 : 8 * n_features,
+            by_columns ? 8 * count : 8, Dtype::float64, rows.origin + begin};
+}
+
+constexpr Index PIECE = 32;  // features that are widened at a time
+
+template <class C>
+void gather_any(const Rows& rows, const Index* which, Index count, C* block) {
+    if (!is_narrow(rows)) {
+        with_type_of(rows, [&](auto type) { gather<decltype(type), C>(rows, which, count, block); });
+        return;
+    }
+    static const Index places[MOST_LANES] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15,
+                                             16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31};
+    double numbers[MOST_LANES * PIECE];
+    for (Index begin = 0; begin < rows.n_features; begin += PIECE) {
+        const Rows piece = widened(rows, which, count, begin, least(PIECE, rows.n_features - begin), numbers);
+        gather<double, C>(piece, places, count, block + begin * LANES<C>);
+    }
+}
+
 // Add a row, relative to the origin, to the sums of a cluster.
 template <class T>
 inline void add_row(const Rows& rows, Index row, double weight, double* __restrict__ sums) {
@@ -331,7 +389,7 @@ inline double* sums_of(Totals& totals, Index cluster, Index n_features) {
 void add_row_of_any(const Rows& rows, Index row, double weight, Index cluster, Totals& totals) {
     double* sums = sums_of(totals, cluster, rows.n_features);
     totals.weights[cluster] += weight;
-    with_type_of(rows, [&](auto type) { add_row<decltype(type)>(rows, row, weight, sums); });
+    with_type(rows.dtype, [&](auto type) { add_row<decltype(type)>(rows, row, weight, sums); });
 }
 
 }  // namespace

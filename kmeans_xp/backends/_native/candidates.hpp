@@ -187,7 +187,7 @@ void take_candidate(const Candidates& job, Index chosen, Index begin, Index end,
         if (most) squares_of_neighbors(one, first, count, squares, squares + lanes);
         for (; bits; bits &= bits - 1) {
             const Index i = __builtin_ctz(bits), row = first + i;
-            const double square = most ? squares[i] : sq_distance_of_any(job.rows, row, one.points);
+            const double square = most ? squares[i] : sq_distance_of_any(job.rows, row, one.points, squares + lanes);
             if (!(square < job.closest.squares[row])) continue;
             job.closest.squares[row] = square;
             job.closest.nearest[row] = center;

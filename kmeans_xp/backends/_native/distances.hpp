@@ -13,15 +13,36 @@ inline void for_tiles(Index n_samples, Part part, Function function) {
         function(begin, least(begin + tile, n_samples));
 }
 
-void sum(const Rows& rows, const double* sample_weight, const int32_t* labels, Part part, Totals& totals) {
-    with_type_of(rows, [&](auto type) {
-        for_tiles(rows.n_samples, part, [&](Index begin, Index end) {
-            for (Index row = begin; row < end; row++) {
-                double* sums = sums_of(totals, labels[row], rows.n_features);
-                totals.weights[labels[row]] += sample_weight[row];
-                add_row<decltype(type)>(rows, row, sample_weight[row], sums);
-            }
+// Call function(T(), rows, place, row) for every n_parts-th tile of rows, one after the other: of narrow ones, whole
+// rows in float64, where `row` has another place.
+template <class Function>
+inline void for_rows(const Rows& rows, Part part, Function function) {
+    if (!is_narrow(rows)) {
+        with_type_of(rows, [&](auto type) {
+            for_tiles(rows.n_samples, part, [&](Index begin, Index end) {
+                for (Index row = begin; row < end; row++) function(type, rows, row, row);
+            });
         });
+        return;
+    }
+    double* numbers = new double[MOST_LANES * rows.n_features];
+    for_tiles(rows.n_samples, part, [&](Index begin, Index end) {
+        Index which[MOST_LANES];
+        for (Index first = begin; first < end; first += MOST_LANES) {
+            const Index count = least(MOST_LANES, end - first);
+            for (Index i = 0; i < count; i++) which[i] = first + i;
+            const Rows wide = widened(rows, which, count, 0, rows.n_features, numbers);
+            for (Index i = 0; i < count; i++) function(double(), wide, i, first + i);
+        }
+    });
+    delete[] numbers;
+}
+
+void sum(const Rows& rows, const double* sample_weight, const int32_t* labels, Part part, Totals& totals) {
+    for_rows(rows, part, [&](auto type, const Rows& some, Index place, Index row) {
+        double* sums = sums_of(totals, labels[row], rows.n_features);
+        totals.weights[labels[row]] += sample_weight[row];
+        add_row<decltype(type)>(some, place, sample_weight[row], sums);
     });
 }
 
@@ -52,16 +73,16 @@ inline double sq_distance_of(const Rows& rows, Index row, const double* point) {
                : sq_distance<T>(place, rows.column_stride, rows.origin, point, rows.n_features);
 }
 
-inline double sq_distance_of_any(const Rows& rows, Index row, const double* point) {
+// The same of numbers of any type; `numbers` (n_features,) is to compute with.
+inline double sq_distance_of_any(const Rows& rows, Index row, const double* point, double* numbers) {
+    if (is_narrow(rows))
+        return sq_distance_of<double>(widened(rows, &row, 1, 0, rows.n_features, numbers), 0, point);
     return with_type_of(rows, [&](auto type) { return sq_distance_of<decltype(type)>(rows, row, point); });
 }
 
 void own(const Rows& rows, const int32_t* labels, const double* centers, Part part, double* squares) {
-    with_type_of(rows, [&](auto type) {
-        for_tiles(rows.n_samples, part, [&](Index begin, Index end) {
-            for (Index row = begin; row < end; row++)
-                squares[row] = sq_distance_of<decltype(type)>(rows, row, centers + labels[row] * rows.n_features);
-        });
+    for_rows(rows, part, [&](auto type, const Rows& some, Index place, Index row) {
+        squares[row] = sq_distance_of<decltype(type)>(some, place, centers + labels[row] * rows.n_features);
     });
 }
 

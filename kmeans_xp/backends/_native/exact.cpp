@@ -3,20 +3,13 @@
 #include <cmath>
 #include <vector>
 
-#include "passes.hpp"
+#include "numbers.hpp"
 
 namespace kmeans {
 
 double number_of(const Rows& rows, Index row, Index f) {
     const char* place = rows.data + row * rows.row_stride + f * rows.column_stride;
-    if (rows.dtype == Dtype::float64) {
-        double number;
-        __builtin_memcpy(&number, place, 8);
-        return number;
-    }
-    float number;
-    __builtin_memcpy(&number, place, 4);
-    return number;
+    return with_type(rows.dtype, [&](auto type) { return double(number_at<decltype(type)>(place)); });
 }
 
 namespace {
@@ -105,11 +98,8 @@ namespace {
 
 template <class T>
 void products_with(const char* row, const double* origin, const double* direction, Index n, double* products) {
-    for (Index f = 0; f < n; f++) {
-        T number;
-        __builtin_memcpy(&number, row + f * Index(sizeof(T)), sizeof(T));
-        products[f] = (double(number) - origin[f]) * direction[f];
-    }
+    for (Index f = 0; f < n; f++)
+        products[f] = (double(number_at<T>(row + f * Index(sizeof(T)))) - origin[f]) * direction[f];
 }
 
 }  // namespace
@@ -119,12 +109,13 @@ void keys_of_rows(const Rows& rows, const double* direction, double* keys) {
     std::vector<double> products(d);
     for (Index row = 0; row < rows.n_samples; row++) {
         const char* place = rows.data + row * rows.row_stride;
-        if (rows.dtype == Dtype::float64 && rows.column_stride == 8)
-            products_with<double>(place, rows.origin, direction, d, products.data());
-        else if (rows.dtype == Dtype::float32 && rows.column_stride == 4)
-            products_with<float>(place, rows.origin, direction, d, products.data());
-        else
-            for (Index f = 0; f < d; f++) products[f] = (number_of(rows, row, f) - rows.origin[f]) * direction[f];
+        with_type(rows.dtype, [&](auto type) {
+            using T = decltype(type);
+            if (rows.column_stride == Index(sizeof(T)))
+                products_with<T>(place, rows.origin, direction, d, products.data());
+            else
+                for (Index f = 0; f < d; f++) products[f] = (number_of(rows, row, f) - rows.origin[f]) * direction[f];
+        });
         keys[row] = row_sum(products.data(), d);
     }
 }

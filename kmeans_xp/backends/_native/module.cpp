@@ -39,12 +39,23 @@ Dtype dtype_of(nb::dlpack::dtype dtype) {
     return Dtype::float64;
 }
 
+// That of an array, which may be a narrow one.
+Dtype dtype_of_array(nb::dlpack::dtype dtype) {
+    if (dtype == nb::dtype<int8_t>()) return Dtype::int8;
+    if (dtype == nb::dtype<uint8_t>() || dtype == nb::dtype<bool>()) return Dtype::uint8;
+    if (dtype == nb::dtype<int16_t>()) return Dtype::int16;
+    if (dtype == nb::dtype<uint16_t>()) return Dtype::uint16;
+    if (dtype.code == uint8_t(nb::dlpack::dtype_code::Float) && dtype.bits == 16 && dtype.lanes == 1)
+        return Dtype::float16;
+    return dtype_of(dtype);
+}
+
 Rows rows_of(const AnyRows& X, const Vector<const double>& origin) {
     require(X.shape(1) == origin.shape(0), "the origin has another number of features");
     require(X.size() > 0, "no rows, or no features");
     const Index size = X.itemsize();
     return {static_cast<const char*>(X.data()), Index(X.shape(0)), Index(X.shape(1)), X.stride(0) * size,
-            X.stride(1) * size, dtype_of(X.dtype()), origin.data()};
+            X.stride(1) * size, dtype_of_array(X.dtype()), origin.data()};
 }
 
 // Numbers, columns and, for each row, where it begins among them: of a CSR matrix. It may have been changed since it was
@@ -472,9 +483,9 @@ bool distances_at_once(AnyRows X, Vector<const double> origin, AnyRows centers,
     const Index k = centers.shape(0);
     const Seen seen(origin, centers, rows.dtype == Dtype::float32);
     rows.origin = seen.origin.data();
-    require(result.dtype() == X.dtype(), "results of this dtype are not known");
-    require_shape(result, rows.n_samples, k);
     const bool is_float = rows.dtype == Dtype::float32;
+    require(result.dtype() == (is_float ? nb::dtype<float>() : nb::dtype<double>()), "results of another dtype");
+    require_shape(result, rows.n_samples, k);
     const Squares job{rows, k, seen.centers.data()};
     measure(rows, k, n_threads, [&](Index part, Index n_parts, char* workspace) {
         passes().distances(job, {part, n_parts}, result.data(), is_float, workspace);

@@ -6,7 +6,8 @@ namespace kmeans {
 
 using Index = int64_t;
 
-enum class Dtype { float32, float64 };
+// The narrow ones, from float16 on, are widened to float64 where rows are read: all else computes with the first two.
+enum class Dtype { float32, float64, float16, int8, uint8, int16, uint16 };
 
 // An array of rows in any layout, seen relative to an origin.
 struct Rows {

@@ -61,7 +61,7 @@ def labels_at_once(X, model):
 
 def distances_at_once(X, model):
     """`prediction.distances_at_once`."""
-    result = np.empty((X.shape[0], len(model.centers)), dtype=X.dtype)
+    result = np.empty((X.shape[0], len(model.centers)), np.float32 if X.dtype == np.float32 else np.float64)
     n_threads = _n_threads(X.size * len(model.centers))
     return result if native.distances_at_once(X, model.origin, model.centers, result, n_threads) else None
 
