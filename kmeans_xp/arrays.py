@@ -21,6 +21,7 @@ NARROW = tuple(map(np.dtype, (np.float16, np.int8, np.uint8, np.int16, np.uint16
 _SHARED = FLOATS + NARROW[1:-1]  # of other libraries, whose memory NumPy computes with
 _DLPACK_CPU = 1
 _N_CORES = os.cpu_count() or 1  # which takes a microsecond to ask for
+MOST_COPIED = 2**22  # bytes of an array that a copy of pays for itself, and is small beside what a fit needs anyway
 _NUMPY_TILE_BYTES = 4 * 2**20  # small enough for the C library to keep buffers: new ones cost page faults in every pass
 _HOST_TILE_BYTES = 64 * 2**20  # few enough tiles that Python's share of the time is small
 _DEVICE_TILE_BYTES = 256 * 2**20  # enough rows to keep an accelerator busy
@@ -35,6 +36,12 @@ def namespace(*arrays):
 def is_foreign(x):
     """Whether `x` is an array of a library other than NumPy."""
     return type(x) is not np.ndarray and compat.is_array_api_obj(x) and not compat.is_numpy_array(x)
+
+
+def is_frame(x):
+    """Whether `x` is a data frame of pandas."""
+    pandas = sys.modules.get("pandas")
+    return pandas is not None and type(x) is pandas.DataFrame
 
 
 def is_sparse(x):
@@ -185,6 +192,13 @@ def shared(x):
 def _shared_of(torch):
     """Those of `_SHARED` that torch has."""
     return {getattr(torch, dtype.name) for dtype in _SHARED if hasattr(torch, dtype.name)}
+
+
+def by_rows(x):
+    """An array whose rows are read again and again: a small one of NumPy with the numbers of each row side by side."""
+    if type(x) is np.ndarray and x.strides[1] != x.itemsize and x.nbytes <= MOST_COPIED:
+        return np.ascontiguousarray(x)
+    return x
 
 
 def is_differentiated(x):

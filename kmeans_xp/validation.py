@@ -24,6 +24,7 @@ from kmeans_xp.arrays import (
     is_dask,
     is_float,
     is_foreign,
+    is_frame,
     is_half,
     is_scipy_sparse,
     is_sparse,
@@ -50,11 +51,15 @@ def check_rows(X, estimator=None, *, reset=True):
     """
     if isinstance(X, SparseRows):
         return X
-    rows = shared(X)
-    if is_plain(rows, estimator, reset=reset) and (_is_taken_for_finite(X) or has_finite_sum(rows)):
+    rows, names = seen_by_numpy(X)
+    is_theirs = rows is X or names is not None  # that scikit-learn would check
+    is_taken_for_finite = is_theirs and get_config()["assume_finite"]
+    if is_plain(rows, names, estimator, reset=reset) and (is_taken_for_finite or has_finite_sum(rows)):
         if estimator is not None and reset:
-            estimator.n_features_in_ = X.shape[1]
-        return X
+            estimator.n_features_in_ = rows.shape[1]
+            if names is not None:
+                estimator.feature_names_in_ = np.asarray(names, dtype=object)
+        return rows if is_theirs else X
     check_not_lazy(X)
     refuse_masked(X, "X")
     if is_sparse(X) and not (is_scipy_sparse(X) or is_cupy_sparse(X)):
@@ -66,8 +71,8 @@ def check_rows(X, estimator=None, *, reset=True):
     check_file(X)
     if not (is_foreign(X) or is_cupy_sparse(X)):
         given, options = X, {"dtype": [np.float64, np.float32], "accept_sparse": "csr"}
-        if isinstance(X, np.ndarray) and X.dtype in NARROW and (_is_taken_for_finite(X) or has_finite_sum(X)):
-            options["dtype"].append(X.dtype)
+        if isinstance(rows, np.ndarray) and rows.dtype in NARROW and (is_taken_for_finite or has_finite_sum(rows)):
+            options["dtype"].append(rows.dtype)
         if estimator is None:
             X = check_array(X, input_name="X", **options)
         else:
@@ -97,22 +102,33 @@ def check_rows(X, estimator=None, *, reset=True):
     return _cupy_rows(X) if is_cupy_sparse(X) else X
 
 
-def is_plain(X, estimator=None, *, reset=False):
+def seen_by_numpy(X):
+    """Rows, as NumPy sees them where that takes no copy, and the names of the columns of a data frame of pandas.
+
+    These are None for any other X, and for frames of other columns than such as have different words for names and are
+    all of one dtype that rows may have.
+    """
+    if not is_frame(X):
+        return shared(X), None
+    names, dtypes = X.columns.tolist(), set(X.dtypes.to_numpy())
+    if set(map(type, names)) != {str} or len(set(names)) < len(names):
+        return X, None
+    are_alike = len(dtypes) == 1 and isinstance(*dtypes, np.dtype) and dtypes <= {*FLOATS, *NARROW}
+    return (X.to_numpy(), names) if are_alike else (X, None)
+
+
+def is_plain(X, names=None, estimator=None, *, reset=False):
     """Whether X is an array in which scikit-learn would find no fault, if it is finite; that takes 20 times as long."""
     if type(X) is not np.ndarray or X.ndim != 2 or 0 in X.shape or not X.flags.aligned:
         return False
     if X.dtype not in FLOATS and X.dtype not in NARROW:
         return False
-    if estimator is not None:
-        n_features = X.shape[1] if reset else getattr(estimator, "n_features_in_", X.shape[1])
-        if n_features != X.shape[1] or hasattr(estimator, "feature_names_in_"):
-            return False
-    return True
-
-
-def _is_taken_for_finite(X):
-    """Whether the user wants scikit-learn not to look at the numbers of X, which it would."""
-    return isinstance(X, np.ndarray) and get_config()["assume_finite"]
+    if estimator is None or (reset and names is not None):
+        return True
+    known = getattr(estimator, "feature_names_in_", None)
+    if (known is None) != (names is None) or (names is not None and known.tolist() != names):
+        return False
+    return reset or getattr(estimator, "n_features_in_", X.shape[1]) == X.shape[1]
 
 
 def has_finite_sum(x):

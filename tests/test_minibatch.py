@@ -1,6 +1,7 @@
 """MiniBatchKMeans: scikit-learn's algorithm on every library."""
 
 import pickle
+import tracemalloc
 
 import numpy as np
 import pandas as pd
@@ -193,3 +194,16 @@ def test_a_partial_fit_that_fails_leaves_no_trace(rng, monkeypatch):
             np.testing.assert_array_equal(ours.cluster_centers_, theirs.cluster_centers_)
             np.testing.assert_array_equal(ours._counts, theirs._counts)
             np.testing.assert_array_equal(ours._random_state.get_state()[1], theirs._random_state.get_state()[1])
+
+
+@pytest.mark.parametrize("layout", [np.asfortranarray, lambda X: np.hstack((X, X))[:, : X.shape[1]]])
+def test_rows_in_any_layout_are_taken_without_a_copy_of_all(rng, layout):
+    X = layout(rng.normal(size=(100_000, 16)))
+    expected = MiniBatchKMeans(4, random_state=0, max_iter=2).fit(np.ascontiguousarray(X))
+    tracemalloc.start()
+    try:
+        found = MiniBatchKMeans(4, random_state=0, max_iter=2).fit(X)
+        assert tracemalloc.get_traced_memory()[1] < X.nbytes / 2
+    finally:
+        tracemalloc.stop()
+    np.testing.assert_array_equal(found.cluster_centers_, expected.cluster_centers_)

@@ -14,12 +14,17 @@ from sklearn.base import BaseEstimator
 from kmeans_xp import KMeans, MiniBatchKMeans, kmeans_plusplus, validation
 from kmeans_xp.estimators import centers, random_numbers
 from kmeans_xp.estimators.random_numbers import generator
+from kmeans_xp.rows import StoredRows
 from kmeans_xp.validation import check_rows, check_sample_weight
 
 GOOD = np.arange(1.0, 13.0).reshape(6, 2)
 
 
 class Subclass(np.ndarray):
+    pass
+
+
+class Frame(pd.DataFrame):
     pass
 
 
@@ -56,11 +61,35 @@ ROWS = {
     "tuple of arrays": tuple(GOOD),
     "named columns": pd.DataFrame(GOOD, columns=["a", "b"]),
     "other names": pd.DataFrame(GOOD, columns=["a", "c"]),
+    "columns one by one": pd.DataFrame({"a": GOOD[:, 0], "b": GOOD[:, 1]}),
+    "the other way round": pd.DataFrame(GOOD, columns=["b", "a"]),
+    "named columns, float32": pd.DataFrame(GOOD.astype("float32"), columns=["a", "b"]),
+    "some rows of a frame": pd.DataFrame(GOOD, columns=["a", "b"], index=list("uvwxyz")).iloc[[3, 1]],
+    "equal names": pd.DataFrame(GOOD, columns=["a", "a"]),
+    "one named column too many": pd.DataFrame(np.ones((6, 3)), columns=["a", "b", "c"]),
+    "columns of two dtypes": pd.DataFrame({"a": GOOD[:, 0], "b": GOOD[:, 1].astype("float32")}),
+    "columns of integers": pd.DataFrame({"a": GOOD[:, 0], "b": np.arange(6)}),
+    "nullable columns": pd.DataFrame(GOOD, columns=["a", "b"], dtype="Float64"),
+    "sparse columns": pd.DataFrame(GOOD, columns=["a", "b"], dtype=pd.SparseDtype("float64", 0.0)),
+    "one nullable column": pd.DataFrame(GOOD[:, :1], columns=["a"], dtype="Float64"),
+    "one sparse column": pd.DataFrame(GOOD[:, :1], columns=["a"], dtype=pd.SparseDtype("float64", 0.0)),
+    "named columns, NaN": pd.DataFrame(changed(np.nan), columns=["a", "b"]),
+    "named columns, infinity": pd.DataFrame(changed(np.inf), columns=["a", "b"]),
+    "named columns, a sum that overflows": pd.DataFrame(np.full((6, 2), 1e308), columns=["a", "b"]),
+    "a frame without rows": pd.DataFrame(GOOD[:0], columns=["a", "b"]),
+    "a frame without columns": pd.DataFrame(index=range(6)),
+    "a subclass of frames": Frame(GOOD, columns=["a", "b"]),
     "numbered columns": pd.DataFrame(GOOD),
+    "some numbered columns": pd.DataFrame(GOOD, columns=["a", 1]),
+    "columns with two names each": pd.DataFrame(GOOD, columns=pd.MultiIndex.from_tuples([("a", "b"), ("a", "c")])),
+    "series": pd.Series(GOOD[:, 0], name="a"),
     "int": GOOD.astype(int),
     "bool": GOOD > 3,
     "float16": GOOD.astype("float16"),
     "uint8": GOOD.astype("uint8"),
+    "named columns, uint8": pd.DataFrame(GOOD.astype("uint8"), columns=["a", "b"]),
+    "named columns, bool": pd.DataFrame(GOOD > 3, columns=["a", "b"]),
+    "named columns, float16 with NaN": pd.DataFrame(changed(np.nan, "float16"), columns=["a", "b"]),
     "int16, other endian": GOOD.astype(np.dtype("int16").newbyteorder()),
     "longdouble": GOOD.astype("longdouble"),
     "other endian": GOOD.astype(GOOD.dtype.newbyteorder()),
@@ -134,7 +163,9 @@ def assert_same(found, expected):
     (value, warned), (right, to_be_warned) = found, expected
     assert warned == to_be_warned
     assert type(value) is type(right)
-    if isinstance(right, np.ndarray):
+    if isinstance(right, StoredRows):
+        np.testing.assert_array_equal(value.as_given().toarray(), right.as_given().toarray())
+    elif isinstance(right, np.ndarray):
         assert value.dtype == right.dtype
         assert value.strides == right.strides
         assert value.flags.writeable == right.flags.writeable
@@ -169,15 +200,20 @@ def test_rows_as_scikit_learn_checks_them(name, assume_finite, reset, estimator,
     if estimator is not None:
         assert vars(ours).keys() == vars(theirs).keys()
         assert getattr(ours, "n_features_in_", None) == getattr(theirs, "n_features_in_", None)
+        names = [getattr(estimator, "feature_names_in_", np.empty(0, dtype=object)) for estimator in (ours, theirs)]
+        assert names[0].dtype == names[1].dtype
+        np.testing.assert_array_equal(*names)
 
 
 @pytest.mark.parametrize("method", ["predict", "transform"])
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("named", [True, False])
 @pytest.mark.parametrize("name", ROWS)
-def test_what_is_found_at_once_is_what_a_source_gives(name, dtype, method, monkeypatch, tmp_path):
+def test_what_is_found_at_once_is_what_a_source_gives(name, named, dtype, method, monkeypatch, tmp_path):
     """Results and errors, whatever is handed in."""
     X = ROWS[name](tmp_path) if callable(ROWS[name]) else ROWS[name]
-    model = KMeans(2, random_state=0).fit(GOOD.astype(dtype))
+    rows = GOOD.astype(dtype)
+    model = KMeans(2, random_state=0).fit(pd.DataFrame(rows, columns=["a", "b"]) if named else rows)
     found = outcome(lambda: getattr(model, method)(X))
     monkeypatch.setattr(KMeans, "_at_once", lambda *_: None)
     expected = outcome(lambda: getattr(model, method)(X))
@@ -196,6 +232,12 @@ def test_plain_rows_are_not_shown_to_scikit_learn(monkeypatch):
         assert check_rows(X) is X
         assert check_rows(X, KMeans()) is X
         assert check_rows(X, knowing(None, 2), reset=False) is X
+    for X in (ROWS["named columns"], ROWS["named columns, float32"]):
+        np.testing.assert_array_equal(check_rows(X), GOOD)
+        model = KMeans()
+        np.testing.assert_array_equal(check_rows(X, model), GOOD)
+        assert model.feature_names_in_.tolist() == ["a", "b"]
+        np.testing.assert_array_equal(check_rows(X, knowing(["a", "b"], 2), reset=False), GOOD)
     weights = np.arange(6.0)
     assert check_sample_weight(weights, GOOD) is weights
     with sklearn.config_context(assume_finite=True):

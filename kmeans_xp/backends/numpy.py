@@ -49,6 +49,11 @@ PARALLEL_RUN = 4e4  # multiplications of an iteration from which other threads p
 SINGLE_WORK = 2**16  # multiplications of a product up to which a BLAS uses one thread by itself
 
 
+def take_rows(X, rows):
+    """`array.take_rows`: of an array in another order NumPy's `take` would copy all."""
+    return X.take(rows, axis=0) if X.flags.c_contiguous else X[rows]
+
+
 def native_problem():
     """Why the native steps are not in use; None if they are."""
     return _native.problem

@@ -68,6 +68,7 @@ def open_data(X, sample_weight=None, purpose=LOOK):
     target = _target(home, purpose)
     placed = home if target is None else _placed(home, target)
     rows = placed if _is_differentiated(placed, purpose) else arrays.shared(placed)
+    rows = arrays.by_rows(rows) if purpose.method is None else rows
     with computing(rows, purpose.n_clusters, gradients=purpose.gradients):
         weights = check_sample_weight(sample_weight, rows) if purpose.weighs else None
         given = None if sample_weight is None else weights
@@ -78,7 +79,7 @@ def open_data(X, sample_weight=None, purpose=LOOK):
 
 def _elsewhere(X, sample_weight, purpose, checked):
     """The source of X that is not in memory; None for what is."""
-    if type(X) is np.ndarray and purpose.device is None and not purpose.metric.spherical:
+    if arrays.is_frame(X) or (type(X) is np.ndarray and purpose.device is None and not purpose.metric.spherical):
         return None
     if arrays.is_dask(X):
         from kmeans_xp.data.dask import Partitions

@@ -21,7 +21,7 @@ from kmeans_xp.estimators.saving import Saved
 from kmeans_xp.metric import EUCLIDEAN, Cosine, unit_rows
 from kmeans_xp.prediction import Model
 from kmeans_xp.steps import computing
-from kmeans_xp.validation import check_count, check_given_centers, check_out, is_plain
+from kmeans_xp.validation import check_count, check_given_centers, check_out, is_plain, seen_by_numpy
 
 Fit = TypeVar("Fit", bound=Callable[..., Any])
 
@@ -326,19 +326,19 @@ class NearestCenters(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, C
     def _at_once(self, step, X):
         """What a step finds for rows that are as they must be, which most are; None for others, and for faulty ones."""
         centers = vars(self).get("cluster_centers_")
-        if type(X) is not type(centers) or self.device is not None or self.metric != "euclidean":
+        if self.device is not None or self.metric != "euclidean":
+            return None
+        rows, names = seen_by_numpy(X)
+        if type(X if names is None else rows) is not type(centers) or not is_plain(rows, names, self):
             return None
         if arrays.is_differentiated(X) or arrays.is_differentiated(centers):
-            return None
-        rows = arrays.shared(X)
-        if not is_plain(rows, self):
             return None
         origin, spread = self._origin_and_spread()
         with computing(rows, centers.shape[0]):
             found = step(
                 rows, Model(arrays.shared(centers), arrays.shared(origin), spread, EUCLIDEAN, working_memory())
             )
-        return found if found is None or rows is X else arrays.asarray_like(found, X)
+        return found if found is None or rows is X or names is not None else arrays.asarray_like(found, X)
 
     def _model(self):
         """What passes must know of the centers."""

@@ -34,6 +34,7 @@ def map_slices(X, function, slices):
     return map(function, slices)
 
 
+@replaceable
 @primitive
 def take_rows(X, rows):
     """Rows of X by their numbers."""

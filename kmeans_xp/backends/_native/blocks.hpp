@@ -121,11 +121,9 @@ inline __m256 eight(const double* row, const double* origins) {
     return _mm256_set_m128(_mm256_cvtpd_ps(high), _mm256_cvtpd_ps(low));
 }
 
-// A square of 8 rows and features, less the origin, turned over in registers.
-template <class T>
-inline void turn(const char* const* rows, Index f, const double* origins, float* block, Index lanes) {
-    __m256 r[8], t[8];
-    for (int i = 0; i < 8; i++) r[i] = eight(reinterpret_cast<const T*>(rows[i]) + f, origins + f);
+// A square of 8 rows and features, turned over in registers.
+inline void turn_over(__m256 (&r)[8], float* block, Index lanes) {
+    __m256 t[8];
     for (int i = 0; i < 8; i += 2) {
         t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
         t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
@@ -136,32 +134,51 @@ inline void turn(const char* const* rows, Index f, const double* origins, float*
             r[i + 2 * j + 1] = _mm256_shuffle_ps(t[i + j], t[i + j + 2], 0xee);
         }
     for (int i = 0; i < 4; i++) {
-        _mm256_storeu_ps(block + (f + i) * lanes, _mm256_permute2f128_ps(r[i], r[i + 4], 0x20));
-        _mm256_storeu_ps(block + (f + i + 4) * lanes, _mm256_permute2f128_ps(r[i], r[i + 4], 0x31));
+        _mm256_storeu_ps(block + i * lanes, _mm256_permute2f128_ps(r[i], r[i + 4], 0x20));
+        _mm256_storeu_ps(block + (i + 4) * lanes, _mm256_permute2f128_ps(r[i], r[i + 4], 0x31));
     }
 }
 
-// The same of 4 rows and features.
+// The same of 4.
+inline void turn_over(__m256d (&r)[4], double* block, Index lanes) {
+    const __m256d a = _mm256_unpacklo_pd(r[0], r[1]), b = _mm256_unpackhi_pd(r[0], r[1]);
+    const __m256d c = _mm256_unpacklo_pd(r[2], r[3]), d = _mm256_unpackhi_pd(r[2], r[3]);
+    _mm256_storeu_pd(block, _mm256_permute2f128_pd(a, c, 0x20));
+    _mm256_storeu_pd(block + lanes, _mm256_permute2f128_pd(b, d, 0x20));
+    _mm256_storeu_pd(block + 2 * lanes, _mm256_permute2f128_pd(a, c, 0x31));
+    _mm256_storeu_pd(block + 3 * lanes, _mm256_permute2f128_pd(b, d, 0x31));
+}
+
+// Squares of numbers T, less the origin, and of compact rows.
+template <class T>
+inline void turn(const char* const* rows, Index f, const double* origins, float* block, Index lanes) {
+    __m256 r[8];
+    for (int i = 0; i < 8; i++) r[i] = eight(reinterpret_cast<const T*>(rows[i]) + f, origins + f);
+    turn_over(r, block + f * lanes, lanes);
+}
 template <class T>
 inline void turn(const char* const* rows, Index f, const double* origins, double* block, Index lanes) {
     const __m256d origin = _mm256_loadu_pd(origins + f);
     __m256d r[4];
     for (int i = 0; i < 4; i++)
         r[i] = _mm256_sub_pd(_mm256_loadu_pd(reinterpret_cast<const double*>(rows[i]) + f), origin);
-    const __m256d a = _mm256_unpacklo_pd(r[0], r[1]), b = _mm256_unpackhi_pd(r[0], r[1]);
-    const __m256d c = _mm256_unpacklo_pd(r[2], r[3]), d = _mm256_unpackhi_pd(r[2], r[3]);
-    _mm256_storeu_pd(block + f * lanes, _mm256_permute2f128_pd(a, c, 0x20));
-    _mm256_storeu_pd(block + (f + 1) * lanes, _mm256_permute2f128_pd(b, d, 0x20));
-    _mm256_storeu_pd(block + (f + 2) * lanes, _mm256_permute2f128_pd(a, c, 0x31));
-    _mm256_storeu_pd(block + (f + 3) * lanes, _mm256_permute2f128_pd(b, d, 0x31));
+    turn_over(r, block + f * lanes, lanes);
+}
+inline void turn(const float* const* rows, Index f, float* block, Index lanes) {
+    __m256 r[8];
+    for (int i = 0; i < 8; i++) r[i] = _mm256_loadu_ps(rows[i] + f);
+    turn_over(r, block + f * lanes, lanes);
+}
+inline void turn(const double* const* rows, Index f, double* block, Index lanes) {
+    __m256d r[4];
+    for (int i = 0; i < 4; i++) r[i] = _mm256_loadu_pd(rows[i] + f);
+    turn_over(r, block + f * lanes, lanes);
 }
 #endif
 
 // In what the origin is subtracted from numbers T that are seen as C: rounding comes after that.
 template <class T, class C>
 using Exact = std::conditional_t<std::is_same_v<T, C>, C, double>;
-
-constexpr Index FEW = 4;  // features of rows that are narrow
 
 // A block of rows of D features that stand together.
 template <int D, class T, class C>
@@ -287,6 +304,14 @@ Rows widened(const Rows& rows, const Index* which, Index count, Index begin, Ind
 
 constexpr Index PIECE = 32;  // features that are widened at a time
 
+// Call function(begin, piece) for the features of some narrow rows: `piece` has them from feature `begin` on.
+template <class Function>
+inline void for_pieces(const Rows& rows, const Index* which, Index count, Function function) {
+    double numbers[MOST_LANES * PIECE];
+    for (Index begin = 0; begin < rows.n_features; begin += PIECE)
+        function(begin, widened(rows, which, count, begin, least(PIECE, rows.n_features - begin), numbers));
+}
+
 template <class C>
 void gather_any(const Rows& rows, const Index* which, Index count, C* block) {
     if (!is_narrow(rows)) {
@@ -295,10 +320,54 @@ void gather_any(const Rows& rows, const Index* which, Index count, C* block) {
     }
     static const Index places[MOST_LANES] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15,
                                              16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31};
-    double numbers[MOST_LANES * PIECE];
-    for (Index begin = 0; begin < rows.n_features; begin += PIECE) {
-        const Rows piece = widened(rows, which, count, begin, least(PIECE, rows.n_features - begin), numbers);
+    for_pieces(rows, which, count, [&](Index begin, const Rows& piece) {
         gather<double, C>(piece, places, count, block + begin * LANES<C>);
+    });
+}
+
+// Numbers of a row, relative to the origin.
+template <class T, class C>
+inline void subtract_origin(const Rows& rows, Index row, C* __restrict__ to) {
+    const char* from = rows.data + row * rows.row_stride;
+    const Index d = rows.n_features, step = rows.column_stride;
+    if (step == Index(sizeof(T)))
+        for (Index f = 0; f < d; f++)
+            to[f] = C(Exact<T, C>(number_at<T>(from + f * Index(sizeof(T)))) - Exact<T, C>(rows.origin[f]));
+    else
+        for (Index f = 0; f < d; f++)
+            to[f] = C(Exact<T, C>(number_at<T>(from + f * step)) - Exact<T, C>(rows.origin[f]));
+}
+
+template <class C>
+void compact(const Rows& rows, Index begin, Index end, C* numbers, Index stride) {
+    const Index d = rows.n_features;
+    for (Index row = begin; row < end; row++) {
+        C* __restrict__ to = numbers + row * stride;
+        if (is_narrow(rows))
+            for_pieces(rows, &row, 1, [&](Index f, const Rows& piece) { subtract_origin<double>(piece, 0, to + f); });
+        else
+            with_type_of(rows, [&](auto type) { subtract_origin<decltype(type)>(rows, row, to); });
+        C norm = 0;
+#pragma omp simd reduction(+ : norm)
+        for (Index f = 0; f < d; f++) norm += to[f] * to[f];
+        to[d] = norm;
+        for (Index f = d + 1; f < stride; f++) to[f] = 0;
+    }
+}
+
+// Put up to a block of compact rows into `block` (stride, lanes); repeat the last to fill it.
+template <class C>
+void gather_compact(const Compact<C>& rows, const Index* which, Index count, C* block) {
+    constexpr Index lanes = LANES<C>, together = 32 / sizeof(C);
+    for (Index i = 0; i < lanes; i += together) {
+        const C* at[together];
+        for (Index j = 0; j < together; j++) at[j] = rows.numbers + which[least(i + j, count - 1)] * rows.stride;
+#if defined(__AVX2__)
+        for (Index f = 0; f < rows.stride; f += together) turn(at, f, block + i, lanes);
+#else
+        for (Index f = 0; f < rows.stride; f++)
+            for (Index j = 0; j < together; j++) block[f * lanes + i + j] = at[j][f];
+#endif
     }
 }
 

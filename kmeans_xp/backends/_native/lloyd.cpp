@@ -9,6 +9,7 @@ namespace kmeans {
 namespace {
 
 constexpr Index MOST_BETWEEN = 2048;  // centers whose distances from each other are kept, 32 MiB
+constexpr Index MOST_COMPACT = 1 << 22;  // bytes of compact rows, that caches may hold
 constexpr double ROUNDED_UP = 1 + 1e-12;
 
 std::vector<const Passes*> runnable() {  // from the best one
@@ -91,6 +92,20 @@ void Lloyd<C>::compare_with(const double* centers) {
     const double flushed = sizeof(C) == 4 ? 8 * (d + 4) * double(std::numeric_limits<float>::min()) : 0;
     job_.rounding = {C(rounding_), C(rounding_ * most + flushed),
                      in_range ? C(doubt_) : std::numeric_limits<C>::infinity(), C(flushed)};
+}
+
+// Rows that passes go on to look at are made compact, if they are few; wide enough to be turned over in squares.
+template <class C>
+void Lloyd<C>::make_compact() {
+    const Index n = job_.rows.n_samples, d = job_.rows.n_features, stride = (d + SQUARE) / SQUARE * SQUARE;
+    if (d <= FEW || n * stride * Index(sizeof(C)) > MOST_COMPACT) return;
+    compact_ = std::make_unique<Memory<C>>(n * stride);
+    C* numbers = *compact_;
+    const Index n_parts = count_parts(n, 8.0 * double(n) * double(d));
+    team_.run(n_parts, pays_, [&](Index part, int) {
+        passes_in<C>().compact(job_.rows, n * part / n_parts, n * (part + 1) / n_parts, numbers, stride);
+    });
+    job_.compact = {numbers, stride};
 }
 
 template <class C>
@@ -199,8 +214,10 @@ Counts Lloyd<C>::step(const double* centers, State& state) {
         job_.between = *between_;
         job_.nearest_other = *nearest_other_;
     }
+    if (looked_at_ > job_.rows.n_samples && !compact_) make_compact();
     const Counts counts = relabel(&state);
     last_active_ = counts.n_active;
+    looked_at_ += counts.n_active;
     many_doubts_ = 64 * counts.n_settled > counts.n_active + 1000;
     return counts;
 }

@@ -214,6 +214,7 @@ class Lloyd : public Iterations {
     Numbers move(double* centers, const State& state) override;
     void sum(State& state) override;
     Counts relabel(State* state);
+    void make_compact();
 
     const double rounding_, doubt_;  // as frame.Frame has them
     Index n_parts_;
@@ -222,8 +223,9 @@ class Lloyd : public Iterations {
     Memory<C> minus_2_centers_, sq_norms_;
     Memory<char> workspaces_;
     std::unique_ptr<PartTotals> totals_;
+    std::unique_ptr<Memory<C>> compact_;
     std::unique_ptr<Memory<double>> between_, nearest_other_;
-    Index last_active_ = -1;  // rows that the last step looked at
+    Index last_active_ = -1, looked_at_ = 0;  // rows that the last step looked at, and all of them
     int too_large_ = 0, not_finite_ = 0;
     bool many_doubts_ = false;
     Job<C> job_{};

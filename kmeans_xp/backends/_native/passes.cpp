@@ -16,8 +16,8 @@ extern const Passes avx2 = {"AVX2",
 #else
 extern const Passes baseline = {"baseline",
 #endif
-                              {LANES<float>, relabel<float>, lead<float>},
-                              {LANES<double>, relabel<double>, lead<double>},
+                              {LANES<float>, relabel<float>, compact<float>, lead<float>},
+                              {LANES<double>, relabel<double>, compact<double>, lead<double>},
                               sum, own, squares, distances, squares_of, pack, estimate_gains, try_candidates,
                               take_candidate, relabel_sparse, tabulate};
 

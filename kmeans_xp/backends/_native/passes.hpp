@@ -38,10 +38,18 @@ struct Rounding {
     C coefficient, offset, doubt, least;
 };
 
+// The numbers of rows as they are compared, side by side: relative to the origin, and ||x||² after them.
+template <class C>
+struct Compact {
+    const C* numbers;  // (n_samples, stride), 0 beyond; null if there are none
+    Index stride;
+};
+
 // Rows that are to be compared with centers, in floating-point numbers C.
 template <class C>
 struct Job {
     Rows rows;
+    Compact<C> compact;           // of them; may be null
     const double* sample_weight;  // (n_samples,); may be null where nothing is summed
     Index n_clusters;
     const double* centers;       // (n_clusters, n_features), relative to the origin
@@ -159,6 +167,8 @@ struct PassesIn {
     Index lanes;  // rows of a block
     // Label rows; sums of clusters as they change (bounds), of all rows, or none if totals is null
     void (*relabel)(const Job<C>&, Part, Totals*, char* workspace);
+    // Numbers of rows begin to end as Job::compact has them
+    void (*compact)(const Rows&, Index begin, Index end, C* numbers, Index stride);
     // Label some rows, and by how much the second lowest score is higher, less what is in doubt on account of ||x||²
     void (*lead)(const Job<C>&, const Index* which, Index n_which, double* leads, char* workspace);
 };
@@ -195,6 +205,8 @@ struct Passes {
 };
 
 constexpr Index MOST_LANES = 32;   // rows of a block, at most
+constexpr Index SQUARE = 8;        // numbers of compact rows come in whole squares of rows and features
+constexpr Index FEW = 4;           // features of rows that are narrow
 constexpr Index TILE = 4096;       // rows whose bounds are looked at in one go
 
 // Rows of a tile for a part to take: a multiple of the lanes, so that small arrays have some for all parts.

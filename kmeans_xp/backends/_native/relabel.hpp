@@ -54,8 +54,20 @@ inline void compare_with(const C* block, Index n_features, const C* minus_2_cent
     }
 }
 
+// Put up to a block of rows into `block` (at least n_features, lanes); -> (lanes,) ||x||² of them if they are known.
 template <class C>
-void nearest_two(const Job<C>& job, const C* block, const int32_t* candidates, Index n_candidates, Nearest<C>& found) {
+const C* gather_for(const Job<C>& job, const Index* which, Index count, C* block) {
+    if (job.compact.numbers == nullptr) {
+        gather_any(job.rows, which, count, block);
+        return nullptr;
+    }
+    gather_compact(job.compact, which, count, block);
+    return block + job.rows.n_features * LANES<C>;
+}
+
+template <class C>
+void nearest_two(const Job<C>& job, const C* block, const C* norms, const int32_t* candidates, Index n_candidates,
+                 Nearest<C>& found) {
     using V = Reals<C>;
     const Index n_features = job.rows.n_features;
     LowestTwo<C> two;
@@ -77,7 +89,8 @@ void nearest_two(const Job<C>& job, const C* block, const int32_t* candidates, I
     }
     for (int half = 0; half < 2; half++) {
         V norm{};
-        for (Index f = 0; f < n_features; f++) {
+        if (norms != nullptr) norm = load<V>(norms + half * WIDTH<C>);
+        for (Index f = 0; f < n_features && norms == nullptr; f++) {
             const V x = load<V>(block + f * LANES<C> + half * WIDTH<C>);
             norm += x * x;
         }
@@ -151,8 +164,8 @@ void compare(const Job<C>& job, const Index* which, Index n_rows, Totals* totals
     Nearest<C> found;
     for (Index first = 0; first < n_rows; first += LANES<C>) {
         const Index count = least(LANES<C>, n_rows - first);
-        gather_any(job.rows, which + first, count, memory.block);
-        nearest_two(job, memory.block, memory.everyone, job.n_clusters, found);
+        const C* norms = gather_for(job, which + first, count, memory.block);
+        nearest_two(job, memory.block, norms, memory.everyone, job.n_clusters, found);
         write_down(job, which + first, count, found, totals, memory);
     }
 }
@@ -173,8 +186,8 @@ Index compare_cluster(const Job<C>& job, int32_t own, const Index* which, Index 
     Index n_candidates = 0;
     for (Index first = 0; first < n_rows; first += LANES<C>) {
         const Index count = least(LANES<C>, n_rows - first), *some = which + first;
-        gather_any(job.rows, some, count, memory.block);
-        nearest_two(job, memory.block, &own, 1, found);
+        const C* norms = gather_for(job, some, count, memory.block);
+        nearest_two(job, memory.block, norms, &own, 1, found);
         double widest = 0;
         Index n_left = 0;
         for (Index i = 0; i < count; i++) {
@@ -200,7 +213,7 @@ Index compare_cluster(const Job<C>& job, int32_t own, const Index* which, Index 
             }
             continue;
         }
-        nearest_two(job, memory.block, memory.candidates, n_candidates, found);
+        nearest_two(job, memory.block, norms, memory.candidates, n_candidates, found);
         write_down(job, some, count, found, totals, memory);
     }
     return n_rest;
@@ -214,8 +227,8 @@ void lead(const Job<C>& job, const Index* which, Index n_which, double* leads, c
     Nearest<C> found;
     for (Index first = 0; first < n_which; first += LANES<C>) {
         const Index count = least(LANES<C>, n_which - first);
-        gather_any(job.rows, which + first, count, memory.block);
-        nearest_two(job, memory.block, memory.everyone, job.n_clusters, found);
+        const C* norms = gather_for(job, which + first, count, memory.block);
+        nearest_two(job, memory.block, norms, memory.everyone, job.n_clusters, found);
         for (Index i = 0; i < count; i++) {
             job.labels[which[first + i]] = found.index[i];
             leads[first + i] = double(found.lead[i]);
@@ -247,6 +260,30 @@ void look_at(const Job<C>& job, Index n_rows, Totals* totals, Workspace<C>& memo
     compare(job, memory.rows, n_rows, totals, memory);
 }
 
+// Write down which rows begin to end are stale: their label may change. `rows` has room for all; -> how many.
+template <class C>
+Index stale_rows(const Job<C>& job, Index begin, Index end, Index* rows) {
+    Index count = 0, row = begin;
+#if defined(__AVX512F__)
+    __m512i numbers = _mm512_add_epi64(_mm512_set1_epi64(begin), _mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0));
+    for (; row + 8 <= end; row += 8, numbers = _mm512_add_epi64(numbers, _mm512_set1_epi64(8))) {
+        const __m256i labels = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(job.labels + row));
+        const __mmask8 labeled = _mm256_cmpge_epi32_mask(labels, _mm256_setzero_si256());
+        const __m512d never = _mm512_set1_pd(__builtin_inf());
+        const __m512d path = _mm512_mask_i32gather_pd(never, labeled, labels, job.path, 8);
+        const __mmask8 stale = _mm512_cmp_pd_mask(_mm512_loadu_pd(job.slack + row), path, _CMP_NGT_UQ);
+        _mm512_storeu_si512(rows + count, _mm512_maskz_compress_epi64(stale, numbers));
+        count += __builtin_popcount(stale);
+    }
+#endif
+    for (; row < end; row++) {
+        const int32_t label = job.labels[row];
+        rows[count] = row;
+        count += label < 0 || !(job.slack[row] > job.path[label]);
+    }
+    return count;
+}
+
 // Look at the rows of every n_parts-th tile whose label may change, or at all of them.
 template <class C>
 void relabel(const Job<C>& job, Part part, Totals* totals, char* workspace) {
@@ -261,11 +298,7 @@ void relabel(const Job<C>& job, Part part, Totals* totals, char* workspace) {
         if (job.slack == nullptr) {
             for (Index row = start; row < stop; row++) memory.rows[count++] = row;
         } else {
-            for (Index row = start; row < stop; row++) {
-                const int32_t label = job.labels[row];
-                memory.rows[count] = row;
-                count += label < 0 || !(job.slack[row] > job.path[label]);
-            }
+            count += stale_rows(job, start, stop, memory.rows + count);
         }
         if (count < enough && start + stride < n_samples) continue;
         if (totals != nullptr) totals->n_active += count;
