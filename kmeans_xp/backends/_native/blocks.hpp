@@ -252,7 +252,7 @@ inline bool is_narrow(const Rows& rows) { return rows.dtype > Dtype::float64; }
 
 // Numbers that are `step` bytes apart.
 template <class T>
-inline void widen(const char* from, Index step, Index n, double* to) {
+__attribute__((noinline)) void widen(const char* from, Index step, Index n, double* to) {
     if (step == Index(sizeof(T)))
         for (Index i = 0; i < n; i++) to[i] = double(number_at<T>(from + i * Index(sizeof(T))));
     else
@@ -260,7 +260,7 @@ inline void widen(const char* from, Index step, Index n, double* to) {
 }
 #if defined(__F16C__)
 template <>
-inline void widen<Half>(const char* from, Index step, Index n, double* to) {
+__attribute__((noinline)) void widen<Half>(const char* from, Index step, Index n, double* to) {
     Index i = 0;
     if (step == 2)
         for (; i + 8 <= n; i += 8) {
