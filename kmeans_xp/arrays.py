@@ -188,17 +188,17 @@ def shared(x):
     return x
 
 
+@functools.cache
+def _shared_of(torch):
+    """Those of `_SHARED` that torch has."""
+    return {getattr(torch, dtype.name) for dtype in _SHARED if hasattr(torch, dtype.name)}
+
+
 def by_rows(x):
     """An array whose rows are read again and again: a small one of NumPy with the numbers of each row side by side."""
     if type(x) is np.ndarray and x.strides[1] != x.itemsize and x.nbytes <= MOST_COPIED:
         return np.ascontiguousarray(x)
     return x
-
-
-@functools.cache
-def _shared_of(torch):
-    """Those of `_SHARED` that torch has."""
-    return {getattr(torch, dtype.name) for dtype in _SHARED if hasattr(torch, dtype.name)}
 
 
 def is_differentiated(x):

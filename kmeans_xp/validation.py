@@ -53,9 +53,8 @@ def check_rows(X, estimator=None, *, reset=True):
         return X
     rows, names = seen_by_numpy(X)
     is_theirs = rows is X or names is not None  # that scikit-learn would check
-    if is_plain(rows, names, estimator, reset=reset) and (
-        (is_theirs and get_config()["assume_finite"]) or has_finite_sum(rows)
-    ):
+    is_taken_for_finite = is_theirs and get_config()["assume_finite"]
+    if is_plain(rows, names, estimator, reset=reset) and (is_taken_for_finite or has_finite_sum(rows)):
         if estimator is not None and reset:
             estimator.n_features_in_ = rows.shape[1]
             if names is not None:
@@ -72,8 +71,8 @@ def check_rows(X, estimator=None, *, reset=True):
     check_file(X)
     if not (is_foreign(X) or is_cupy_sparse(X)):
         given, options = X, {"dtype": [np.float64, np.float32], "accept_sparse": "csr"}
-        if isinstance(X, np.ndarray) and X.dtype in NARROW and (_is_taken_for_finite(X) or has_finite_sum(X)):
-            options["dtype"].append(X.dtype)
+        if isinstance(rows, np.ndarray) and rows.dtype in NARROW and (is_taken_for_finite or has_finite_sum(rows)):
+            options["dtype"].append(rows.dtype)
         if estimator is None:
             X = check_array(X, input_name="X", **options)
         else:
@@ -107,14 +106,14 @@ def seen_by_numpy(X):
     """Rows, as NumPy sees them where that takes no copy, and the names of the columns of a data frame of pandas.
 
     These are None for any other X, and for frames of other columns than such as have different words for names and are
-    all of float32, or all of float64.
+    all of one dtype that rows may have.
     """
     if not is_frame(X):
         return shared(X), None
     names, dtypes = X.columns.tolist(), set(X.dtypes.to_numpy())
     if set(map(type, names)) != {str} or len(set(names)) < len(names):
         return X, None
-    are_alike = len(dtypes) == 1 and isinstance(*dtypes, np.dtype) and dtypes <= {*FLOATS}
+    are_alike = len(dtypes) == 1 and isinstance(*dtypes, np.dtype) and dtypes <= {*FLOATS, *NARROW}
     return (X.to_numpy(), names) if are_alike else (X, None)
 
 
@@ -130,11 +129,6 @@ def is_plain(X, names=None, estimator=None, *, reset=False):
     if (known is None) != (names is None) or (names is not None and known.tolist() != names):
         return False
     return reset or getattr(estimator, "n_features_in_", X.shape[1]) == X.shape[1]
-
-
-def _is_taken_for_finite(X):
-    """Whether the user wants scikit-learn not to look at the numbers of X, which it would."""
-    return isinstance(X, np.ndarray) and get_config()["assume_finite"]
 
 
 def has_finite_sum(x):

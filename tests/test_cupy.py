@@ -381,3 +381,32 @@ def test_pruning_is_used(cupy, backend, rng, monkeypatch):
         centers = cupy.where(mass[:, None] > 0, sums / cupy.maximum(mass, 1)[:, None], centers)
     assert active[0] == 4000
     assert active[-1] < 1000
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int16", "bool", "float16"])
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_narrow_rows_of_numpy_are_widened_on_the_device(cupy, rng, dtype, metric):
+    """As kernels have them: with the results of float64, in whose place they are sent."""
+    X = np.clip(20 * blobs(rng, 2000, 5) + (128 if dtype == "uint8" else 0), -128 if dtype != "uint8" else 0, 127)
+    X = (X > 0) if dtype == "bool" else X.astype(dtype)
+    X[~X.any(axis=1)] = True
+    found, expected = (
+        KMeans(6, random_state=0, metric=metric, device="cuda").fit(rows) for rows in (X, X.astype("float64"))
+    )
+    for name in ("cluster_centers_", "labels_", "inertia_"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+    assert type(found.cluster_centers_) is np.ndarray
+    assert found.cluster_centers_.dtype == found.transform(X).dtype == np.float64
+    np.testing.assert_array_equal(found.predict(X), expected.labels_)
+    seen = []
+    KMeans(3, n_init=1, device="cuda", init=lambda X, k, random_state: seen.append(X) or X[:k] * 2).fit(X)
+    assert seen[0].dtype == np.float64
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int16", "bool"])
+def test_integers_of_cupy_become_float64(cupy, rng, dtype):
+    X = cupy.asarray((20 * blobs(rng, 2000, 5)).astype("int64").astype(dtype))
+    found, expected = (KMeans(6, random_state=0).fit(rows) for rows in (X, X.astype("float64")))
+    assert found.cluster_centers_.dtype == cupy.float64
+    cupy.testing.assert_array_equal(found.cluster_centers_, expected.cluster_centers_)
+    cupy.testing.assert_array_equal(found.predict(X), expected.labels_)

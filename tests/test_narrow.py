@@ -1,5 +1,11 @@
 """Rows of float16, int8, uint8, int16, uint16 and bool: never copied as a whole, with the results of float64."""
 
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
 import numpy as np
 import pytest
 import sklearn
@@ -8,6 +14,7 @@ from test_shared_memory import JOBS, LABELS, N_ROWS, fitted
 
 from kmeans_xp import BisectingKMeans, KMeans, MiniBatchKMeans, metrics
 from kmeans_xp.arrays import NARROW, to_numpy
+from kmeans_xp.backends import backend_for
 from kmeans_xp.rows.array import largest
 from kmeans_xp.validation import check_rows
 
@@ -15,8 +22,16 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
     pytest.mark.filterwarnings("ignore:Rows of zeros have no direction"),
 ]
+ROOT = Path(__file__).resolve().parent.parent
 DTYPES = [dtype.name for dtype in NARROW]
 HALVES = np.array([2.0**-24, 3 * 2.0**-24, 2.0**-14 - 2.0**-24, 2.0**-14, 0.1, 1, 65504, -65504, -0.0, 0])
+
+
+@pytest.fixture
+def native():
+    backend = backend_for("numpy")
+    if backend is None or backend._native.problem is not None:
+        pytest.skip("other passes take more")
 
 
 def values_of(dtype):
@@ -242,20 +257,28 @@ def test_partitions_of_dask(dtype, rng):
 
 
 MEMORY = """
+    import sys
+    import warnings
     import numpy as np
+    from benchmarks.memory import watch
     from kmeans_xp import KMeans
 
-    def megabytes(field):
-        with open("/proc/self/status") as status:
-            return next(int(line.split()[1]) for line in status if line.startswith(field)) / 1024
-
-    X = np.random.default_rng(0).integers(256, size=(100_000, 2 if {narrow} else 64)).astype("{dtype}")
-    X = np.tile(X, (40 if {narrow} else 10, 1))
-    model = KMeans(8, random_state=0, n_init=1, max_iter=3, algorithm="lloyd")
+    warnings.simplefilter("ignore")
+    n_rows, n_features, dtype = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+    X = np.random.default_rng(0).integers(100, size=(n_rows // 100, n_features)).astype(dtype)
+    X = np.tile(X, (100, 1))
+    model = KMeans(8, random_state=0, n_init=1, max_iter=3)
     model.fit(X[:30_000])
-    with open("/proc/self/clear_refs", "w") as peak:
-        peak.write("5")
-    before = megabytes("VmRSS")
-    model.fit(X).predict(X)
-    print(megabytes("VmHWM") - before)
+    print(watch(lambda: model.fit(X).predict(X))[0])
 """
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is measured in /proc")
+@pytest.mark.usefixtures("native")
+@pytest.mark.parametrize(("n_rows", "n_features", "dtype"), [(4_000_000, 2, "uint8"), (400_000, 64, "float16")])
+def test_a_fit_takes_memory_for_few_numbers_a_row(n_rows, n_features, dtype):
+    """Three float64 numbers for each of the rows at a time, as of float64 rows, and never a copy of all rows."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, "-c", textwrap.dedent(MEMORY), str(n_rows), str(n_features), dtype]
+    found = int(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
+    assert found < 3 * 8 * n_rows + 25 * 2**20

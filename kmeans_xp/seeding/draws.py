@@ -3,7 +3,7 @@
 import math
 import operator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,8 +31,16 @@ class Law:
 
     def density(self, block):
         """Density of each row, (n_rows,) float64."""
-        density = namespace(block.X).full_like(block.sample_weight, self.per_weight)
-        return density + self.of_squares * self._squares(block) / self.total if self.of_squares else density
+        if not self.of_squares:
+            return namespace(block.X).full_like(block.sample_weight, self.per_weight)
+        return self.per_weight + self.of_squares * self._squares(block) / self.total
+
+    def density_of(self, block, rows, X):
+        """The same of some rows X of a block, by their numbers. It is found again: to keep that of all takes memory."""
+        if not self.of_squares or self.run is None:
+            return self.density(Some(X, namespace(X).take(block.sample_weight, rows)))
+        squares = namespace(X).take(self._squares(block), rows)
+        return self.per_weight + self.of_squares * squares / self.total
 
     def mass(self, weight, squares):
         """Mass of rows, by their weight and the weighted sum of their squared distances."""
@@ -68,6 +76,13 @@ class Law:
         return drawing
 
 
+class Some(NamedTuple):
+    """Some rows of a block."""
+
+    X: Any
+    sample_weight: Any
+
+
 @dataclass
 class Drawing:
     """What a block remembers of the rows while some are drawn in several passes."""
@@ -81,7 +96,8 @@ class Drawing:
 
 def masses(block, law):
     """Sum of the masses weight * density of the rows, under the number of the block."""
-    return {block.index: to_floats(_cumulative(block, law)[0][-1])[0]}
+    cumulative, _ = _cumulative(block, law)
+    return {block.index: to_floats(cumulative[-1])[0]}
 
 
 def drawn(block, law, targets, places):
@@ -93,17 +109,18 @@ def drawn(block, law, targets, places):
     (which,) = np.nonzero((targets >= begin) & (targets < end))
     if len(which) == 0:
         return [], [], [], []
-    cumulative, density, order = _cumulative(block, law)
-    rows = _positions(cumulative, asarray_like(targets[which] - begin, density, density.dtype))
+    cumulative, order = _cumulative(block, law)
+    rows = _positions(cumulative, asarray_like(targets[which] - begin, cumulative, cumulative.dtype))
     rows = rows if order is None else namespace(order).take(order, rows)
-    return [which], [to_numpy(rows) + block.start], [namespace(density).take(density, rows)], [take_rows(block.X, rows)]
+    X = take_rows(block.X, rows)
+    return [which], [to_numpy(rows) + block.start], [law.density_of(block, rows, X)], [X]
 
 
 def _cumulative(block, law):
-    """Cumulative masses of the rows, their densities, and the order in which the masses are summed."""
-    density, order = law.density(block), law.order(block)
-    mass, xp = block.sample_weight * density, namespace(density)
-    return xp.cumulative_sum(mass if order is None else xp.take(mass, order)), density, order
+    """Cumulative masses of the rows, and the order in which these are summed."""
+    order, mass = law.order(block), block.sample_weight * law.density(block)
+    xp = namespace(mass)
+    return xp.cumulative_sum(mass if order is None else xp.take(mass, order)), order
 
 
 def draw(data, law, mass_of, uniforms):

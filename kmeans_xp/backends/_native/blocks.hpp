@@ -239,45 +239,6 @@ void gather(const Rows& rows, const Index* which, Index count, C* block) {
     }
 }
 
-template <class C>
-void compact(const Rows& rows, Index begin, Index end, C* numbers, Index stride) {
-    const Index d = rows.n_features, step = rows.column_stride;
-    with_type(rows.dtype, [&](auto type) {
-        using T = decltype(type);
-        for (Index row = begin; row < end; row++) {
-            const char* from = rows.data + row * rows.row_stride;
-            C* __restrict__ to = numbers + row * stride;
-            if (step == Index(sizeof(T)))
-                for (Index f = 0; f < d; f++)
-                    to[f] = C(Exact<T, C>(number_at<T>(from + f * Index(sizeof(T)))) - Exact<T, C>(rows.origin[f]));
-            else
-                for (Index f = 0; f < d; f++)
-                    to[f] = C(Exact<T, C>(number_at<T>(from + f * step)) - Exact<T, C>(rows.origin[f]));
-            C norm = 0;
-#pragma omp simd reduction(+ : norm)
-            for (Index f = 0; f < d; f++) norm += to[f] * to[f];
-            to[d] = norm;
-            for (Index f = d + 1; f < stride; f++) to[f] = 0;
-        }
-    });
-}
-
-// Put up to a block of compact rows into `block` (stride, lanes); repeat the last to fill it.
-template <class C>
-void gather_compact(const Compact<C>& rows, const Index* which, Index count, C* block) {
-    constexpr Index lanes = LANES<C>, together = 32 / sizeof(C);
-    for (Index i = 0; i < lanes; i += together) {
-        const C* at[together];
-        for (Index j = 0; j < together; j++) at[j] = rows.numbers + which[least(i + j, count - 1)] * rows.stride;
-#if defined(__AVX2__)
-        for (Index f = 0; f < rows.stride; f += together) turn(at, f, block + i, lanes);
-#else
-        for (Index f = 0; f < rows.stride; f++)
-            for (Index j = 0; j < together; j++) block[f * lanes + i + j] = at[j][f];
-#endif
-    }
-}
-
 // Call function(f) for a few features, without what vectors need around them.
 template <class Function>
 inline void for_few(Index n_features, Function function) {
@@ -291,7 +252,7 @@ inline bool is_narrow(const Rows& rows) { return rows.dtype > Dtype::float64; }
 
 // Numbers that are `step` bytes apart.
 template <class T>
-inline void widen(const char* from, Index step, Index n, double* to) {
+__attribute__((noinline)) void widen(const char* from, Index step, Index n, double* to) {
     if (step == Index(sizeof(T)))
         for (Index i = 0; i < n; i++) to[i] = double(number_at<T>(from + i * Index(sizeof(T))));
     else
@@ -299,7 +260,7 @@ inline void widen(const char* from, Index step, Index n, double* to) {
 }
 #if defined(__F16C__)
 template <>
-inline void widen<Half>(const char* from, Index step, Index n, double* to) {
+__attribute__((noinline)) void widen<Half>(const char* from, Index step, Index n, double* to) {
     Index i = 0;
     if (step == 2)
         for (; i + 8 <= n; i += 8) {
@@ -343,6 +304,14 @@ Rows widened(const Rows& rows, const Index* which, Index count, Index begin, Ind
 
 constexpr Index PIECE = 32;  // features that are widened at a time
 
+// Call function(begin, piece) for the features of some narrow rows: `piece` has them from feature `begin` on.
+template <class Function>
+inline void for_pieces(const Rows& rows, const Index* which, Index count, Function function) {
+    double numbers[MOST_LANES * PIECE];
+    for (Index begin = 0; begin < rows.n_features; begin += PIECE)
+        function(begin, widened(rows, which, count, begin, least(PIECE, rows.n_features - begin), numbers));
+}
+
 template <class C>
 void gather_any(const Rows& rows, const Index* which, Index count, C* block) {
     if (!is_narrow(rows)) {
@@ -351,10 +320,54 @@ void gather_any(const Rows& rows, const Index* which, Index count, C* block) {
     }
     static const Index places[MOST_LANES] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15,
                                              16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31};
-    double numbers[MOST_LANES * PIECE];
-    for (Index begin = 0; begin < rows.n_features; begin += PIECE) {
-        const Rows piece = widened(rows, which, count, begin, least(PIECE, rows.n_features - begin), numbers);
+    for_pieces(rows, which, count, [&](Index begin, const Rows& piece) {
         gather<double, C>(piece, places, count, block + begin * LANES<C>);
+    });
+}
+
+// Numbers of a row, relative to the origin.
+template <class T, class C>
+inline void subtract_origin(const Rows& rows, Index row, C* __restrict__ to) {
+    const char* from = rows.data + row * rows.row_stride;
+    const Index d = rows.n_features, step = rows.column_stride;
+    if (step == Index(sizeof(T)))
+        for (Index f = 0; f < d; f++)
+            to[f] = C(Exact<T, C>(number_at<T>(from + f * Index(sizeof(T)))) - Exact<T, C>(rows.origin[f]));
+    else
+        for (Index f = 0; f < d; f++)
+            to[f] = C(Exact<T, C>(number_at<T>(from + f * step)) - Exact<T, C>(rows.origin[f]));
+}
+
+template <class C>
+void compact(const Rows& rows, Index begin, Index end, C* numbers, Index stride) {
+    const Index d = rows.n_features;
+    for (Index row = begin; row < end; row++) {
+        C* __restrict__ to = numbers + row * stride;
+        if (is_narrow(rows))
+            for_pieces(rows, &row, 1, [&](Index f, const Rows& piece) { subtract_origin<double>(piece, 0, to + f); });
+        else
+            with_type_of(rows, [&](auto type) { subtract_origin<decltype(type)>(rows, row, to); });
+        C norm = 0;
+#pragma omp simd reduction(+ : norm)
+        for (Index f = 0; f < d; f++) norm += to[f] * to[f];
+        to[d] = norm;
+        for (Index f = d + 1; f < stride; f++) to[f] = 0;
+    }
+}
+
+// Put up to a block of compact rows into `block` (stride, lanes); repeat the last to fill it.
+template <class C>
+void gather_compact(const Compact<C>& rows, const Index* which, Index count, C* block) {
+    constexpr Index lanes = LANES<C>, together = 32 / sizeof(C);
+    for (Index i = 0; i < lanes; i += together) {
+        const C* at[together];
+        for (Index j = 0; j < together; j++) at[j] = rows.numbers + which[least(i + j, count - 1)] * rows.stride;
+#if defined(__AVX2__)
+        for (Index f = 0; f < rows.stride; f += together) turn(at, f, block + i, lanes);
+#else
+        for (Index f = 0; f < rows.stride; f++)
+            for (Index j = 0; j < together; j++) block[f * lanes + i + j] = at[j][f];
+#endif
     }
 }
 

@@ -350,14 +350,21 @@ Completed complete_run(const Rows& rows, const double* sample_weight, double* ce
 
 double inertia(const Rows& rows, const double* sample_weight, const int32_t* labels, const double* centers, Team& team) {
     constexpr Index TOGETHER = 256;  // rows, so that rounding does not grow with their number
-    const Memory<double> squares(rows.n_samples);
-    squares_from_own(rows, labels, centers, squares, team);
+    constexpr Index MEASURED = TOGETHER << 10;  // whose squares are in memory
+    const Memory<double> squares(std::min(MEASURED, rows.n_samples));
+    const std::vector<int32_t> zeros(labels == nullptr ? std::min(MEASURED, rows.n_samples) : 0);
     double total = 0;
-    for (Index begin = 0; begin < rows.n_samples; begin += TOGETHER) {
-        double some = 0;
-        for (Index row = begin; row < std::min(begin + TOGETHER, rows.n_samples); row++)
-            some += sample_weight[row] * squares[row];
-        total += some;
+    for (Index first = 0; first < rows.n_samples; first += MEASURED) {
+        Rows part = rows;
+        part.data += first * rows.row_stride;
+        part.n_samples = std::min(MEASURED, rows.n_samples - first);
+        squares_from_own(part, labels == nullptr ? zeros.data() : labels + first, centers, squares, team);
+        for (Index begin = 0; begin < part.n_samples; begin += TOGETHER) {
+            double some = 0;
+            for (Index row = begin; row < std::min(begin + TOGETHER, part.n_samples); row++)
+                some += sample_weight[first + row] * squares[row];
+            total += some;
+        }
     }
     return total;
 }

@@ -235,7 +235,7 @@ class Lloyd : public Iterations {
 Completed complete_run(const Rows&, const double* sample_weight, double* centers, int32_t* labels, double* weights,
                        Index n_clusters, const Frame&, bool floats, bool bounded, Index most, double tol, Team&);
 
-// Weighted sum of the squared distances of the rows from the centers of their clusters.
+// Weighted sum of the squared distances of the rows from the centers of their clusters; labels are null for one of all.
 double inertia(const Rows&, const double* sample_weight, const int32_t* labels, const double* centers, Team&);
 
 // Sums and weights of given clusters, as the parts of the shape are summed.

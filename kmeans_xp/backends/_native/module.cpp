@@ -385,9 +385,8 @@ std::pair<double, double> spread_of_rows(AnyRows X, Vector<const double> origin,
     require_rows(sample_weight, n);
     double total = 0, weight = 0;
     without_lock(n_threads, [&](Team& team) {
-        const std::vector<int32_t> together(n);
         const std::vector<double> zero(rows.n_features);
-        total = inertia(rows, sample_weight.data(), together.data(), zero.data(), team);
+        total = inertia(rows, sample_weight.data(), nullptr, zero.data(), team);
         for (Index row = 0; row < n; row++) weight += sample_weight.data()[row];
     });
     return {total, weight};
