@@ -183,20 +183,24 @@ bool Lloyd<C>::measure_between(const State& state) {
         nearest_other[c] = least;
     }
     const Index step = (n + 63) / 64;
-    double share = 0, count = 0;
-    for (Index row = 0; row < n; row += step, count++) {
-        const int32_t own = state.labels[row];
-        double square = 0;
-        const Squares one{job_.rows, 1, job_.centers + own * d};
-        passes().squares_of(one, &row, 1, &square, 1, workspaces_);
-        const double reach = 2 * std::sqrt(square);
+    Rows some = job_.rows;
+    some.n_samples = (n + step - 1) / step;
+    some.row_stride *= step;
+    int32_t owns[64];
+    double found[64];
+    for (Index i = 0; i < some.n_samples; i++) owns[i] = state.labels[i * step];
+    passes().own(some, owns, job_.centers, {0, 1}, found);
+    double share = 0;
+    for (Index i = 0; i < some.n_samples; i++) {
+        const int32_t own = owns[i];
+        const double reach = 2 * std::sqrt(found[i]);
         if (reach > nearest_other[own]) {
             Index within = 0;
-            for (Index i = own * k; i < (own + 1) * k; i++) within += between[i] <= reach + nearest_other[own];
+            for (Index c = own * k; c < (own + 1) * k; c++) within += between[c] <= reach + nearest_other[own];
             share += double(within) / double(k);
         }
     }
-    return (1 - share / count) * double(k * (d + 8)) > thresholds.saved_products;
+    return (1 - share / double(some.n_samples)) * double(k * (d + 8)) > thresholds.saved_products;
 }
 
 template <class C>
