@@ -57,8 +57,8 @@ bool use_passes(const std::string& name) {
 template <class C>
 Lloyd<C>::Lloyd(const Rows& rows, const double* sample_weight, Index n_clusters, const Frame& frame, Team& team)
     : Iterations(n_clusters, rows.n_features, frame, team),
-      rounding_(20 * (double(rows.n_features) + 8) * double(std::numeric_limits<C>::epsilon())),
-      doubt_((double(rows.n_features) + 10) * double(std::numeric_limits<C>::epsilon())),
+      rounding_(20 * (double(roundings_of_sum(rows.n_features)) + 8) * double(std::numeric_limits<C>::epsilon())),
+      doubt_((double(roundings_of_sum(rows.n_features)) + 10) * double(std::numeric_limits<C>::epsilon())),
       n_parts_(count_parts(rows.n_samples, double(rows.n_samples) * size_, n_clusters)),
       pays_(double(rows.n_samples) * size_ > thresholds.parallel_work),
       bytes_(workspace_bytes(rows.n_samples, rows.n_features, n_clusters)), minus_2_centers_(size_),

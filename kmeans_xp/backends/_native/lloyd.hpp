@@ -216,7 +216,7 @@ class Lloyd : public Iterations {
     Counts relabel(State* state);
     void make_compact();
 
-    const double rounding_, doubt_;  // as frame.Frame has them
+    const double rounding_, doubt_;  // as frame.Frame has them, for sums by stretches
     Index n_parts_;
     bool pays_;  // whether threads do
     const Index bytes_;  // of a workspace

@@ -224,6 +224,14 @@ static inline Index room_for_rows(Index n_samples, Index n_clusters) {
     return n_samples < most ? n_samples : most;
 }
 
+// Scores are summed by stretches of so many features, so that rounding does not grow with their number.
+constexpr Index STRETCH = 64;
+
+// How many roundings a sum over the features goes through, at most.
+static inline Index roundings_of_sum(Index n_features) {
+    return n_features <= STRETCH ? n_features : STRETCH + (n_features + STRETCH - 1) / STRETCH;
+}
+
 // Bytes that a part needs for itself.
 static inline Index workspace_bytes(Index n_samples, Index n_features, Index n_clusters) {
     Index rows = 2 * room_for_rows(n_samples, n_clusters), numbers = (MOST_LANES + 4) * n_features + 8 * MOST_LANES;

@@ -21,6 +21,21 @@ struct LowestTwo {
     Integers<C> index[2];
 };
 
+// Add products of some features of a block of rows with those of N centers.
+template <int N, class C>
+inline void add_products(const C* block, Index begin, Index end, const C* const (&center)[N], Reals<C> (&sums)[N][2]) {
+    using V = Reals<C>;
+    for (Index f = begin; f < end; f++) {
+        const V x0 = load<V>(block + f * LANES<C>), x1 = load<V>(block + f * LANES<C> + WIDTH<C>);
+#pragma GCC unroll 6
+        for (int c = 0; c < N; c++) {
+            const V factor = splat<V>(center[c][f]);
+            sums[c][0] += factor * x0;
+            sums[c][1] += factor * x1;
+        }
+    }
+}
+
 // Compare a block of rows with N centers.
 template <int N, class C>
 inline void compare_with(const C* block, Index n_features, const C* minus_2_centers, const C* sq_norms,
@@ -33,15 +48,17 @@ inline void compare_with(const C* block, Index n_features, const C* minus_2_cent
         scores[c][0] = scores[c][1] = splat<V>(sq_norms[which[c]]);
         center[c] = minus_2_centers + which[c] * n_features;
     }
-    for (Index f = 0; f < n_features; f++) {
-        const V x0 = load<V>(block + f * LANES<C>), x1 = load<V>(block + f * LANES<C> + WIDTH<C>);
+    Index f = 0;
+    for (; f + STRETCH < n_features; f += STRETCH) {
+        V sums[N][2] = {};
+        add_products<N>(block, f, f + STRETCH, center, sums);
 #pragma GCC unroll 6
         for (int c = 0; c < N; c++) {
-            const V factor = splat<V>(center[c][f]);
-            scores[c][0] += factor * x0;
-            scores[c][1] += factor * x1;
+            scores[c][0] += sums[c][0];
+            scores[c][1] += sums[c][1];
         }
     }
+    add_products<N>(block, f, n_features, center, scores);
 #pragma GCC unroll 6
     for (int c = 0; c < N; c++) {
         const Integers<C> name = splat<Integers<C>>(which[c]);
@@ -90,9 +107,13 @@ void nearest_two(const Job<C>& job, const C* block, const C* norms, const int32_
     for (int half = 0; half < 2; half++) {
         V norm{};
         if (norms != nullptr) norm = load<V>(norms + half * WIDTH<C>);
-        for (Index f = 0; f < n_features && norms == nullptr; f++) {
-            const V x = load<V>(block + f * LANES<C> + half * WIDTH<C>);
-            norm += x * x;
+        for (Index begin = 0; begin < n_features && norms == nullptr; begin += STRETCH) {
+            V sum{};
+            for (Index f = begin; f < least(begin + STRETCH, n_features); f++) {
+                const V x = load<V>(block + f * LANES<C> + half * WIDTH<C>);
+                sum += x * x;
+            }
+            norm += sum;
         }
         const V error = splat<V>(job.rounding.offset) + splat<V>(job.rounding.coefficient) * norm, zero{};
         const Index at = half * WIDTH<C>;

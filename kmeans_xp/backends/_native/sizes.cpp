@@ -40,7 +40,7 @@ template <class C>
 std::vector<Contenders> contenders(const Rows& rows, Index k, const double* centers, const Prices& given,
                                    const Looks& looks, Team& team) {
     const Index n = rows.n_samples, d = rows.n_features;
-    const double eps = double(std::numeric_limits<C>::epsilon()), doubt = 2 * (double(d) + 10) * eps;
+    const double eps = double(std::numeric_limits<C>::epsilon()), doubt = 2 * (double(roundings_of_sum(d)) + 10) * eps;
     Memory<C> minus_2_centers(k * d), terms(k);
     double most = 0, most_price = 0;
     for (Index c = 0; c < k; c++) {
