@@ -134,6 +134,9 @@ def near_ties(name, rng):
         return 1 + rng.integers(0, 3, size=(80, 2)) * 2.0**-23, centers
     if name == "far away":
         return rng.integers(-9, 9, size=(150, 2)) + 2.0**20, rng.integers(-9, 9, size=(12, 2)) + 2.0**20
+    if name == "stretches of features":  # whose products are all positive: the sums round one way
+        X = (1 + rng.integers(0, 2**20, size=(60, 200)) * 2.0**-23).astype("float32").astype(float)
+        return X, X[:1] + rng.integers(-9, 10, size=(12, 200)) * 2.0**-17
     if name == "the middle":
         return np.repeat([[0.5, 0.0]], 70, axis=0), np.array([[1.0, 0.0], [0.0, 0.0], [1.0, 0.0], [5.0, 5.0]])
     if name == "huge":
@@ -157,7 +160,7 @@ def near_ties(name, rng):
 
 TIES = ["integers", "last bits", "last bits of float32", "far away", "the middle", "huge", "small"]
 TIES += ["denormal float32 beside ordinary numbers", "squares hardly normal in float32", "far beyond the centers"]
-TIES.append("beside a large square")
+TIES += ["beside a large square", "stretches of features"]
 
 
 @pytest.mark.usefixtures("ways", "instructions")
