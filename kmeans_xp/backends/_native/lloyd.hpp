@@ -56,7 +56,7 @@ class Memory {
     operator T*() const { return begin_; }
 
   private:
-    static constexpr std::align_val_t ALIGNED{64};
+    static constexpr std::align_val_t ALIGNED{128};
     T* begin_;
 };
 
@@ -73,25 +73,27 @@ struct Counts {
     Index n_changed = 0, n_active = 0, n_settled = 0;
 };
 
-// Sums of clusters by the parts of a pass.
+// Sums of clusters by the parts of a pass. No two parts share a line of a cache: threads would wait for it at each row.
 class PartTotals {
   public:
     PartTotals(Index n_parts, Index n_clusters, Index n_features)
-        : n_clusters_(n_clusters), n_features_(n_features), sums_(n_parts * n_clusters * n_features),
-          weights_(n_parts * n_clusters), touched_(n_parts * n_clusters), totals_(n_parts) {}
+        : n_clusters_(n_clusters), n_features_(n_features), bytes_(in_lines(n_clusters * (8 * n_features + 9))),
+          memory_(n_parts * bytes_), totals_(n_parts) {}
 
     // Those of a part, before it begins.
     Totals& begin(Index part) {
-        totals_[part] = {sums_ + part * n_clusters_ * n_features_, weights_ + part * n_clusters_,
-                         touched_ + part * n_clusters_, 0, 0, 0};
-        std::fill_n(totals_[part].touched, n_clusters_, 0);
+        double* sums = reinterpret_cast<double*>(memory_ + part * bytes_);
+        double* weights = sums + n_clusters_ * n_features_;
+        uint8_t* touched = reinterpret_cast<uint8_t*>(weights + n_clusters_);
+        std::fill_n(touched, n_clusters_, 0);
+        totals_[part] = {{sums, weights, touched, 0, 0, 0}};
         return totals_[part];
     }
 
     // Add them up, in the order of the parts.
     Counts add_to(double* sums, double* weights) const {
         Counts counts;
-        for (const Totals& part : totals_) {
+        for (const OfPart& part : totals_) {
             counts.n_changed += part.n_changed;
             counts.n_active += part.n_active;
             counts.n_settled += part.n_settled;
@@ -105,10 +107,15 @@ class PartTotals {
     }
 
   private:
+    static constexpr Index LINES = 128;  // bytes that are fetched together
+    struct alignas(LINES) OfPart : Totals {};
+
+    static Index in_lines(Index bytes) { return (bytes + LINES - 1) / LINES * LINES; }
+
     Index n_clusters_, n_features_;
-    Memory<double> sums_, weights_;
-    Memory<uint8_t> touched_;
-    std::vector<Totals> totals_;
+    const Index bytes_;  // of a part
+    Memory<char> memory_;
+    std::vector<OfPart> totals_;
 };
 
 // How rows and centers are seen: the numbers of a `frame.Frame`.

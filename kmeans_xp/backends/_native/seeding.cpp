@@ -137,9 +137,9 @@ class Trials {
     // The candidate that is the best whatever float32 rounds.
     Index surely_best() {
         for_blocks([&](Index part, Index first, Index last, char* memory) {
-            parts_[part].gains.assign(how_.n_trials, Gain{0, 0});
-            parts_[part].total =
-                passes().estimate_gains(job_, first, last, parts_[part].gains.data(), near_, memory);
+            std::vector<Gain> gains(how_.n_trials, Gain{0, 0});  // of the thread: no line of a cache is shared
+            parts_[part].total = passes().estimate_gains(job_, first, last, gains.data(), near_, memory);
+            parts_[part].gains = std::move(gains);
         });
         std::vector<Gain> gains(how_.n_trials, Gain{0, 0});
         double total = 0;
@@ -161,8 +161,9 @@ class Trials {
     // The first that leaves the lowest sum but for rounding, as greedy.first_lowest.
     Index first_lowest() {
         for_blocks([&](Index part, Index first, Index last, char* memory) {
-            parts_[part].potentials.assign(how_.n_trials, 0.0);
-            passes().try_candidates(job_, first, last, parts_[part].potentials.data(), near_, memory);
+            std::vector<double> potentials(how_.n_trials);
+            passes().try_candidates(job_, first, last, potentials.data(), near_, memory);
+            parts_[part].potentials = std::move(potentials);
         });
         std::vector<double> potentials(how_.n_trials, 0.0);
         for (const OfPart& part : parts_)
