@@ -107,7 +107,7 @@ def test_parameters_of_the_estimator():
 def test_fits_are_refined_by_the_random_numbers_of_the_sweep(lib, rng):
     """They find better clusters; the random state of the estimator does not come into it."""
     centers = rng.uniform(-10, 10, size=(30, 3))
-    X = centers[rng.integers(30, size=1500)] + 0.15 * rng.normal(size=(1500, 3))
+    X = lib.asarray(centers[rng.integers(30, size=1500)] + 0.15 * rng.normal(size=(1500, 3)))
     numbers = [10, 20, 34]
     plain, refined = (
         KMeansSweep(numbers, estimator=KMeans(refine=refine), criterion="bic", random_state=0).fit(X)
@@ -115,8 +115,8 @@ def test_fits_are_refined_by_the_random_numbers_of_the_sweep(lib, rng):
     )
     assert np.all(np.less(refined.results_["inertia"], plain.results_["inertia"]))
     again = KMeansSweep(numbers, estimator=KMeans(refine=True, random_state=7), criterion="bic", random_state=0)
-    assert_allclose(again.fit(lib.asarray(X)).results_["inertia"], refined.results_["inertia"], rtol=1e-9)
-    assert_array_equal(to_numpy(again.labels_), refined.labels_)
+    assert_allclose(again.fit(X).results_["inertia"], refined.results_["inertia"], rtol=1e-9)
+    assert_array_equal(to_numpy(again.labels_), to_numpy(refined.labels_))
 
 
 def test_one_cluster():
