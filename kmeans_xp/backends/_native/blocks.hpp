@@ -182,7 +182,7 @@ using Exact = std::conditional_t<std::is_same_v<T, C>, C, double>;
 
 // A block of rows of D features that stand together.
 template <int D, class T, class C>
-inline void turn_narrow(const char* first, const double* origins, C* block) {
+inline void turn_few(const char* first, const double* origins, C* block) {
     for (int f = 0; f < D; f++) {
         const Exact<T, C> origin = Exact<T, C>(origins[f]);
         for (Index i = 0; i < LANES<C>; i++)
@@ -214,10 +214,10 @@ void gather(const Rows& rows, const Index* which, Index count, C* block) {
         count == lanes && are_neighbours(which, lanes)) {
         const char* first = rows.data + which[0] * rows.row_stride;
         switch (rows.n_features) {
-            case 1: return turn_narrow<1, T>(first, rows.origin, block);
-            case 2: return turn_narrow<2, T>(first, rows.origin, block);
-            case 3: return turn_narrow<3, T>(first, rows.origin, block);
-            case 4: return turn_narrow<4, T>(first, rows.origin, block);
+            case 1: return turn_few<1, T>(first, rows.origin, block);
+            case 2: return turn_few<2, T>(first, rows.origin, block);
+            case 3: return turn_few<3, T>(first, rows.origin, block);
+            case 4: return turn_few<4, T>(first, rows.origin, block);
             default: break;
         }
     }

@@ -206,7 +206,7 @@ struct Passes {
 
 constexpr Index MOST_LANES = 32;   // rows of a block, at most
 constexpr Index SQUARE = 8;        // numbers of compact rows come in whole squares of rows and features
-constexpr Index FEW = 4;           // features of rows that are narrow
+constexpr Index FEW = 4;           // features up to which no vectors are made along a row
 constexpr Index TILE = 4096;       // rows whose bounds are looked at in one go
 
 // Rows of a tile for a part to take: a multiple of the lanes, so that small arrays have some for all parts.
