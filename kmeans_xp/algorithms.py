@@ -94,8 +94,8 @@ def run_at_once(X, sample_weight, centers, prunes, frame, metric, limits):
     """A whole run on rows that are all at hand; None for `lloyd.lloyd` to make it, as always here.
 
     A backend finds the same as that, and None too where a cluster is empty or a number is not finite. -> centers
-    relative to the origin, labels, weights of the clusters, numbers as in `Iterated`, sum of the squared distances of
-    the rows from their centers, how many clusters have rows, whether the run converged
+    relative to the origin, labels, weights of the clusters, numbers as in `Iterated`, (n_iter, 5), sum of the squared
+    distances of the rows from their centers, how many clusters have rows, whether the run converged
     """
 
 

@@ -57,7 +57,7 @@ class Frame:
         half of the squares; the rest of rounding rows, centers, ||c||² and the sum. Twice that for two scores, and 2
         for the comparison itself.
         """
-        return (self.origin.shape[0] + 10) * float(namespace(self.origin).finfo(self.distance_dtype).eps)
+        return doubt_in(self.distance_dtype, self.origin)
 
     def nearest(self, X, centers):
         """Index of the nearest center of each row, for which scores in `distance_dtype` leave doubts, int32."""
@@ -112,6 +112,11 @@ class Frame:
     def rounded(self, centers):
         """Centers as `leave` returns them, so that labels and distances are exactly those of what is returned."""
         return self.enter(self.leave(centers))
+
+
+def doubt_in(dtype, origin):
+    """`Frame.doubt` where distances are compared in `dtype`, for as many features as an origin has."""
+    return (origin.shape[0] + 10) * float(namespace(origin).finfo(dtype).eps)
 
 
 def frame_at(origin, spread, like, tile_bytes):

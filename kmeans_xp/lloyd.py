@@ -82,18 +82,14 @@ class Run:
         """Result of the whole run, or None where iterations must be asked for."""
         if self._data.in_blocks:
             return None
-        began, frame, metric = time.perf_counter(), self.job.frame, self.job.metric
+        began = time.perf_counter()
         found = self._data.run_at_once(self.job, centers, limits)
         if found is None:
             return None
-        centers, labels, weights, numbers, squares, n_distinct, converged = found
-        _require_finite(self, squares)
-        n_changed, _, shifts, inertias, _ = map(list, zip(*numbers, strict=True))
-        seconds = [(time.perf_counter() - began) / len(numbers)] * len(numbers)
-        history = dict(zip(HISTORY, (inertias, shifts, list(map(int, n_changed)), seconds), strict=True))
-        labels, inertia = asarray_like(labels, self._data.home), metric.cost(squares)
-        of_run = frame.leave(centers), labels, inertia, weights, n_distinct, len(numbers), converged
-        return Result(*of_run, interrupted=False, history=history)
+        centers, labels, weights, *run = found
+        _require_finite(self, run[1])
+        found = self.job.frame.leave(centers), asarray_like(labels, self._data.home), weights
+        return completed(*found, run, self.job.metric, began)
 
     def step(self, centers):
         """Assign the rows to the centers: sums and weights of the clusters."""
@@ -219,6 +215,16 @@ def lloyd(run, centers, *, max_iter, tol, verbose=0, on_iteration=None, keep_int
     _require_finite(run, inertia)
     found = frame.leave(centers), run.labels(), inertia, weights, run.count_distinct()
     return Result(*found, len(history["inertia"]), converged, interrupted, history, run.proof())
+
+
+def completed(centers, labels, weights, run, metric, began):
+    """`Result` of a run that a backend made at once, as `algorithms.run_at_once` says what it found."""
+    numbers, squares, n_distinct, converged = run
+    n_changed, _, shifts, inertias, _ = numbers.T.tolist()
+    seconds = [(time.perf_counter() - began) / len(numbers)] * len(numbers)
+    history = dict(zip(HISTORY, (inertias, shifts, list(map(int, n_changed)), seconds), strict=True))
+    numbers = n_distinct, len(numbers), converged
+    return Result(centers, labels, metric.cost(squares), weights, *numbers, interrupted=False, history=history)
 
 
 def _note(history, inertia, center_shift, n_changed, seconds):

@@ -184,11 +184,12 @@ def row_keys(X, frame):
 
 def key_direction(frame):
     """The direction, (n_features,)."""
-    return asarray_like(_normal_numbers(frame.origin.shape[0]), frame.origin, frame.origin.dtype)
+    return asarray_like(normal_numbers(frame.origin.shape[0]), frame.origin, frame.origin.dtype)
 
 
 @functools.lru_cache(8)
-def _normal_numbers(n):
+def normal_numbers(n):
+    """The same numbers each time, (n,) float64 of NumPy."""
     return np.random.RandomState(0).standard_normal(n)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from kmeans_xp.algorithms import DenseState, unlabeled
 from kmeans_xp.arrays import asarray_like, data_decide_shapes, namespace, to_numpy
 from kmeans_xp.backends import replaceable
+from kmeans_xp.frame import doubt_in
 from kmeans_xp.nearest import TOO_LARGE, row_sums
 from kmeans_xp.rows import StoredRows
 from kmeans_xp.rows.array import sq_distances_of_tile, sq_norms, take_rows
@@ -178,7 +179,7 @@ def contenders(X, centers, prices, reach, most, looks, frame):
     """
     xp, (terms, scores_of) = namespace(centers), scoring(centers, prices)
     size = terms + 2 * asarray_like(np.abs(prices), centers, centers.dtype)
-    doubt = 2 * frame.exact.doubt
+    doubt = 2 * doubt_in(frame.origin.dtype, frame.origin)
     largest = xp.max(size)
 
     def of_tile(rows, tile):

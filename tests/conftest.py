@@ -160,7 +160,7 @@ def without(monkeypatch, *steps):
 
 def without_iterations(monkeypatch):
     """Have NumPy's backend give one iteration at a time, by the portable function."""
-    without(monkeypatch, "iterations", "run_at_once")
+    without(monkeypatch, "iterations", "run_at_once", "fits_at_once")
 
 
 def use_plain_numpy(monkeypatch):

@@ -58,6 +58,7 @@ ORDER = [
     "seeding/chain",
     "seeding/random_rows",
     "seeding/__init__",
+    "fitting",
     "criteria",
     "metrics",
     "estimators/random_numbers",

@@ -326,6 +326,7 @@ def test_runs_side_by_side_are_those_of_one_after_the_other(rng, monkeypatch, al
         rounds.append(n_threads[0])
         return backend.map_in_order(function, items) if n_threads[0] > 1 else map(function, items)
 
+    without(monkeypatch, "fits_at_once")
     monkeypatch.setattr(backend, "side_by_side", side_by_side)
     monkeypatch.setattr("kmeans_xp.backends._threads.blas.n_threads", lambda: n_threads[0])
     for init in "k-means++", "random", start:

@@ -346,6 +346,7 @@ def test_chains_on_sparse_rows_keep_them_sparse():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_what_a_seeding_remembers_is_gone_in_the_iterations(rng, monkeypatch, method):
+    without(monkeypatch, "fits_at_once")
     remembered, X = [], blobs(rng, 25_000, 3)
 
     def remembering(run):

@@ -15,6 +15,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from kmeans_xp import steps
 from kmeans_xp.algorithms import ALGORITHMS, Limits
 from kmeans_xp.arrays import namespace, to_numpy
+from kmeans_xp.fitting import fitting
 from kmeans_xp.frame import Frame
 from kmeans_xp.metric import EUCLIDEAN
 from kmeans_xp.passes import key_direction
@@ -114,11 +115,20 @@ def runs_from_centers(c, X):
             yield X, c.weights, c.centers, prunes, c.frame, EUCLIDEAN, limits
 
 
+def fits_of_problems(c, X):
+    """Of one, and of two side by side."""
+    n_clusters = min(c.n_clusters, len(c.host) // 2 or 1)
+    for begins in [0, len(c.host)], [0, n_clusters, len(c.host)][: 1 + len(c.host) // n_clusters]:
+        how = fitting(n_clusters, c.host.shape[1], 2, ALGORITHMS["auto"], Limits(300, 1e-4))
+        yield X, c.weights, np.asarray(begins), how, lambda _, n: c.rng().random(n)
+
+
 def choice_of_rows(c, X):
     """Of no more rows than there are different ones: what is chosen then is decided by rounding."""
     n_clusters = min(c.n_clusters, len(np.unique(c.host, axis=0)))
     rounding = replace(c.frame, distance_dtype=c.frame.origin.dtype).doubt * 2
-    how = Greedy(n_clusters, 2 + int(np.log(n_clusters)), 4, 3, 1e-9, rounding)
+    n_trials = 2 + int(np.log(n_clusters))
+    how = Greedy(n_clusters, n_trials, 4 * len(c.host) * n_trials, 3, 1e-9, rounding)
     for order in None, c.array(c.rng().permutation(len(c.host)), "int64"):
         yield X, c.weights, c.frame, how, c.rng().random, order
 
@@ -180,6 +190,7 @@ ARGUMENTS = {
     "distances": lambda c, X: [(X, c.centers, c.frame)],
     "greedy_rows": choice_of_rows,
     "iterations": iterations_from_centers,
+    "fits_at_once": fits_of_problems,
     "inertia_of_clusters": lambda c, X: [(X, c.weights, c.labels, c.centers, c.frame)],
     "joined": lambda c, X: [(X,), (X, X, array.take_rows(X, c.row_numbers()))],
     "largest": lambda c, X: [(X,)],
@@ -265,6 +276,15 @@ def same_run(ours, theirs, c):
     assert_allclose(squares, c.weights @ apart.min(axis=1), rtol=c.precise, atol=1e-9 * size)
     assert_allclose(weights, np.bincount(labels, c.weights, c.n_clusters), rtol=1e-9, atol=1e-12)
     assert numbers[-1][3] <= numbers[0][3] + 1e-9 * size
+
+
+def same_fits(ours, theirs, c):
+    """As the portable function makes none, that they are those of the parts is in test_fitting.py."""
+    assert theirs is None
+    if ours is not None:
+        origins, spreads, centers, labels, weights, runs = ours
+        assert len(origins) == len(spreads) == len(centers) == len(weights) == len(runs)
+        assert len(labels) == len(c.host)
 
 
 def same_items(ours, theirs, c):
@@ -362,6 +382,7 @@ COMPARE = {
     "contenders": same_contenders,
     "distinct": same_sets,
     "distances": same_but_for_the_square_root_of_rounding,
+    "fits_at_once": same_fits,
     "iterations": same_iteration,
     "lloyd_step": same_sums,
     "map_slices": same_slices,

@@ -16,6 +16,7 @@ if _native.problem is None:
         contenders,
         distances,
         distances_at_once,
+        fits_at_once,
         greedy_rows,
         inertia_of_clusters,
         iterations,

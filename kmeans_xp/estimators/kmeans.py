@@ -11,7 +11,7 @@ from sklearn.utils.validation import validate_data
 from kmeans_xp import arrays, seeding
 from kmeans_xp._sklearn_private import Interval, StrOptions
 from kmeans_xp.algorithms import ALGORITHMS
-from kmeans_xp.data import Purpose, frame_of, open_data
+from kmeans_xp.data import Purpose, open_data
 from kmeans_xp.estimators import conversion
 from kmeans_xp.estimators.centers import OF_SIZES, NearestCenters, attributes, checking_parameters
 from kmeans_xp.estimators.runs import best_run, sizes_of, trouble_of_zeros
@@ -303,10 +303,9 @@ class KMeans(NearestCenters):
             with self._opened_to_fit(X, sample_weight) as data:
                 check_n_samples(data, self.n_clusters)
                 bounds = self._bounds(data)
-                frame = frame_of(data)
                 if bounds is not None:
                     check_weighs_alike(data)
-                result = best_run(self, data, frame, bounds)
+                frame, result = best_run(self, data, bounds)
                 sizes = sizes_of(result, data)
 
             self._keep(result.centers, frame, data.home)

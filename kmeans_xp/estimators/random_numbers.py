@@ -1,6 +1,7 @@
 """Generators of random numbers that are lent to a job: to seed one again takes 2 us, to make one 120."""
 
 from contextlib import contextmanager
+from functools import partial
 from numbers import Integral
 
 import numpy as np
@@ -27,3 +28,10 @@ def generator(random_state, *, escapes=False):
         yield rng
     finally:
         _idle.append(rng)
+
+
+def rewinding(rng, random_state):
+    """A function after which `rng`, which draws by the parameter `random_state`, draws the same as from now on."""
+    if rng is random_state:
+        return partial(rng.set_state, rng.get_state())  # which takes 40 us
+    return partial(rng.seed, random_state)

@@ -1,17 +1,21 @@
 """The runs of a fit: from first centers to a result each, of which the best is kept."""
 
+import time
 import warnings
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from kmeans_xp import arrays, seeding
-from kmeans_xp.algorithms import ALGORITHMS
+from kmeans_xp.algorithms import ALGORITHMS, Limits
 from kmeans_xp.breathing import breathe
+from kmeans_xp.data import frame_of, working_memory
 from kmeans_xp.data.memory import InMemory
-from kmeans_xp.estimators.random_numbers import generator
-from kmeans_xp.lloyd import Run, SizedRun, is_better, lloyd
-from kmeans_xp.metric import unit_rows
+from kmeans_xp.estimators.random_numbers import generator, rewinding
+from kmeans_xp.fitting import fits_at_once, fitting
+from kmeans_xp.frame import frame_at
+from kmeans_xp.lloyd import Run, SizedRun, completed, is_better, lloyd
+from kmeans_xp.metric import EUCLIDEAN, unit_rows
 from kmeans_xp.seeding.greedy import REFINE_FROM, sample_of, sample_size
 from kmeans_xp.steps import lloyd_step, side_by_side
 
@@ -23,29 +27,60 @@ EQUAL_ROWS = "Possibly due to duplicate points in X."
 MAY_BE_EMPTY = "size_min or size_max let clusters be empty."  # else each has a row, of equal rows too
 
 
-def best_run(model, data, frame, sized=None):
-    """Result of lowest inertia among `n_init` runs, by an algorithm that bounds sizes if it is given."""
-    best, interrupted = None, False
+def best_run(model, data, sized=None):
+    """Frame, and result of lowest inertia among `n_init` runs, by an algorithm that bounds sizes if it is given."""
     with generator(model.random_state, escapes=callable(model.init)) as random_state:
         n_runs = number_of_runs(model)
-        results = results_of(n_runs, model, data, frame, random_state, sized)
-        for _ in range(n_runs):
-            try:
-                result = next(results)
-            except KeyboardInterrupt:
-                if best is None or not model.keep_interrupted:
-                    raise
-                interrupted = True
-                break
-            if best is None or is_better(result, best):
-                best = result
-            interrupted = result.interrupted
-            if interrupted:
-                break
+        found = best_at_once(n_runs, model, data, random_state) if comes_at_once(model, data, sized) else None
+        frame, best, interrupted = found or best_by_parts(n_runs, model, data, random_state, sized)
     trouble = trouble_of(best, interrupted, model)
     if trouble is not None:
         warnings.warn(trouble, ConvergenceWarning, stacklevel=4)
-    return best
+    return frame, best
+
+
+def best_by_parts(n_runs, model, data, random_state, sized):
+    """What `best_run` finds, and whether it was interrupted."""
+    frame, best, interrupted = frame_of(data), None, False
+    results = results_of(n_runs, model, data, frame, random_state, sized)
+    for _ in range(n_runs):
+        try:
+            result = next(results)
+        except KeyboardInterrupt:
+            if best is None or not model.keep_interrupted:
+                raise
+            interrupted = True
+            break
+        if best is None or is_better(result, best):
+            best = result
+        interrupted = result.interrupted
+        if interrupted:
+            break
+    return frame, best, interrupted
+
+
+def comes_at_once(model, data, sized=None):
+    """Whether a fit is one that `fitting.fits_at_once` may make: without what only its parts know of."""
+    is_plain = isinstance(model.init, str) and model.init == "k-means++" and not (model.refine or sized)
+    is_on_all = not data.in_blocks and data.shape[0] <= sample_size(model.n_clusters)  # else on a sample first
+    return is_plain and is_on_all and not (model._metric.spherical or is_watched(model))
+
+
+def best_at_once(n_runs, model, data, random_state):
+    """The same as `best_by_parts` in one call, or None where there is none; then no random numbers were drawn."""
+    began, rewind = time.perf_counter(), rewinding(random_state, model.random_state)
+    (n_samples, n_features), like = data.shape, data.like
+    limits, algorithm = Limits(model.max_iter, model.tol), ALGORITHMS[model.algorithm]
+    how = fitting(model.n_clusters, n_features, n_runs, algorithm, limits)
+    begins = np.asarray([0, n_samples])
+    found = fits_at_once(*data.all_rows(), begins, how, lambda _, n: random_state.random_sample(n))
+    if found is None or found[-1][0] is None:
+        rewind()
+        return None
+    (origin,), (spread,), (centers,), labels, (weights,), (run,) = found
+    frame = frame_at(origin, float(spread), like, arrays.tile_bytes(like, working_memory()))
+    labels = arrays.asarray_like(labels, data.home)
+    return frame, completed(frame.leave(centers), labels, weights, run, EUCLIDEAN, began), False
 
 
 def trouble_of(result, interrupted, model):
@@ -78,12 +113,16 @@ def trouble_of_zeros(n_rows):
 def results_of(n_runs, model, data, frame, random_state, sized=None):
     """Iterator over the results of runs; side by side where nobody watches. Only seedings draw random numbers."""
     starts = (first_centers(model, data, frame, random_state, sized) for _ in range(n_runs))
-    is_watched = model.verbose or model.on_iteration is not None or model.keep_interrupted
-    if n_runs == 1 or is_watched or data.in_blocks or sized:
+    if n_runs == 1 or is_watched(model) or data.in_blocks or sized:
         return (run_from(centers, model, data, frame, sized) for centers in starts)
     return iter(
         side_by_side(data.like, model.n_clusters, lambda start: run_from(start, model, data.beside(), frame), starts)
     )
+
+
+def is_watched(model):
+    """Whether somebody wants to know of each iteration, or to have what was found before an interruption."""
+    return model.verbose or model.on_iteration is not None or model.keep_interrupted
 
 
 def first_centers(model, data, frame, random_state, sized=None):

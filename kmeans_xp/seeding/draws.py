@@ -9,6 +9,7 @@ import numpy as np
 
 from kmeans_xp.arrays import asarray_like, collect, namespace, to_floats, to_numpy
 from kmeans_xp.backends import replaceable
+from kmeans_xp.frame import doubt_in
 from kmeans_xp.nearest import TOO_LARGE
 from kmeans_xp.passes import add, canonical_order, join
 from kmeans_xp.rows.array import relative, sq_distances, take_rows
@@ -205,12 +206,13 @@ def nearer(X, points, closest, frame):
 def rounding_of_distances(X, sample_weight, frame):
     """What the squared distance of a row from an equal one may come to by rounding, (n_samples,)."""
     xp = namespace(X)
-    return rounding_of_squares(frame) * nearer(X, frame.origin[None, :], xp.full_like(sample_weight, math.inf), frame)
+    squares = nearer(X, frame.origin[None, :], xp.full_like(sample_weight, math.inf), frame)
+    return rounding_of_squares(frame.origin) * squares
 
 
-def rounding_of_squares(frame):
-    """The same, relative to the squared distance from the origin."""
-    return 2 * frame.exact.doubt
+def rounding_of_squares(origin):
+    """The same, relative to the squared distance from the origin, for as many features as that has."""
+    return 2 * doubt_in(origin.dtype, origin)
 
 
 def without_rounding(closest, least):

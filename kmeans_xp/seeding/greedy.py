@@ -34,7 +34,7 @@ class Greedy(NamedTuple):
 
     n_clusters: int
     n_trials: int  # candidates for each center
-    most_together: int  # centers whose candidates are measured together
+    most_distances: int  # of candidates that are measured together
     staleness: float  # see STALENESS
     tie: float
     rounding: float  # squared distances of rows from centers up to this times that from the origin are 0
@@ -104,10 +104,17 @@ def greedy(X, sample_weight, n_clusters, frame, rng, order=None):
     chosen, so a candidate is then accepted with probability `distance now / distance when drawn`: exactly the law of a
     draw made now. Draws run through the rows in `order`. -> (n_clusters,) int64
     """
-    n_trials = 2 + int(math.log(n_clusters))
-    most = max(1, MAX_DISTANCES // (X.shape[0] * n_trials))
-    how = Greedy(n_clusters, n_trials, most, STALENESS, TIE, rounding_of_squares(frame))
-    return greedy_rows(X, sample_weight, frame, how, rng.random_sample, order)
+    return greedy_rows(X, sample_weight, frame, method(n_clusters, frame.origin), rng.random_sample, order)
+
+
+def method(n_clusters, origin):
+    """`Greedy` for rows of as many features as an origin has."""
+    return Greedy(n_clusters, count_trials(n_clusters), MAX_DISTANCES, STALENESS, TIE, rounding_of_squares(origin))
+
+
+def count_trials(n_clusters):
+    """Candidates for each center."""
+    return 2 + int(math.log(n_clusters))
 
 
 @replaceable
@@ -116,12 +123,12 @@ def greedy_rows(X, sample_weight, frame, how, uniforms, order):
     xp = namespace(X)
     X, frame = frame.shift_once(X, frame.origin.dtype)
     rows = [places_by(sample_weight, order, uniforms(1))]
-    n_chosen = 1
+    n_chosen, most_together = 1, max(1, how.most_distances // (X.shape[0] * how.n_trials))
     least = rounding_of_distances(X, sample_weight, frame)
     closest = sq_distances_to(X, rows[0], frame)[0, :]
     while n_chosen < how.n_clusters:
         closest = without_rounding(closest, least)
-        n_draws = how.n_trials * min(how.n_clusters - n_chosen, 1 + int(n_chosen / how.staleness), how.most_together)
+        n_draws = how.n_trials * min(how.n_clusters - n_chosen, 1 + int(n_chosen / how.staleness), most_together)
         candidates = places_by(_mass(sample_weight, closest), order, uniforms(n_draws))
         squares = sq_distances_to(X, candidates, frame)  # (n_draws, n_samples)
         given = squares, sample_weight, candidates, uniforms(n_draws), how.n_trials
@@ -164,7 +171,7 @@ def added(X, sample_weight, centers, n_clusters, frame, rng):
     """`centers` and as many rows more, by greedy k-means++, as there shall be."""
     xp = namespace(X)
     closest = nearer(X, centers, xp.full_like(sample_weight, math.inf), frame)
-    n_trials = 2 + int(math.log(n_clusters))
+    n_trials = count_trials(n_clusters)
     while centers.shape[0] < n_clusters:
         candidates = places_by(_mass(sample_weight, closest), None, rng.uniform(size=n_trials))
         lowered = xp.minimum(sq_distances_to(X, candidates, frame), closest[None, :])

@@ -13,7 +13,7 @@
 #include <optional>
 #include <utility>
 
-#include "seeding.hpp"
+#include "fit.hpp"
 #include "sizes.hpp"
 #include "sparse.hpp"
 
@@ -271,9 +271,27 @@ std::tuple<std::vector<IterationNumbers>, bool, bool> iterate(
     return {as_tuples(found), state.fresh, in_doubt};
 }
 
-// A whole run. -> numbers of each iteration, none if it did not come to an end; inertia, clusters that have rows,
-// whether it converged
-std::tuple<std::vector<IterationNumbers>, double, Index, bool> run(
+// Numbers as an array of NumPy that owns them.
+template <class T>
+nb::ndarray<nb::numpy, T, nb::ndim<1>> owned(std::vector<T>&& numbers) {
+    auto* kept = new std::vector<T>(std::move(numbers));
+    const nb::capsule owner(kept, [](void* place) noexcept { delete static_cast<std::vector<T>*>(place); });
+    return nb::ndarray<nb::numpy, T, nb::ndim<1>>(kept->data(), {kept->size()}, owner);
+}
+
+// Numbers of the iterations of a run one after the other, none if it did not come to an end; inertia, clusters that have
+// rows, whether it converged.
+using OfRun = std::tuple<nb::ndarray<nb::numpy, double, nb::ndim<1>>, double, Index, bool>;
+
+OfRun of_run(const Completed& run) {
+    std::vector<double> numbers;
+    for (const Numbers& one : run.numbers)
+        numbers.insert(numbers.end(), {one.n_changed, one.n_active, one.shift, one.inertia, one.n_empty});
+    return {owned(std::move(numbers)), run.inertia, run.n_distinct, run.converged};
+}
+
+// A whole run.
+OfRun run(
     AnyRows X, Vector<const double> origin, Vector<const double> sample_weight, Matrix<double> centers,
     Vector<int32_t> labels, Vector<double> weights, nb::tuple frame, bool floats, bool bounded, Index most, double tol,
     int n_threads) {
@@ -290,7 +308,7 @@ std::tuple<std::vector<IterationNumbers>, double, Index, bool> run(
         found = complete_run(rows, sample_weight.data(), centers.data(), labels.data(), weights.data(), k, seen, floats,
                              bounded, most, tol, team);
     });
-    return {as_tuples(found.numbers), found.inertia, found.n_distinct, found.converged};
+    return of_run(found);
 }
 
 // One step without moving the centers. -> rows changed, looked at; -1 if squared distances are not in range
@@ -513,6 +531,23 @@ void sorted_rows(Vector<const double> keys, Vector<Index> rows) {
     sorted_by(keys.data(), keys.shape(0), rows.data());
 }
 
+// What `greedy.Greedy` says.
+Greedy greedy_of(const nb::tuple& how) {
+    require(nb::len(how) == 6, "the method has six numbers");
+    const Greedy given{nb::cast<Index>(how[0]), nb::cast<Index>(how[1]), nb::cast<Index>(how[2]),
+                       nb::cast<double>(how[3]), nb::cast<double>(how[4]), nb::cast<double>(how[5])};
+    require(given.n_clusters > 0 && given.n_trials > 0 && given.most_distances > 0 && given.staleness > 0,
+            "numbers that are not positive");
+    return given;
+}
+
+// Random numbers that a function of Python gave.
+std::vector<double> drawn(const nb::object& given, Index n_draws) {
+    const auto values = nb::cast<Vector<const double>>(given);
+    require_rows(values, n_draws);
+    return {values.data(), values.data() + n_draws};
+}
+
 // Rows that greedy k-means++ chooses.
 std::vector<Index> greedy_rows(AnyRows X, Vector<const double> origin, Vector<const double> sample_weight,
                                std::optional<Vector<const Index>> order, nb::tuple how, nb::callable uniforms,
@@ -526,16 +561,10 @@ std::vector<Index> greedy_rows(AnyRows X, Vector<const double> origin, Vector<co
         for (Index i = 0; i < n; i++) inside &= uint64_t(order->data()[i]) < uint64_t(n);
         require(inside, "numbers of no row");
     }
-    require(nb::len(how) == 6, "the method has six numbers");
-    const Greedy given{nb::cast<Index>(how[0]), nb::cast<Index>(how[1]), nb::cast<Index>(how[2]),
-                       nb::cast<double>(how[3]), nb::cast<double>(how[4]), nb::cast<double>(how[5])};
-    require(given.n_clusters > 0 && given.n_trials > 0 && given.most_together > 0 && given.staleness > 0,
-            "numbers that are not positive");
+    const Greedy given = greedy_of(how);
     const Uniforms draw = [&](Index n_draws) {
         nb::gil_scoped_acquire lock;
-        const auto values = nb::cast<Vector<const double>>(uniforms(n_draws));
-        require_rows(values, n_draws);
-        return std::vector<double>(values.data(), values.data() + n_draws);
+        return drawn(uniforms(n_draws), n_draws);
     };
     std::vector<Index> chosen;
     without_lock(n_threads, [&](Team& team) {
@@ -544,12 +573,52 @@ std::vector<Index> greedy_rows(AnyRows X, Vector<const double> origin, Vector<co
     return chosen;
 }
 
-// Numbers as an array of NumPy that owns them.
-template <class T>
-nb::ndarray<nb::numpy, T, nb::ndim<1>> owned(std::vector<T>&& numbers) {
-    auto* kept = new std::vector<T>(std::move(numbers));
-    const nb::capsule owner(kept, [](void* place) noexcept { delete static_cast<std::vector<T>*>(place); });
-    return nb::ndarray<nb::numpy, T, nb::ndim<1>>(kept->data(), {kept->size()}, owner);
+// Fits of problems, each of some of the rows, from one begin to the next; of several, threads share the problems.
+std::vector<OfRun> fits(
+    AnyRows X, Vector<const double> sample_weight, Vector<const Index> begins, Matrix<double> origins,
+    Vector<double> spreads, nb::ndarray<double, nb::ndim<3>, nb::c_contig, nb::device::cpu> centers,
+    Vector<int32_t> labels, Matrix<double> weights, nb::tuple greedy, Vector<const double> direction, Index n_runs,
+    Index most, double tol, double bounded_from, nb::callable uniforms, int n_threads) {
+    const Index n_problems = spreads.shape(0), k = weights.shape(1);
+    const Rows rows = rows_of(X, direction);  // each fit finds the origin of its own
+    const Fitting how{greedy_of(greedy), n_runs, most, tol, bounded_from, direction.data()};
+    require(how.greedy.n_clusters == k && n_runs > 0 && most > 0, "no clusters, runs or iterations");
+    require_rows(sample_weight, rows.n_samples);
+    require_rows(labels, rows.n_samples);
+    require_rows(begins, n_problems + 1);
+    require_shape(origins, n_problems, rows.n_features);
+    require_rows(centers, n_problems);
+    require(Index(centers.shape(1)) == k && Index(centers.shape(2)) == rows.n_features, "arrays of different shapes");
+    require_rows(weights, n_problems);
+    const Index* begin = begins.data();
+    bool ascend = begin[0] == 0 && begin[n_problems] == rows.n_samples;
+    for (Index problem = 0; problem < n_problems; problem++) ascend &= begin[problem + 1] - begin[problem] >= k;
+    require(ascend, "problems with fewer rows than clusters");
+    std::vector<Completed> found(n_problems);
+    without_lock(n_threads, [&](Team& team) {
+        team.run(n_problems, n_problems > 1, [&](Index problem, int) {
+            const Index first = begin[problem];
+            Rows own = rows;
+            own.data += first * rows.row_stride;
+            own.n_samples = begin[problem + 1] - first;
+            const Places to{origins.data() + problem * rows.n_features, spreads.data() + problem,
+                            centers.data() + problem * k * rows.n_features, labels.data() + first,
+                            weights.data() + problem * k};
+            const Uniforms draw = [&](Index n_draws) {
+                nb::gil_scoped_acquire lock;
+                return drawn(uniforms(problem, n_draws), n_draws);
+            };
+            const auto fit_by = [&](Team& threads) {
+                found[problem] = fit(own, sample_weight.data() + first, how, draw, to, threads);
+            };
+            if (n_problems == 1) return fit_by(team);
+            Team alone(1, [&] { return team.poll(); });
+            fit_by(alone);
+        });
+    });
+    std::vector<OfRun> results;
+    for (const Completed& one : found) results.push_back(of_run(one));
+    return results;
 }
 
 // -> rows and clusters, `sizes.contenders`; None if there are too many
@@ -691,6 +760,9 @@ NB_MODULE(_kmeans, module) {
                "chosen"_a.noconvert(), "prices"_a.noconvert());
     module.def("keys", keys, "X"_a, "origin"_a, "direction"_a, "result"_a.noconvert());
     module.def("sorted_rows", sorted_rows, "keys"_a, "rows"_a.noconvert());
+    module.def("fits", fits, "X"_a, "sample_weight"_a, "begins"_a, "origins"_a.noconvert(), "spreads"_a.noconvert(),
+               "centers"_a.noconvert(), "labels"_a.noconvert(), "weights"_a.noconvert(), "greedy"_a, "direction"_a,
+               "n_runs"_a, "most"_a, "tol"_a, "bounded_from"_a, "uniforms"_a, "n_threads"_a);
     module.def("greedy", greedy_rows, "X"_a, "origin"_a, "sample_weight"_a, "order"_a.none(), "how"_a, "uniforms"_a,
                "n_threads"_a);
 }

@@ -228,9 +228,10 @@ std::vector<Index> greedy(const Rows& rows, const double* sample_weight, const G
     Draws draws(rows.n_samples, order);
     Trials trials(rows, sample_weight, how, team);
     std::vector<Index> chosen;
+    const Index most_together = std::max<Index>(1, how.most_distances / (rows.n_samples * how.n_trials));
     const auto count_draws = [&](Index n_chosen) {
         const Index repay = 1 + Index(double(n_chosen) / how.staleness);
-        return how.n_trials * std::min({how.n_clusters - n_chosen, repay, how.most_together});
+        return how.n_trials * std::min({how.n_clusters - n_chosen, repay, most_together});
     };
     std::vector<double> random = uniforms(1 + 2 * count_draws(1));
     draws.prepare(sample_weight, nullptr);

@@ -10,10 +10,10 @@ namespace kmeans {
 // What greedy.py says of the method.
 struct Greedy {
     Index n_clusters, n_trials;
-    Index most_together;  // centers whose candidates are drawn at once
-    double staleness;     // of draws, see greedy.STALENESS
-    double tie;           // relative difference of potentials that are equal
-    double rounding;      // squared distances up to this times that from the origin are 0
+    Index most_distances;  // of candidates that are drawn at once
+    double staleness;      // of draws, see greedy.STALENESS
+    double tie;            // relative difference of potentials that are equal
+    double rounding;       // squared distances up to this times that from the origin are 0
 };
 
 // Random numbers in [0, 1).

@@ -7,6 +7,7 @@ from kmeans_xp.backends._threads import blas
 
 PARALLEL_WORK = 2e6  # multiplications of a pass from which several threads pay, see `Thresholds`
 ROUNDED_UP = 1 + 1e-12
+SIDE_BY_SIDE = 50  # times as many multiplications, at least, as in a pass are in a run, which threads share instead
 DENSE_WORK = 2**12  # n_samples * n_features * n_clusters up to which bounds cost more than they save
 
 
@@ -35,8 +36,26 @@ def run_at_once(X, sample_weight, centers, prunes, frame, metric, limits):
     centers, labels, weights = centers.copy(order="C"), np.empty(len(X), dtype=np.int32), np.empty(len(centers))
     job = X, frame.origin, sample_weight, centers, labels, weights, _numbers(frame, metric), frame.is_ordinary
     bounded = prunes and share_that_pays(X, len(centers), frame) > 0
-    numbers, *found = native.run(*job, bounded, limits.most, limits.tol, _n_threads(X.size * len(centers)))
-    return (centers, labels, weights, numbers, *found) if numbers else None
+    found = _completed(native.run(*job, bounded, limits.most, limits.tol, _n_threads(X.size * len(centers))))
+    return None if found is None else (centers, labels, weights, *found)
+
+
+def fits_at_once(X, sample_weight, begins, how, uniforms):
+    """`fitting.fits_at_once`."""
+    (n, d), n_fits, k = X.shape, len(begins) - 1, how.greedy.n_clusters
+    found = np.zeros((n_fits, d)), np.zeros(n_fits), np.zeros((n_fits, k, d)), np.zeros(n, np.int32)
+    weights, bounded_from = np.zeros((n_fits, k)), DENSE_WORK if how.prunes else np.inf
+    given = tuple(how.greedy), how.direction, how.n_runs, how.limits.most, how.limits.tol, bounded_from, uniforms
+    of_pass = X.size * max(k, 2 * how.greedy.n_trials)
+    n_threads = _n_threads(of_pass if n_fits == how.n_runs == 1 else SIDE_BY_SIDE * of_pass)
+    runs = native.fits(X, sample_weight, begins, *found, weights, *given, n_threads)
+    return *found, weights, list(map(_completed, runs))
+
+
+def _completed(run):
+    """What a run found, with a line of numbers for each iteration; None if it did not come to its end."""
+    numbers, *found = run
+    return (numbers.reshape(-1, 5), *found) if len(numbers) else None
 
 
 def inertia_of_clusters(X, sample_weight, labels, centers, frame):
