@@ -3,7 +3,7 @@
 from importlib.metadata import version
 
 from kmeans_xp import metrics
-from kmeans_xp.estimators import BisectingKMeans, KMeans, KMeansSweep, MiniBatchKMeans, kmeans_plusplus
+from kmeans_xp.estimators import BisectingKMeans, KMeans, KMeansSweep, MiniBatchKMeans, kmeans_batch, kmeans_plusplus
 from kmeans_xp.versions import show_versions
 
 __version__ = version("kmeans_xp")
@@ -13,6 +13,7 @@ __all__ = [
     "KMeansSweep",
     "MiniBatchKMeans",
     "__version__",
+    "kmeans_batch",
     "kmeans_plusplus",
     "metrics",
     "show_versions",

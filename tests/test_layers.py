@@ -67,6 +67,7 @@ ORDER = [
     "estimators/centers",
     "estimators/runs",
     "estimators/kmeans",
+    "estimators/problems",
     "estimators/splits",
     "estimators/bisecting",
     "estimators/plusplus",

@@ -31,7 +31,8 @@ def best_run(model, data, sized=None):
     """Frame, and result of lowest inertia among `n_init` runs, by an algorithm that bounds sizes if it is given."""
     with generator(model.random_state, escapes=callable(model.init)) as random_state:
         n_runs = number_of_runs(model)
-        found = best_at_once(n_runs, model, data, random_state) if comes_at_once(model, data, sized) else None
+        is_plain = not data.in_blocks and comes_at_once(model, data.shape[0])
+        found = best_at_once(n_runs, model, data, random_state) if is_plain else None
         frame, best, interrupted = found or best_by_parts(n_runs, model, data, random_state, sized)
     trouble = trouble_of(best, interrupted, model)
     if trouble is not None:
@@ -59,11 +60,13 @@ def best_by_parts(n_runs, model, data, random_state, sized):
     return frame, best, interrupted
 
 
-def comes_at_once(model, data, sized=None):
-    """Whether a fit is one that `fitting.fits_at_once` may make: without what only its parts know of."""
-    is_plain = isinstance(model.init, str) and model.init == "k-means++" and not (model.refine or sized)
-    is_on_all = not data.in_blocks and data.shape[0] <= sample_size(model.n_clusters)  # else on a sample first
-    return is_plain and is_on_all and not (model._metric.spherical or is_watched(model))
+def comes_at_once(model, n_samples):
+    """Whether a fit to rows in memory is one that `fitting.fits_at_once` makes: without what only its parts know of."""
+    if not (isinstance(model.init, str) and model.init == "k-means++") or model.refine or model._metric.spherical:
+        return False
+    if model.size_min is not None or model.size_max is not None:
+        return False
+    return n_samples <= sample_size(model.n_clusters) and not is_watched(model)  # more of them are sampled first
 
 
 def best_at_once(n_runs, model, data, random_state):

@@ -1,0 +1,166 @@
+"""kmeans_batch: each problem as if it were fitted alone."""
+
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import without
+from numpy.testing import assert_array_equal
+from scipy import sparse
+from sklearn.exceptions import ConvergenceWarning
+
+import kmeans_xp.estimators.problems as module
+from kmeans_xp import KMeans, kmeans_batch
+from kmeans_xp.arrays import to_numpy
+
+
+def alone(X, n_clusters, seed, sample_weight=None, **parameters):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return KMeans(n_clusters, random_state=seed, **parameters).fit(X, sample_weight=sample_weight)
+
+
+def assert_same(batch, fitted):
+    for problem, model in enumerate(fitted):
+        centers, inertia, n_iter = (to_numpy(values[problem, ...]) for values in (batch[0], batch[2], batch[3]))
+        assert_array_equal(centers, to_numpy(model.cluster_centers_))
+        assert (inertia, n_iter) == (model.inertia_, model.n_iter_)
+    labels = np.concatenate([to_numpy(model.labels_) for model in fitted])
+    assert_array_equal(to_numpy(batch.labels).ravel(), labels)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_problems_are_fitted_as_if_alone(rng, lib, dtype, weighted):
+    X = rng.normal(size=(5, 60, 3)).astype(dtype)
+    X[3] *= 1e3
+    weights = rng.uniform(size=(5, 60)) * 10.0 ** np.arange(-3, 2)[:, None] if weighted else None
+    given = None if weights is None else lib.asarray(weights, "float64")
+    batch = kmeans_batch(lib.asarray(X, dtype), 4, sample_weight=given, random_state=0)
+    for values, kind in zip(batch, (dtype, "int32", "float64", "int64"), strict=True):
+        lib.assert_owns(values, kind)
+    assert (batch.centers.shape, batch.labels.shape) == ((5, 4, 3), (5, 60))
+    of_each = [None] * 5 if weights is None else [lib.asarray(w, "float64") for w in weights]
+    assert_same(batch, [alone(lib.asarray(x, dtype), 4, 0, w) for x, w in zip(X, of_each, strict=True)])
+
+
+@pytest.mark.parametrize("parameters", [{}, {"n_init": 3, "tol": 0}, {"algorithm": "lloyd", "max_iter": 2}])
+@pytest.mark.parametrize("together", [3, 1024])
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.filterwarnings("ignore:Problem")
+def test_ragged_problems_with_seeds_of_their_own(rng, monkeypatch, parameters, together, at_once):
+    monkeypatch.setattr(module, "TOGETHER", together)
+    if not at_once:
+        without(monkeypatch, "fits_at_once")
+    offsets = np.concatenate(([0], np.cumsum(rng.integers(7, 90, size=20))))
+    X, seeds = rng.normal(size=(offsets[-1], 5)), rng.integers(2**32, size=20)
+    X[offsets[4] : offsets[5]] = np.repeat(rng.normal(size=(3, 5)), 30, axis=0)[: offsets[5] - offsets[4]]  # 3 rows
+    weights = rng.uniform(size=len(X))
+    given = {"offsets": offsets, "random_state": seeds, "sample_weight": weights}
+    batch = kmeans_batch(X, 7, **given, **parameters)
+    parts = [slice(*offsets[i : i + 2]) for i in range(20)]
+    fitted = [alone(X[own], 7, int(seed), weights[own], **parameters) for own, seed in zip(parts, seeds, strict=True)]
+    assert batch.labels.shape == (len(X),)
+    assert_same(batch, fitted)
+
+
+OTHERS = {
+    "random": {"init": "random", "n_init": 2},
+    "given centers": {"init": np.eye(4, 3)},
+    "cosine": {"metric": "cosine"},
+    "refined": {"refine": True},
+    "bounded sizes": {"size_min": 10},
+    "watched": {"on_iteration": lambda _: None},
+}
+
+
+@pytest.mark.parametrize("others", OTHERS)
+def test_parameters_that_need_the_interpreter(rng, others):
+    X = rng.normal(size=(3, 50, 3))
+    batch = kmeans_batch(X, 4, random_state=1, **OTHERS[others])
+    assert_same(batch, [alone(x, 4, 1, **OTHERS[others]) for x in X])
+
+
+KINDS = {
+    "a list": lambda X: X.tolist(),
+    "Fortran order": np.asfortranarray,
+    "every other problem": lambda X: np.repeat(X, 2, axis=0)[::2],
+    "uint8": lambda X: (np.abs(X) * 50).astype("uint8"),
+    "int": lambda X: (X * 50).astype(int),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_rows(rng, kind):
+    X = KINDS[kind](rng.normal(size=(4, 30, 2)))
+    assert_same(kmeans_batch(X, 3, random_state=0), [alone(x, 3, 0) for x in X])
+
+
+def test_sparse_rows_and_data_frames(rng):
+    X = rng.normal(size=(90, 4)) * rng.integers(2, size=(90, 4))
+    offsets = [0, 40, 90]
+    for rows in sparse.csr_array(X), sparse.csr_matrix(X):
+        batch = kmeans_batch(rows, 3, offsets=offsets, random_state=0)
+        assert_same(batch, [alone(rows[:40], 3, 0), alone(rows[40:], 3, 0)])
+    batch = kmeans_batch(pd.DataFrame(X), 3, offsets=offsets, random_state=0)
+    assert_same(batch, [alone(X[:40], 3, 0), alone(X[40:], 3, 0)])
+
+
+@pytest.mark.parametrize("state", [lambda: np.random.RandomState(8), lambda: None])
+def test_an_instance_gives_a_seed_to_each_problem(rng, state):
+    X = rng.normal(size=(6, 40, 2))
+    np.random.seed(8)
+    seeds = np.random.RandomState(8).randint(2**31 - 1, size=6)
+    assert_same(kmeans_batch(X, 3, random_state=state()), [alone(x, 3, s) for x, s in zip(X, seeds, strict=True)])
+
+
+def test_many_draws(rng):
+    """More than are drawn at first."""
+    X = rng.normal(size=(3, 300, 2))
+    batch = kmeans_batch(X, 20, random_state=[1, 1, 2], n_init=30)
+    assert_same(batch, [alone(x, 20, seed, n_init=30) for x, seed in zip(X, (1, 1, 2), strict=True)])
+
+
+def wrong():
+    X, flat = np.random.default_rng(0).normal(size=(3, 9, 2)), np.ones((9, 2))
+    bad = X.copy()
+    bad[1, 2, 0] = np.nan
+    weights = np.ones((3, 9))
+    weights[2] = 0
+    huge = X.copy()
+    huge[1, 0] = 1e300
+    yield "2-D", {"X": flat}, r"n_problems, n_samples, n_features\) is expected, or offsets"
+    yield "no rows", {"X": X[:, :0]}, "has no numbers"
+    yield "3-D with offsets", {"X": X, "offsets": [0, 3]}, r"With offsets, X of shape \(n_samples, n_features\)"
+    yield "offsets of words", {"X": flat, "offsets": ["a", "b"]}, "offsets must be integers"
+    yield "an empty problem", {"X": flat, "offsets": [0, 5, 5, 9]}, "no problem be empty"
+    yield "offsets that end early", {"X": flat, "offsets": [0, 5]}, "from 0 to the number of rows, 9"
+    yield "few rows", {"X": flat, "offsets": [0, 8, 9]}, "Problem 1: n_samples=1 should be >= n_clusters=2"
+    yield "NaN", {"X": bad}, "Problem 1: Input X contains NaN"
+    yield "too large", {"X": huge}, "Problem 1: "
+    yield "weights of another shape", {"X": X, "sample_weight": np.ones(9)}, "expected .3, 9."
+    yield "no weight", {"X": X, "sample_weight": weights}, "Problem 2: Sample weights must contain"
+    yield "negative weights", {"X": X, "sample_weight": weights - 0.5}, "Problem 2: Negative"
+    yield "seeds of other problems", {"X": X, "random_state": [1, 2]}, "one for each of the 3 problems"
+    yield "a negative seed", {"X": X, "random_state": -1}, "an int from 0 to"
+    yield "no cluster", {"X": X, "n_clusters": 0}, "n_clusters"
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "message"), list(wrong()), ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_what_makes_no_sense_is_said(kind, given, message):
+    with pytest.raises(ValueError, match=message):
+        kmeans_batch(**{"n_clusters": 2} | given)
+
+
+def test_troubles_are_said_once(rng):
+    X = rng.normal(size=(4, 200, 2))
+    with pytest.warns(ConvergenceWarning, match="Problem 0, one of 4, did not converge in max_iter=1") as caught:
+        kmeans_batch(X, 5, max_iter=1, random_state=0)
+    assert (len(caught), caught[0].filename) == (1, __file__)
+    X[2] = 7.0
+    with pytest.warns(ConvergenceWarning, match=r"Problem 2, one of 1: Number of distinct clusters \(1\)") as caught:
+        kmeans_batch(X, 5, random_state=0)
+    assert len(caught) == 1
