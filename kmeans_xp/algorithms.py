@@ -162,6 +162,7 @@ class Auto:
 
 
 ALGORITHMS: dict[str, Algorithm] = {"auto": Auto(), "lloyd": Dense(), "elkan": Bounded()}
+OPTIMAL = "optimal"  # the name of what finds the best centers of rows of one feature (`optimal.py`); iterations follow
 
 
 def unlabeled(X):

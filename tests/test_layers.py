@@ -42,6 +42,7 @@ ORDER = [
     "transport",
     "sizes",
     "passes",
+    "optimal",
     "data/source",
     "data/memory",
     "data/stream",

@@ -115,6 +115,12 @@ def runs_from_centers(c, X):
             yield X, c.weights, c.centers, prunes, c.frame, EUCLIDEAN, limits
 
 
+def intervals_of_numbers(c):
+    numbers = np.unique(c.host[:, 0].astype("float64"))
+    for n_clusters in {min(c.n_clusters, len(numbers)), 1, len(numbers)}:
+        yield numbers, c.rng().uniform(0.5, 2, size=len(numbers)), n_clusters
+
+
 def fits_of_problems(c, X):
     """Of one, and of two side by side."""
     n_clusters = min(c.n_clusters, len(c.host) // 2 or 1)
@@ -181,6 +187,7 @@ ARGUMENTS = {
     "labels_at_once": lambda c, X: [(X, c.model())],
     "as_given": lambda c, X: [(X,)],
     "assign": lambda c, X: [(X, c.centers, c.frame)],
+    "best_intervals": lambda c, X: intervals_of_numbers(c),
     "bounded_step": lambda c, X: [bounds_of_a_step(c, X)],
     "choose": lambda c, X: [candidates_of_a_draw(c, X)],
     "contenders": looks_for_contenders,

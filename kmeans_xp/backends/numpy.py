@@ -12,6 +12,7 @@ if _native.problem is None:
     from kmeans_xp.backends._native.steps import (
         assign,
         batch_step,
+        best_intervals,
         bounded_step,
         contenders,
         distances,

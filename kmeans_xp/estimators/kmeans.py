@@ -10,7 +10,7 @@ from sklearn.utils.validation import validate_data
 
 from kmeans_xp import arrays, seeding
 from kmeans_xp._sklearn_private import Interval, StrOptions
-from kmeans_xp.algorithms import ALGORITHMS
+from kmeans_xp.algorithms import ALGORITHMS, OPTIMAL
 from kmeans_xp.data import Purpose, open_data
 from kmeans_xp.estimators import conversion
 from kmeans_xp.estimators.centers import OF_SIZES, NearestCenters, attributes, checking_parameters
@@ -70,7 +70,7 @@ class KMeans(NearestCenters):
     random_state : int, RandomState instance or None, default=None
         Source of the random numbers for `init`. They are drawn on the host.
 
-    algorithm : {'auto', 'lloyd', 'elkan'}, default='auto'
+    algorithm : {'auto', 'lloyd', 'elkan', 'optimal'}, default='auto'
         Which distances an iteration computes. The results are the same but for the last bits of the means, which may
         decide where a row is as far from two centers.
 
@@ -81,6 +81,10 @@ class KMeans(NearestCenters):
         take `n_clusters` numbers a row).
 
         'auto' : as 'elkan' while few enough rows must be looked at, otherwise as 'lloyd'.
+
+        'optimal' : for rows of one feature, the centers of lowest inertia that there are, up to rounding to the dtype
+        of X, instead of those that a start happens to lead to [11]_: there are no random numbers, and one run. Time
+        grows as `n_clusters * n_samples * log(n_samples)`, of different numbers; X is fetched to the host.
 
     metric : {'euclidean', 'cosine'}, default='euclidean'
         'cosine' is spherical k-means [7]_: only the directions of the rows count, centers are scaled to norm 1 in each
@@ -191,6 +195,7 @@ class KMeans(NearestCenters):
     .. [8] O. Bachem et al., "Fast and provably good seedings for k-means", 2016
     .. [9] Q. Mérigot, "A multiscale approach to optimal transport", 2011
     .. [10] B. Fritzke, "The breathing k-means algorithm", 2020
+    .. [11] A. Grønlund et al., "Fast exact k-means, k-medians and Bregman divergence clustering in 1D", 2017
 
     Examples
     --------
@@ -224,7 +229,7 @@ class KMeans(NearestCenters):
         "tol": [Interval(Real, 0, None, closed="left")],
         "verbose": ["verbose"],
         "random_state": ["random_state"],
-        "algorithm": [StrOptions(ALGORITHMS.keys())],
+        "algorithm": [StrOptions({*ALGORITHMS, OPTIMAL})],
         "metric": [StrOptions({"euclidean", "cosine"})],
         "zero_rows": [StrOptions({"warn", "raise"})],
         "refine": ["boolean"],
@@ -246,7 +251,7 @@ class KMeans(NearestCenters):
         tol: float = 1e-4,
         verbose: int = 0,
         random_state: int | np.random.RandomState | None = None,
-        algorithm: Literal["auto", "lloyd", "elkan"] = "auto",
+        algorithm: Literal["auto", "lloyd", "elkan", "optimal"] = "auto",
         metric: Literal["euclidean", "cosine"] = "euclidean",
         zero_rows: Literal["warn", "raise"] = "warn",
         refine: bool = False,
@@ -303,6 +308,8 @@ class KMeans(NearestCenters):
             with self._opened_to_fit(X, sample_weight) as data:
                 check_n_samples(data, self.n_clusters)
                 bounds = self._bounds(data)
+                if self.algorithm == OPTIMAL:
+                    self._check_optimal(data)
                 if bounds is not None:
                     check_weighs_alike(data)
                 frame, result = best_run(self, data, bounds)
@@ -350,6 +357,27 @@ class KMeans(NearestCenters):
                 "Dask: load it, or leave them out."
             )
         return Sized(*check_sizes(self.size_min, self.size_max, data.shape[0], self.n_clusters))
+
+    def _check_optimal(self, data):
+        """Rows in memory of one feature, and no parameter that says how centers are found otherwise."""
+        n_features = data.shape[1]
+        if n_features != 1:
+            raise ValueError(f"algorithm='optimal' is for rows of one feature, and X has {n_features}: use 'auto'.")
+        if data.in_blocks:
+            raise ValueError(
+                "algorithm='optimal' needs all rows in memory, and X is read block by block or lies on a cluster of "
+                "Dask: load it, or use 'auto'."
+            )
+        others = {
+            "init": not (isinstance(self.init, str) and self.init == "k-means++"),
+            "refine": self.refine,
+            "size_min": self.size_min is not None,
+            "size_max": self.size_max is not None,
+            "metric": self.metric != "euclidean",
+        }
+        for name, is_set in others.items():
+            if is_set:
+                raise ValueError(f"algorithm='optimal' finds the best centers by itself: leave out {name}.")
 
     def _keep_proof(self, proof, data):
         """Keep the prices of a fit with bounds; of another, forget those of one before."""

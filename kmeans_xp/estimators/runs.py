@@ -7,7 +7,7 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from kmeans_xp import arrays, seeding
-from kmeans_xp.algorithms import ALGORITHMS, Limits
+from kmeans_xp.algorithms import ALGORITHMS, OPTIMAL, Limits
 from kmeans_xp.breathing import breathe
 from kmeans_xp.data import frame_of, working_memory
 from kmeans_xp.data.memory import InMemory
@@ -16,6 +16,7 @@ from kmeans_xp.fitting import fits_at_once, fitting
 from kmeans_xp.frame import frame_at
 from kmeans_xp.lloyd import Run, SizedRun, completed, is_better, lloyd
 from kmeans_xp.metric import EUCLIDEAN, unit_rows
+from kmeans_xp.optimal import optimal_centers
 from kmeans_xp.seeding.greedy import REFINE_FROM, sample_of, sample_size
 from kmeans_xp.steps import lloyd_step, side_by_side
 
@@ -64,7 +65,7 @@ def comes_at_once(model, n_samples):
     """Whether a fit to rows in memory is one that `fitting.fits_at_once` makes: without what only its parts know of."""
     if not (isinstance(model.init, str) and model.init == "k-means++") or model.refine or model._metric.spherical:
         return False
-    if model.size_min is not None or model.size_max is not None:
+    if model.size_min is not None or model.size_max is not None or model.algorithm == OPTIMAL:
         return False
     return n_samples <= sample_size(model.n_clusters) and not is_watched(model)  # more of them are sampled first
 
@@ -131,7 +132,9 @@ def is_watched(model):
 def first_centers(model, data, frame, random_state, sized=None):
     """Centers that a run starts from, relative to the origin."""
     n_clusters = model.n_clusters
-    if isinstance(model.init, str) and sized:
+    if model.algorithm == OPTIMAL:
+        centers = optimal_centers(data, n_clusters, frame)
+    elif isinstance(model.init, str) and sized:
         centers = first_centers_of_sizes(model, data, frame, random_state, sized)
     elif isinstance(model.init, str):
 
@@ -164,7 +167,11 @@ def run_from(centers, model, data, frame, sized=None):
     """Result of one run."""
     watching = {name: getattr(model, name) for name in ("verbose", "on_iteration", "keep_interrupted")}
     given = model.n_clusters, frame, model._metric
-    run = SizedRun(data, *given, sized) if sized else Run(data, *given, ALGORITHMS[model.algorithm])
+    run = (
+        SizedRun(data, *given, sized)
+        if sized
+        else Run(data, *given, ALGORITHMS["auto" if model.algorithm == OPTIMAL else model.algorithm])
+    )
     return lloyd(run, centers, **stopping(model, frame), **watching)
 
 
@@ -212,7 +219,9 @@ def stopping(model, frame):
 
 
 def number_of_runs(model):
-    """Number of runs that `n_init` asks for."""
+    """Number of runs that `n_init` asks for; one finds the best centers."""
+    if model.algorithm == OPTIMAL:
+        return 1
     n_runs = seeding.n_runs(model.init, model.n_init)
     if model.n_init not in ("auto", n_runs):
         warnings.warn(

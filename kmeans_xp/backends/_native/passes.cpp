@@ -5,6 +5,7 @@
 #include "candidates.hpp"
 #include "csr.hpp"
 #include "distances.hpp"
+#include "intervals.hpp"
 #include "relabel.hpp"
 
 namespace kmeans {
@@ -19,6 +20,6 @@ extern const Passes baseline = {"baseline",
                               {LANES<float>, relabel<float>, compact<float>, lead<float>},
                               {LANES<double>, relabel<double>, compact<double>, lead<double>},
                               sum, own, squares, distances, squares_of, pack, estimate_gains, try_candidates,
-                              take_candidate, relabel_sparse, tabulate};
+                              take_candidate, relabel_sparse, tabulate, best_split};
 
 }  // namespace kmeans

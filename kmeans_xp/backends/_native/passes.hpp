@@ -162,6 +162,17 @@ struct Tabulation {
 // Of a center c, that before it b, and the sum s of its cluster: ||c - b||², ||c||², o·c, b·s
 enum { MOVED, SQUARED, WITH_ORIGIN, CROSSED, N_TOTALS };
 
+// Sums of weights, of numbers and of squares up to each place (n + 1,); and what rounding left of each.
+struct Sums {
+    const double *weights, *weights_low, *numbers, *numbers_low, *squares, *squares_low;
+};
+
+// Where an interval begins, and what all up to its end cost.
+struct Split {
+    Index place;
+    double cost;
+};
+
 template <class C>
 struct PassesIn {
     Index lanes;  // rows of a block
@@ -202,6 +213,9 @@ struct Passes {
     Changes (*relabel_sparse)(const SparseJob&, Index begin, Index end, Change* changes, double* workspace);
     // One of the parts of a table: TOGETHER of the centers, a chunk of the features
     void (*tabulate)(const Tabulation&, Index part);
+    // The best place, from the first to the last, for an interval up to `end` to begin, if what stands before costs
+    // `before`; of equally good ones the first. Arrays are read up to MOST_LANES numbers beyond the last
+    Split (*best_split)(const Sums&, const double* before, Index first, Index last, Index end);
 };
 
 constexpr Index MOST_LANES = 32;   // rows of a block, at most

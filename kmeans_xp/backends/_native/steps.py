@@ -8,6 +8,7 @@ from kmeans_xp.backends._threads import blas
 PARALLEL_WORK = 2e6  # multiplications of a pass from which several threads pay, see `Thresholds`
 ROUNDED_UP = 1 + 1e-12
 SIDE_BY_SIDE = 50  # times as many multiplications, at least, as in a pass are in a run, which threads share instead
+INTERVAL_WORK = 40  # multiplications that an interval costs
 DENSE_WORK = 2**12  # n_samples * n_features * n_clusters up to which bounds cost more than they save
 
 
@@ -228,6 +229,12 @@ def mend(costs, choices, prices, low, high, reach):
     chosen, found = np.empty(len(begin) - 1, dtype=np.int64), prices.copy()
     is_done = native.mend(begin, clusters, costs, n_staying, low, high, reach, chosen, found)
     return chosen, found, is_done
+
+
+def best_intervals(numbers, weights, n_clusters):
+    """`optimal.best_intervals`."""
+    n_threads = _n_threads(INTERVAL_WORK * len(numbers))
+    return native.best_intervals(numbers, weights, n_clusters, n_threads)
 
 
 def projected(X, direction, frame):

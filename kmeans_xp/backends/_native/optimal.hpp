@@ -1,0 +1,13 @@
+// The best clusters of numbers: k-means in one dimension, exactly.
+#pragma once
+#include <vector>
+
+#include "team.hpp"
+
+namespace kmeans {
+
+// Where the best clusters of ascending numbers begin, and the last ends (n_clusters + 1,): of lowest Σ weight (x - mean)².
+// As `optimal.best_intervals`; there are more numbers than clusters.
+std::vector<Index> best_intervals(const double* numbers, const double* weights, Index n, Index n_clusters, Team&);
+
+}  // namespace kmeans

@@ -1,0 +1,152 @@
+"""k-means in one dimension, exactly."""
+
+import itertools
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from conftest import without
+from numpy.testing import assert_allclose, assert_array_equal
+
+from kmeans_xp import KMeans, kmeans_batch, optimal
+from kmeans_xp.arrays import to_numpy
+from kmeans_xp.optimal import best_intervals
+
+
+def cost(numbers, weights, begins):
+    """Without rounding."""
+    total = Fraction(0)
+    for begin, end in itertools.pairwise(begins):
+        x, w = ([Fraction(value) for value in values[begin:end].tolist()] for values in (numbers, weights))
+        mean = sum(map(Fraction.__mul__, w, x)) / sum(w)
+        total += sum(weight * (number - mean) ** 2 for weight, number in zip(w, x, strict=True))
+    return total
+
+
+@pytest.fixture(params=["native", "portable"])
+def way(request, monkeypatch):
+    if request.param == "portable":
+        without(monkeypatch, "best_intervals")
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("scales", [(0, 1), (-8, 9), (6, 7)], ids=["alike", "of any scale", "far from zero"])
+def test_no_other_intervals_cost_less(rng, scales):
+    for _ in range(70):
+        n_numbers = int(rng.integers(2, 11))
+        n_clusters = int(rng.integers(1, n_numbers + 1))
+        numbers = rng.normal(size=n_numbers) * 10.0 ** rng.integers(*scales, size=n_numbers)
+        numbers = np.unique(numbers + 1e9 if scales == (6, 7) else numbers)
+        weights = rng.uniform(0.1, 3, size=n_numbers) * 10.0 ** rng.integers(-4, 5, size=n_numbers)
+        found = best_intervals(numbers, weights, n_clusters)
+        assert (found[0], found[-1], len(found)) == (0, n_numbers, n_clusters + 1)
+        assert (np.diff(found) > 0).all()
+        ends = itertools.combinations(range(1, n_numbers), n_clusters - 1)
+        best = min(cost(numbers, weights, (0, *middle, n_numbers)) for middle in ends)
+        assert float(cost(numbers, weights, found.tolist())) <= float(best) * (1 + 1e-12)
+
+
+@pytest.mark.usefixtures("instructions")
+@pytest.mark.parametrize(("n_numbers", "n_clusters"), [(1500, 7), (1500, 400), (60_000, 9), (3000, 200)])
+def test_many_numbers(rng, monkeypatch, n_numbers, n_clusters):
+    """Also more than a table of all of them and of all clusters is held of."""
+    numbers = np.unique(rng.standard_t(1, size=n_numbers))
+    weights = rng.uniform(size=len(numbers))
+    found = best_intervals(numbers, weights, n_clusters)
+    sums = optimal.Sums.up_to(numbers, weights)
+    without(monkeypatch, "best_intervals")
+    expected = best_intervals(numbers, weights, n_clusters)
+    assert_allclose(sums.cost(found[:-1], found[1:]).sum(), sums.cost(expected[:-1], expected[1:]).sum(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_no_start_leads_to_less_inertia(rng, lib, dtype):
+    """The same on every library, also where there are few far from the others, which random starts miss."""
+    X = np.concatenate((rng.normal(size=2000), rng.normal(size=10) * 1e3 + 1e4)).astype(dtype)[:, None]
+    model = KMeans(16, algorithm="optimal").fit(lib.asarray(X, dtype))
+    lib.assert_owns(model.cluster_centers_, dtype)
+    lib.assert_owns(model.labels_, "int32")
+    found = [KMeans(16, random_state=seed).fit(X).inertia_ for seed in range(5)]
+    assert model.inertia_ < min(found)
+    assert model.converged_
+    assert_array_equal(to_numpy(model.predict(lib.asarray(X, dtype))), to_numpy(model.labels_))
+    again = KMeans(16, algorithm="optimal", random_state=3).fit(X)
+    assert_allclose(
+        to_numpy(model.cluster_centers_), again.cluster_centers_, rtol=1e-5 if dtype == "float32" else 1e-12
+    )
+    assert (np.diff(again.cluster_centers_[:, 0]) > 0).all()
+
+
+def test_weights_are_rows(rng):
+    X, weights = rng.normal(size=(300, 1)), rng.integers(0, 4, size=300)
+    model = KMeans(6, algorithm="optimal").fit(X, sample_weight=weights)
+    repeated = KMeans(6, algorithm="optimal").fit(np.repeat(X, weights, axis=0))
+    assert_allclose(model.cluster_centers_, repeated.cluster_centers_, rtol=1e-12)
+    assert_allclose(model.inertia_, repeated.inertia_, rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "bool", "int64", "float16"])
+def test_numbers_of_any_dtype(rng, dtype):
+    X = (rng.normal(size=(500, 1)) * 50).astype(dtype)
+    X[::2] = 0
+    wide = KMeans(2, algorithm="optimal").fit(X.astype("float64"))
+    model = KMeans(2, algorithm="optimal").fit(X)
+    assert_array_equal(model.labels_, wide.labels_)
+    assert model.inertia_ == wide.inertia_
+
+
+@pytest.mark.parametrize("scale", [1e-150, 1e-30, 1e30, 1e140])
+def test_numbers_of_any_scale(rng, scale):
+    X = rng.normal(size=(200, 1))
+    model, scaled = (KMeans(5, algorithm="optimal").fit(rows) for rows in (X, X * scale))
+    assert_array_equal(model.labels_, scaled.labels_)
+
+
+def test_as_many_clusters_as_numbers():
+    X = np.array([[3.0], [1], [2], [1]])
+    model = KMeans(3, algorithm="optimal").fit(X)
+    assert model.inertia_ == 0
+    assert_array_equal(model.cluster_centers_, [[1], [2], [3]])
+    with pytest.warns(match="Number of distinct clusters"):
+        model = KMeans(4, algorithm="optimal").fit(X)
+    assert model.inertia_ == 0
+    assert KMeans(1, algorithm="optimal").fit(X).cluster_centers_ == X.mean()
+
+
+def test_in_batches(rng):
+    X = rng.normal(size=(4, 100, 1))
+    batch = kmeans_batch(X, 5, algorithm="optimal")
+    for x, centers, labels, inertia, _ in zip(X, *batch, strict=True):
+        model = KMeans(5, algorithm="optimal").fit(x)
+        assert_array_equal(centers, model.cluster_centers_)
+        assert_array_equal(labels, model.labels_)
+        assert inertia == model.inertia_
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"init": "random"}, "leave out init"),
+        ({"init": np.ones((2, 1))}, "leave out init"),
+        ({"refine": True}, "leave out refine"),
+        ({"metric": "cosine"}, "leave out metric"),
+        ({"size_min": 2}, "leave out size_min"),
+        ({"n_clusters": 9}, "should be >= n_clusters"),
+    ],
+)
+def test_parameters_that_contradict_each_other(parameters, message):
+    with pytest.raises(ValueError, match=message):
+        KMeans(**{"n_clusters": 2, "algorithm": "optimal"} | parameters).fit(np.arange(1.0, 9)[:, None])
+
+
+def test_rows_of_several_features_are_refused():
+    with pytest.raises(ValueError, match="is for rows of one feature, and X has 2"):
+        KMeans(2, algorithm="optimal").fit(np.ones((5, 2)))
+
+
+def test_rows_in_files_are_refused():
+    h5py = pytest.importorskip("h5py")
+    with h5py.File("memory.h5", "w", driver="core", backing_store=False) as file:
+        rows = file.create_dataset("X", data=np.ones((5, 1)))
+        with pytest.raises(ValueError, match="needs all rows in memory"):
+            KMeans(2, algorithm="optimal").fit(rows)
