@@ -22,6 +22,7 @@ def install(torch):
     ctypes.CDLL(str(_guard(torch)))
     _register(torch)
     _patch_cuda(torch)
+    _patch_copies(torch.Tensor)
 
 
 def _guard(torch):
@@ -92,6 +93,18 @@ def _seen(torch, x, kind, index=0):
     device = (ctypes.c_int32 * 2).from_address(pointer(capsule, b"dltensor") + ctypes.sizeof(ctypes.c_void_p))
     device[:] = kind, index
     return torch._C._from_dlpack(capsule)
+
+
+def _patch_copies(kind):
+    """`copy.deepcopy`, which copies storages, and CUDA's have no functions."""
+    copied = kind.__deepcopy__
+
+    def deepcopy(self, memo):
+        if not self.is_cuda:
+            return copied(self, memo)
+        return memo.setdefault(id(self), self.detach().clone().requires_grad_(self.requires_grad))
+
+    kind.__deepcopy__ = deepcopy
 
 
 def _patch_cuda(torch):
