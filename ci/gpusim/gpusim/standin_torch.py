@@ -92,7 +92,9 @@ def _seen(torch, x, kind, index=0):
     pointer.restype, pointer.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
     device = (ctypes.c_int32 * 2).from_address(pointer(capsule, b"dltensor") + ctypes.sizeof(ctypes.c_void_p))
     device[:] = kind, index
-    return torch._C._from_dlpack(capsule)
+    seen = torch._C._from_dlpack(capsule)
+    seen = seen.conj() if x.is_conj() else seen
+    return seen._neg_view() if x.is_neg() else seen
 
 
 def _patch_copies(kind):
