@@ -167,7 +167,7 @@ def to_numpy(x):
 
 
 def shared(x):
-    """What is computed with in place of an array of torch or JAX, only to be read: NumPy's or CuPy's view of its memory.
+    """NumPy's or CuPy's view of an array of torch or JAX, only to be read, to compute with in its place.
 
     `x` itself where neither can be had. torch's gradients end here.
     """
@@ -373,20 +373,21 @@ def on_device(x):
 
 @contextlib.contextmanager
 def _beside(lender):
-    """Context in which CuPy computes with the memory of `lender`, an array of another library, as that would itself.
+    """Context in which CuPy computes with the memory of `lender`, if that is an array of another library.
 
     For torch in its current stream. What JAX has lent it may take back without knowing what CuPy still reads.
     """
     cupy = sys.modules["cupy"]
-    if compat.is_torch_array(lender):
+    if compat.is_torch_array(lender) and lender.is_cuda:
         torch = sys.modules["torch"]
         stream = _lent_streams(cupy).from_external(_StreamOf(torch.cuda.current_stream(lender.device)))
         with stream, cupy.cuda.using_allocator(_allocator(cupy, torch)):
             yield
-    else:
-        try:
-            yield
-        finally:
+        return
+    try:
+        yield
+    finally:
+        if compat.is_jax_array(lender):
             cupy.cuda.get_current_stream().synchronize()
 
 
@@ -426,7 +427,7 @@ def _allocator(cupy, torch):
 def undisturbed(x, *, gradients=False, lender=None):
     """Context of a job on the rows `x`: on its device, apart from what callers have set for its library.
 
-    `lender` is the array of another library whose memory that is, if any; on CUDA its stream is kept to.
+    `lender` is the array whose memory that is, if another library owns it; on CUDA the stream of that is kept to.
 
     No flag of floating-point numbers is raised: in products they mean nothing, and results that must be finite are
     checked. No gradients are recorded, unless they are wanted. Products are not rounded to fewer digits, as error
@@ -442,7 +443,7 @@ def _undisturbed(x, gradients, lender):
     with contextlib.ExitStack() as contexts:
         contexts.enter_context(np.errstate(all="ignore"))
         contexts.enter_context(on_device(x))
-        if lender is not None:
+        if compat.is_cupy_array(x):
             contexts.enter_context(_beside(lender))
         if compat.is_torch_array(x):
             torch = sys.modules["torch"]

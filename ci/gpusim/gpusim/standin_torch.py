@@ -1,8 +1,8 @@
 """torch's CPU build with tensors that lie on CUDA devices of the stand-in, whose memory torch owns.
 
 They are genuine tensors on "cuda:0" (torch's importer of DLPack makes them), their storage is memory of the host, and
-every function of torch runs its CPU kernel on it. So exchange by DLPack, checks of devices and what asks for the current
-stream run as they do on a GPU; streams and events are names only. Copies by torch are not counted.
+every function of torch runs its CPU kernel on it. So exchange by DLPack, checks of devices and what asks for the
+current stream run as they do on a GPU; streams and events are names only.
 """
 
 import ctypes
@@ -10,15 +10,15 @@ import functools
 import os
 import threading
 
-from . import build, paths
+from . import SyncCounts, build, paths, standin_cupy
 
 CPU, CUDA = 1, 2  # of DLPack
 
 
 def install(torch):
-    """Change torch, which has just been imported, so that it sees the stand-in's devices."""
+    """Change torch's CPU build, which has just been imported, so that it sees the stand-in's devices."""
     if torch.version.cuda is not None:
-        raise RuntimeError("gpusim needs torch's CPU build: with a driver's one there would be two runtimes")
+        return  # has a runtime of its own
     ctypes.CDLL(str(_guard(torch)))
     _register(torch)
     _patch_cuda(torch)
@@ -45,6 +45,7 @@ def _register(torch):
     install.kept = fallbacks, kernels  # which ends what it registered when it is deleted
     fallbacks.fallback(functools.partial(_on_the_host, torch), "CUDA")
     kernels.impl("copy_", functools.partial(_copy, torch), "CUDA")  # which has code of its own for CUDA
+    kernels.impl("_local_scalar_dense", functools.partial(_item, torch), "CUDA")  # a copy, too
 
 
 def _on_the_host(torch, function, *args, **kwargs):
@@ -80,7 +81,16 @@ def _on_the_host(torch, function, *args, **kwargs):
 
 def _copy(torch, target, source, non_blocking=False):
     _seen(torch, target, CPU).copy_(_seen(torch, source, CPU))
+    if target.is_cuda != source.is_cuda:
+        counts, way = standin_cupy.counters(), SyncCounts.NAMES.index("to_device" if target.is_cuda else "to_host")
+        counts[way] += 1
+        counts[SyncCounts.NAMES.index(f"bytes_{SyncCounts.NAMES[way]}")] += source.nbytes
     return target
+
+
+def _item(torch, x):
+    number = torch.empty((), dtype=x.dtype)
+    return _copy(torch, number, x).item()
 
 
 def _seen(torch, x, kind, index=0):
@@ -111,9 +121,15 @@ def _patch_copies(kind):
 
 def _patch_cuda(torch):
     """What torch.cuda says: devices and the current one are the runtime's, which torch and CuPy share on a GPU too."""
-    from cupy.cuda import runtime
-
     cuda, current = torch.cuda, threading.local()
+
+    class Runtime:
+        def __getattr__(self, name):
+            from cupy.cuda import runtime  # not before it is needed
+
+            return getattr(runtime, name)
+
+    runtime = Runtime()
 
     def index_of(device):
         index = None if device is None else device if isinstance(device, int) else torch.device(device).index
@@ -140,6 +156,9 @@ def _patch_cuda(torch):
 
         def wait_event(self, event):
             event.waiting.append(self)
+
+        def wait_stream(self, stream):
+            pass  # all is done
 
         def synchronize(self):
             runtime.streamSynchronize(self.cuda_stream)
@@ -168,8 +187,8 @@ def _patch_cuda(torch):
 
     cuda._lazy_init = lambda: None
     cuda.is_available = lambda: runtime.getDeviceCount() > 0
-    cuda.device_count = runtime.getDeviceCount
-    cuda.current_device = runtime.getDevice
+    cuda.device_count = lambda: runtime.getDeviceCount()
+    cuda.current_device = lambda: runtime.getDevice()
     cuda.set_device = lambda device: exchange(index_of(device))
     cuda._exchange_device = cuda._maybe_exchange_device = exchange
     cuda.synchronize = lambda device=None: runtime.deviceSynchronize()
