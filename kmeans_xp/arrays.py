@@ -86,6 +86,15 @@ def refuse_masked(x, name):
         )
 
 
+def refuse_spread(x, name):
+    """An array of JAX that lies on several devices: neither its library nor DLPack lets all be done with it."""
+    if compat.is_jax_array(x) and not _is_traced(x) and len(x.devices()) > 1:
+        raise ValueError(
+            f"Input {name} is spread over {len(x.devices())} devices of JAX. Put it on one: "
+            f"'jax.device_put({name}, jax.devices()[0])'."
+        )
+
+
 def beside(x):
     """The array that tells library and device of rows: they are one, or keep one beside them (`rows.StoredRows`)."""
     return getattr(x, "beside", x)
@@ -190,8 +199,8 @@ def shared_with_numpy(x):
             return x.detach().numpy()
         except RuntimeError:  # what torch.func maps over has no memory of its own
             return x
-    if compat.is_jax_array(x) and x.dtype in _SHARED and _is_on_one_device(x):
-        return np.asarray(x) if is_host(x) else x
+    if compat.is_jax_array(x) and x.dtype in _SHARED and _is_on_one_device(x) and is_host(x):
+        return np.asarray(x)
     return x
 
 
@@ -224,8 +233,13 @@ def _is_plain_tensor(x, torch):
 
 
 def _is_on_one_device(x):
-    """Whether all of an array of JAX, which is not traced, is the memory of one device of this process."""
-    return not isinstance(x, sys.modules["jax"].core.Tracer) and x.is_fully_addressable and len(x.devices()) == 1
+    """Whether all of an array of JAX is the memory of one device of this process."""
+    return not _is_traced(x) and x.is_fully_addressable and len(x.devices()) == 1
+
+
+def _is_traced(x):
+    """Whether an array of JAX stands for those that a function will be called with."""
+    return isinstance(x, sys.modules["jax"].core.Tracer)
 
 
 def cuda_problem():
@@ -234,7 +248,7 @@ def cuda_problem():
         return "CuPy is not installed (pip install 'kmeans_xp[cuda12]' or 'kmeans_xp[cuda13]')"
     try:
         import cupy
-    except (ImportError, OSError) as error:
+    except Exception as error:  # whatever is wrong with it: torch's own functions need it not
         return f"CuPy cannot be imported ({error})"
     if cupy.cuda.is_available():
         return None
@@ -291,7 +305,7 @@ def asarray_like(x, like, dtype=None):
         return _from_numpy(x, like, dtype)
     if compat.is_cupy_array(like):
         x = shared_with_cupy(x)
-    elif compat.is_cupy_array(x) and like.__dlpack_device__()[0] == _DLPACK_CUDA:
+    elif compat.is_cupy_array(x) and _is_lender(like) and like.__dlpack_device__()[0] == _DLPACK_CUDA:
         return _from_cupy(x, like, dtype)
     xp = namespace(like)
     if is_foreign(x) and namespace(x) is xp:
@@ -318,15 +332,25 @@ def _from_numpy(x, like, dtype):
     return namespace(like).asarray(x, dtype=dtype, device=device(like))
 
 
+def _is_lender(x):
+    """Whether `x` is of a library whose memory others share."""
+    return compat.is_torch_array(x) or compat.is_jax_array(x)
+
+
 def _from_cupy(x, like, dtype):
     """An array of CuPy in the library and on the device of `like`, which is on CUDA: the same memory where it is there.
 
-    It can be used at once in the stream in which that library computes now.
+    It can be used at once in the stream in which that library computes now. If that is not CuPy's, whose pool would give
+    the memory to others too early, it is a copy.
     """
     if compat.is_torch_array(like):
         torch = sys.modules["torch"]
-        with torch.inference_mode(False), torch.cuda.device(x.device.id):
-            return torch.from_dlpack(x).to(device=like.device, dtype=dtype)
+        with torch.inference_mode(False), x.device, torch.cuda.device(x.device.id):
+            found, ours, theirs = torch.from_dlpack(x), _cupy_stream(), _torch_stream(torch, x.device.id)
+            if ours != theirs:
+                found = found.clone()
+                ours.wait_event(theirs.record())
+            return found.to(device=like.device, dtype=dtype)
     with undisturbed(like):
         x = sys.modules["jax"].dlpack.from_dlpack(x)
         x = x if dtype is None else x.astype(dtype)
@@ -380,15 +404,24 @@ def _beside(lender):
     cupy = sys.modules["cupy"]
     if compat.is_torch_array(lender) and lender.is_cuda:
         torch = sys.modules["torch"]
-        stream = _lent_streams(cupy).from_external(_StreamOf(torch.cuda.current_stream(lender.device)))
-        with stream, cupy.cuda.using_allocator(_allocator(cupy, torch)):
+        with _torch_stream(torch, lender.device), cupy.cuda.using_allocator(_allocator(cupy, torch)):
             yield
         return
     try:
         yield
     finally:
         if compat.is_jax_array(lender):
-            cupy.cuda.get_current_stream().synchronize()
+            _cupy_stream().synchronize()
+
+
+def _cupy_stream():
+    """CuPy's current stream."""
+    return sys.modules["cupy"].cuda.get_current_stream()
+
+
+def _torch_stream(torch, device):
+    """torch's current stream of a device, the current one, as CuPy has streams."""
+    return _lent_streams(sys.modules["cupy"]).from_external(_StreamOf(torch.cuda.current_stream(device)))
 
 
 @functools.cache

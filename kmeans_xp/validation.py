@@ -31,6 +31,7 @@ from kmeans_xp.arrays import (
     is_writeable,
     namespace,
     refuse_masked,
+    refuse_spread,
     result_dtype,
     shared_with_numpy,
     to_floats,
@@ -455,6 +456,7 @@ def _library_and_device(x):
 
 def _check_foreign(x, name, keep_half=False):
     """A finite array of another library than NumPy, as float32 or float64 where it is, or as its half precision."""
+    refuse_spread(x, name)
     xp = namespace(x)
     half = is_half(x)
     if not half and xp.isdtype(x.dtype, "complex floating"):

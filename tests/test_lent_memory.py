@@ -248,7 +248,7 @@ def test_rows_as_they_lie(view, torch, rng):
 
 def test_no_gradient_is_recorded_but_for_transform(torch, rows, launches):
     X = torch.asarray(rows, device="cuda").requires_grad_()
-    with torch.inference_mode():
+    with torch.inference_mode(), torch.device("meta"):
         model = KMeans(3, random_state=0).fit(X)
         found = [*fitted(model), *told(model, X.detach(), None)]
     assert launches
@@ -408,3 +408,8 @@ def test_arrays_go_from_library_to_library(dtype, cupy, torch):
     assert asarray_like(found, there).data.ptr == there.data.ptr
     assert asarray_like(there, like, torch.float64).dtype == torch.float64
     np.testing.assert_array_equal(to_numpy(found), there.get())
+    with torch.cuda.stream(torch.cuda.Stream()):  # in which CuPy does not compute
+        copied = asarray_like(there, like)
+    torch.cuda.synchronize()
+    assert copied.data_ptr() != there.data.ptr
+    np.testing.assert_array_equal(to_numpy(copied), there.get())

@@ -245,6 +245,17 @@ class TestJax:
             assert model.transform(X).dtype == "float32"
         assert device(model.labels_) == device(X)
 
+    def test_what_is_spread_over_devices_is_refused(self, rows, monkeypatch):
+        load("jax")
+        import jax
+
+        X = jax.numpy.asarray(rows)
+        model = KMeans(3, random_state=0).fit(X)
+        monkeypatch.setattr(type(X), "devices", lambda self: {0, 1})
+        for call in (model.predict, model.fit):
+            with pytest.raises(ValueError, match=r"Input X is spread over 2 devices of JAX\. Put it on one"):
+                call(X)
+
     def test_what_is_traced_is_refused(self, rows):
         load("jax")
         import jax
