@@ -340,8 +340,8 @@ def _is_lender(x):
 def _from_cupy(x, like, dtype):
     """An array of CuPy in the library and on the device of `like`, which is on CUDA: the same memory where it is there.
 
-    It can be used at once in the stream in which that library computes now. If that is not CuPy's, whose pool would give
-    the memory to others too early, it is a copy.
+    It can be used at once in the stream in which that library computes now. If that is not CuPy's, it is a copy, as the
+    pool would give the memory to others too early.
     """
     if compat.is_torch_array(like):
         torch = sys.modules["torch"]
