@@ -27,7 +27,7 @@ def install(torch):
 
 def _guard(torch):
     """The library that tells torch the current device, built once."""
-    source, folder = paths.PACKAGE / "torch_guard.cpp", f"{torch.__path__[0]}"
+    source, folder = paths.PACKAGE / "torch_guard.cpp", torch.__path__[0]
     built = build.build_dir() / f"torch_guard-{paths.digest(torch.__version__, source.read_text())}.so"
     with build._lock(built.with_suffix(".lock")):
         if not built.exists():
@@ -155,22 +155,22 @@ def _patch_cuda(torch):
             return hash(self.cuda_stream)
 
         def wait_event(self, event):
-            event.waiting.append(self)
+            pass  # all is done
 
         def wait_stream(self, stream):
-            pass  # all is done
+            pass
 
         def synchronize(self):
             runtime.streamSynchronize(self.cuda_stream)
 
     class Event:
-        """What streams wait for: `waiting` has those that do."""
+        """What streams wait for: all is done."""
 
         def __init__(self, **_):
-            self.recorded, self.waiting = None, []
+            pass
 
         def record(self, stream=None):
-            self.recorded = stream or cuda.current_stream()
+            pass
 
     def streams():
         if not hasattr(current, "streams"):
