@@ -5,7 +5,8 @@ and of one as it comes (`auto`), from the same k-means++ start; of a default fit
 beyond X; and `roofline`: the time in which the device could read X twice (once for the labels, once for the sums), or
 multiply it with the centers in its dtype, whichever is longer, at the rates of this run, as a share of `dense`.
 Those products are not in TF32, so the share may exceed 1. Peers do the same number of iterations from the same start;
-`inertia` is theirs / ours. Those not installed are named.
+`inertia` is theirs / ours. Those not installed are named. `torch_in` is how many times as long the same calls take with
+torch's tensors on the memory of the CuPy arrays, in turns: a fit of the iterations, a default one, predict.
 """
 
 import importlib.util
@@ -51,6 +52,30 @@ def seconds(call, repeats=3):
         cupy.cuda.runtime.deviceSynchronize()
         took.append(time.perf_counter() - began)
     return statistics.median(took[1:]), result
+
+
+def times_as_long(call, other, repeats=5):
+    """Median seconds of `call` as a multiple of those of `other`, in turns."""
+    pairs = [(seconds(call, 1)[0], seconds(other, 1)[0]) for _ in range(repeats)]
+    ours, theirs = map(statistics.median, zip(*pairs, strict=True))
+    return ours / theirs
+
+
+def torch_in(X, start, model):
+    """What torch's tensors cost beside CuPy's arrays of the same memory; None where torch sees no GPU."""
+    if importlib.util.find_spec("torch") is None or not importlib.import_module("torch").cuda.is_available():
+        return None
+    import torch
+
+    def of(X, start):
+        return {
+            "iterations": lambda: ours(X, start, N_ITER + 2),
+            "fit": lambda: kmeans_xp.KMeans(len(start), random_state=0).fit(X),
+            "predict": lambda: model.predict(X),
+        }
+
+    theirs = of(X, start)
+    return {name: times_as_long(call, theirs[name]) for name, call in of(*map(torch.from_dlpack, (X, start))).items()}
 
 
 def limits(quick):
@@ -200,6 +225,7 @@ def measure(shape, rates, peers):
     for algorithm, name in (("lloyd", "dense_s"), ("auto", "auto_s")):
         took, centers = seconds(lambda algorithm=algorithm: ours(X, start, N_ITER + 2, algorithm))
         found[name] = (took - two) / N_ITER
+    found["torch_in"] = torch_in(X, start, model)
     bound = max(2 * X.nbytes / rates["copy_GB_s"], 2 * n * k * d / rates[f"{dtype}_GFLOP_s"]) / 1e9
     found["roofline"] = bound / found["dense_s"]
     reference = inertia(X, centers)
@@ -235,6 +261,9 @@ def main(options):
                 f"an iteration {found['dense_s']:.5f} s dense ({found['roofline']:.0%} of the roofline), "
                 f"{found['auto_s']:.5f} s auto, {found['peak_MiB']:.0f} MiB beyond X"
             )
+            if found["torch_in"] is not None:
+                ratios = (f"{name} {ratio:.2f}" for name, ratio in found["torch_in"].items())
+                print(f"    torch's tensors take as many times as long: {', '.join(ratios)}")
             for name in peers:
                 print(
                     f"    {name}: {found[name]['iteration_s']:.5f} s, inertia {found[name]['inertia']:.4f}", flush=True

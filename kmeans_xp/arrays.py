@@ -5,6 +5,7 @@ Only this file and devices.py know array-api-compat.
 
 import contextlib
 import functools
+import importlib.util
 import os
 import sys
 import threading
@@ -19,7 +20,7 @@ FLOATS = np.dtype(np.float32), np.dtype(np.float64)  # that are computed with as
 # That NumPy's rows stay in: they are widened to float64 where they are computed with, some rows at a time
 NARROW = tuple(map(np.dtype, (np.float16, np.int8, np.uint8, np.int16, np.uint16, np.bool)))
 _SHARED = FLOATS + NARROW[1:-1]  # of other libraries, whose memory NumPy computes with
-_DLPACK_CPU = 1
+_DLPACK_CPU, _DLPACK_CUDA = 1, 2
 _N_CORES = os.cpu_count() or 1  # which takes a microsecond to ask for
 MOST_COPIED = 2**22  # bytes of an array that a copy of pays for itself, and is small beside what a fit needs anyway
 _NUMPY_TILE_BYTES = 4 * 2**20  # small enough for the C library to keep buffers: new ones cost page faults in every pass
@@ -82,6 +83,15 @@ def refuse_masked(x, name):
         raise ValueError(
             f"Input {name} contains masked values, which are missing ones. Impute them, put values in their place by "
             "'.filled()', or leave their rows out."
+        )
+
+
+def refuse_spread(x, name):
+    """An array of JAX that lies on several devices: neither its library nor DLPack lets all be done with it."""
+    if compat.is_jax_array(x) and not _is_traced(x) and len(x.devices()) > 1:
+        raise ValueError(
+            f"Input {name} is spread over {len(x.devices())} devices of JAX. Put it on one: "
+            f"'jax.device_put({name}, jax.devices()[0])'."
         )
 
 
@@ -154,7 +164,7 @@ def tile_bytes(x, working_memory):
 
 def to_numpy(x):
     """`x` as a NumPy array: a copy from a device, a view of host memory where that is possible."""
-    x = shared(x)
+    x = shared_with_numpy(x)
     if type(x) is np.ndarray or compat.is_numpy_array(x) or compat.is_jax_array(x):
         return np.asarray(x)
     if compat.is_cupy_array(x):
@@ -166,26 +176,93 @@ def to_numpy(x):
 
 
 def shared(x):
-    """NumPy's view of a host array of torch or JAX, only to be read, of float32, float64 or narrow integers.
+    """NumPy's or CuPy's view of an array of torch or JAX, only to be read, to compute with in its place.
 
-    Else `x` itself: float16 among them, as NumPy has results for that in float64. torch's gradients end here.
+    `x` itself where neither can be had. torch's gradients end here.
+    """
+    seen = shared_with_numpy(x)
+    return shared_with_cupy(x) if seen is x else seen
+
+
+def shared_with_numpy(x):
+    """NumPy's view of a host array of torch or JAX, of float32, float64 or narrow integers.
+
+    Else `x` itself: float16 among them, as NumPy has results for that in float64.
     """
     if type(x) is np.ndarray:
         return x
     if compat.is_torch_array(x):
         torch = sys.modules["torch"]
-        if type(x) not in (torch.Tensor, torch.nn.Parameter) or x.dtype not in _shared_of(torch):
-            return x
-        if x.device.type != "cpu" or x.layout != torch.strided or x.is_neg():
+        if not _is_plain_tensor(x, torch) or x.dtype not in _shared_of(torch) or x.device.type != "cpu":
             return x
         try:
             return x.detach().numpy()
         except RuntimeError:  # what torch.func maps over has no memory of its own
             return x
-    if compat.is_jax_array(x) and not isinstance(x, sys.modules["jax"].core.Tracer) and x.dtype in _SHARED:
-        on_cpu = x.is_fully_addressable and [device.platform for device in x.devices()] == ["cpu"]
-        return np.asarray(x) if on_cpu else x
+    if compat.is_jax_array(x) and x.dtype in _SHARED and _is_on_one_device(x) and is_host(x):
+        return np.asarray(x)
     return x
+
+
+def shared_with_cupy(x):
+    """CuPy's view of an array of torch or JAX on a CUDA device, where CuPy can be used, of any real dtype that it has.
+
+    Else `x` itself. CuPy's current stream waits for what has been computed of it so far.
+    """
+    if compat.is_torch_array(x):
+        torch = sys.modules["torch"]
+        if not (x.is_cuda and _is_plain_tensor(x, torch)) or x.dtype.is_complex:
+            return x
+        lent, there = x.detach(), torch.cuda.device(x.device)  # torch lends on the current device only
+    elif compat.is_jax_array(x) and _is_on_one_device(x) and not is_host(x):
+        lent, there = x, contextlib.nullcontext()
+    else:
+        return x
+    if lent.__dlpack_device__()[0] != _DLPACK_CUDA or usable_cupy() is None:  # not CUDA: ROCm has the same names
+        return x
+    try:
+        with there:
+            return usable_cupy().from_dlpack(lent)
+    except (BufferError, RuntimeError):  # mapped over by torch.func, or bfloat16, for which CuPy needs ml_dtypes
+        return x
+
+
+def _is_plain_tensor(x, torch):
+    """Whether a tensor is of no class of the user's and what lies in its memory are its numbers."""
+    return type(x) in (torch.Tensor, torch.nn.Parameter) and x.layout == torch.strided and not x.is_neg()
+
+
+def _is_on_one_device(x):
+    """Whether all of an array of JAX is the memory of one device of this process."""
+    return not _is_traced(x) and x.is_fully_addressable and len(x.devices()) == 1
+
+
+def _is_traced(x):
+    """Whether an array of JAX stands for those that a function will be called with."""
+    return isinstance(x, sys.modules["jax"].core.Tracer)
+
+
+def cuda_problem():
+    """Why CuPy cannot be used here, or None. Imports CuPy where it is installed."""
+    if importlib.util.find_spec("cupy") is None:
+        return "CuPy is not installed (pip install 'kmeans_xp[cuda12]' or 'kmeans_xp[cuda13]')"
+    try:
+        import cupy
+    except Exception as error:  # whatever is wrong with it: torch's own functions need it not
+        return f"CuPy cannot be imported ({error})"
+    if cupy.cuda.is_available():
+        return None
+    try:
+        cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        return str(error)
+    return "no CUDA device is visible"
+
+
+@functools.cache
+def usable_cupy():
+    """CuPy, or None where it cannot be used: asked once."""
+    return sys.modules["cupy"] if cuda_problem() is None else None
 
 
 @functools.cache
@@ -226,6 +303,10 @@ def asarray_like(x, like, dtype=None):
         return np.asarray(to_numpy(x), dtype=dtype)
     if type(x) is np.ndarray:
         return _from_numpy(x, like, dtype)
+    if compat.is_cupy_array(like):
+        x = shared_with_cupy(x)
+    elif compat.is_cupy_array(x) and _is_lender(like) and like.__dlpack_device__()[0] == _DLPACK_CUDA:
+        return _from_cupy(x, like, dtype)
     xp = namespace(like)
     if is_foreign(x) and namespace(x) is xp:
         if dtype is not None:
@@ -249,6 +330,31 @@ def _from_numpy(x, like, dtype):
         with undisturbed(like):  # not in 32 bits
             return sys.modules["jax"].device_put(x, device(like))  # a third of the time that `asarray` takes
     return namespace(like).asarray(x, dtype=dtype, device=device(like))
+
+
+def _is_lender(x):
+    """Whether `x` is of a library whose memory others share."""
+    return compat.is_torch_array(x) or compat.is_jax_array(x)
+
+
+def _from_cupy(x, like, dtype):
+    """An array of CuPy in the library and on the device of `like`, which is on CUDA: the same memory where it is there.
+
+    It can be used at once in the stream in which that library computes now. If that is not CuPy's, it is a copy, as the
+    pool would give the memory to others too early.
+    """
+    if compat.is_torch_array(like):
+        torch = sys.modules["torch"]
+        with torch.inference_mode(False), x.device, torch.cuda.device(x.device.id):
+            found, ours, theirs = torch.from_dlpack(x), _cupy_stream(), _torch_stream(torch, x.device.id)
+            if ours != theirs:
+                found = found.clone()
+                ours.wait_event(theirs.record())
+            return found.to(device=like.device, dtype=dtype)
+    with undisturbed(like):
+        x = sys.modules["jax"].dlpack.from_dlpack(x)
+        x = x if dtype is None else x.astype(dtype)
+        return sys.modules["jax"].device_put(x, device(like))
 
 
 def is_writeable(x):
@@ -289,25 +395,96 @@ def on_device(x):
     return x.device if compat.is_cupy_array(x) else contextlib.nullcontext()
 
 
-def undisturbed(x, *, gradients=False):
+@contextlib.contextmanager
+def _beside(lender):
+    """Context in which CuPy computes with the memory of `lender`, if that is an array of another library.
+
+    For torch in its current stream. What JAX has lent it may take back without knowing what CuPy still reads.
+    """
+    cupy = sys.modules["cupy"]
+    if compat.is_torch_array(lender) and lender.is_cuda:
+        torch = sys.modules["torch"]
+        with _torch_stream(torch, lender.device), cupy.cuda.using_allocator(_allocator(cupy, torch)):
+            yield
+        return
+    try:
+        yield
+    finally:
+        if compat.is_jax_array(lender):
+            _cupy_stream().synchronize()
+
+
+def _cupy_stream():
+    """CuPy's current stream."""
+    return sys.modules["cupy"].cuda.get_current_stream()
+
+
+def _torch_stream(torch, device):
+    """torch's current stream of a device, the current one, as CuPy has streams."""
+    return _lent_streams(sys.modules["cupy"]).from_external(_StreamOf(torch.cuda.current_stream(device)))
+
+
+@functools.cache
+def _lent_streams(cupy):
+    """The class of CuPy's streams for those of other libraries, which it is not to destroy."""
+    return type("LentStream", (cupy.cuda.Stream,), {"__del__": lambda self: None})
+
+
+class _StreamOf:
+    """A stream of torch as CuPy takes it, for a torch that is too old to know how."""
+
+    def __init__(self, stream):
+        self._stream = stream
+
+    def __cuda_stream__(self):
+        return 0, self._stream.cuda_stream
+
+
+def _allocator(cupy, torch):
+    """CuPy's allocator of now which, where there is no memory, has torch give back what it keeps for later.
+
+    torch's own would be one pool for both, but takes longer than the kernels that it is needed for.
+    """
+    allocate = cupy.cuda.get_allocator()
+
+    def allocate_again(n_bytes):
+        try:
+            return allocate(n_bytes)
+        except cupy.cuda.memory.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            return allocate(n_bytes)
+
+    return allocate_again
+
+
+def undisturbed(x, *, gradients=False, lender=None):
     """Context of a job on the rows `x`: on its device, apart from what callers have set for its library.
+
+    `lender` is the array whose memory that is, if another library owns it; on CUDA the stream of that is kept to.
 
     No flag of floating-point numbers is raised: in products they mean nothing, and results that must be finite are
     checked. No gradients are recorded, unless they are wanted. Products are not rounded to fewer digits, as error
     bounds rely on them; sums are float64 where the library can.
     """
     x = beside(x)
-    return np.errstate(all="ignore") if type(x) is np.ndarray else _undisturbed(x, gradients)
+    return np.errstate(all="ignore") if type(x) is np.ndarray else _undisturbed(x, gradients, lender)
 
 
 @contextlib.contextmanager
-def _undisturbed(x, gradients):
+def _undisturbed(x, gradients, lender):
     """`undisturbed` for an array of another library."""
     with contextlib.ExitStack() as contexts:
         contexts.enter_context(np.errstate(all="ignore"))
         contexts.enter_context(on_device(x))
+        if compat.is_cupy_array(x):
+            contexts.enter_context(_beside(lender))
         if compat.is_torch_array(x):
             torch = sys.modules["torch"]
+            if x.is_cuda and torch.cuda.is_current_stream_capturing():
+                raise RuntimeError(
+                    "torch captures a CUDA graph in the current stream, and rows must be waited for: call this before "
+                    "or after the capture."
+                )
             contexts.enter_context(torch.autocast(x.device.type, enabled=False))
             contexts.enter_context(_torch_products.unrounded())
             if not gradients:

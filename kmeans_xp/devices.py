@@ -1,13 +1,12 @@
 """Devices by name: whether they are there, moving arrays to them, memory on them that is filled again and again."""
 
-import importlib.util
 import re
 import sys
 
 import array_api_compat as compat
 import numpy as np
 
-from kmeans_xp.arrays import beside, between_devices, is_host, to_numpy
+from kmeans_xp.arrays import beside, between_devices, cuda_problem, is_host, to_numpy
 
 
 class HostSlot:
@@ -88,23 +87,6 @@ def parse_device(name):
     if match is None:
         raise ValueError(f"device={name!r} is not known: use None, 'auto', 'cpu', 'cuda' or 'cuda:i'.")
     return ("cpu", 0) if match[1] else ("cuda", int(match[3] or 0))
-
-
-def cuda_problem():
-    """Why CuPy cannot be used here, or None. Imports CuPy where it is installed."""
-    if importlib.util.find_spec("cupy") is None:
-        return "CuPy is not installed (pip install 'kmeans_xp[cuda12]' or 'kmeans_xp[cuda13]')"
-    try:
-        import cupy
-    except (ImportError, OSError) as error:
-        return f"CuPy cannot be imported ({error})"
-    if cupy.cuda.is_available():
-        return None
-    try:
-        cupy.cuda.runtime.getDeviceCount()
-    except cupy.cuda.runtime.CUDARuntimeError as error:
-        return str(error)
-    return "no CUDA device is visible"
 
 
 def cuda_devices():

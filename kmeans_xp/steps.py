@@ -16,9 +16,9 @@ FAINT = 1e-9  # share of the weight up to which a cluster may be empty but for r
 
 
 @contextmanager
-def computing(X, n_clusters=1, *, gradients=False):
+def computing(X, n_clusters=1, *, gradients=False, lender=None):
     """Context of a whole job on X: on its device, undisturbed by the caller's settings, with threads to itself."""
-    with undisturbed(X, gradients=gradients), own_threads(X, n_clusters):
+    with undisturbed(X, gradients=gradients, lender=lender), own_threads(X, n_clusters):
         yield
 
 

@@ -31,8 +31,9 @@ from kmeans_xp.arrays import (
     is_writeable,
     namespace,
     refuse_masked,
+    refuse_spread,
     result_dtype,
-    shared,
+    shared_with_numpy,
     to_floats,
     to_numpy,
     undisturbed,
@@ -109,7 +110,7 @@ def seen_by_numpy(X):
     all of one dtype that rows may have.
     """
     if not is_frame(X):
-        return shared(X), None
+        return shared_with_numpy(X), None
     names, dtypes = X.columns.tolist(), set(X.dtypes.to_numpy())
     if set(map(type, names)) != {str} or len(set(names)) < len(names):
         return X, None
@@ -228,8 +229,9 @@ def check_sample_weight(sample_weight, X, *, may_be_zero=False):
     if type(X) is np.ndarray:
         if sample_weight is None:
             return np.ones(X.shape[0])
-        if _are_plain_weights(shared(sample_weight), X.shape[0]):
-            return shared(sample_weight)
+        seen = shared_with_numpy(sample_weight)
+        if _are_plain_weights(seen, X.shape[0]):
+            return seen
     xp = namespace(X)
     dtype = accumulator(X)
     n_samples = X.shape[0]
@@ -454,6 +456,7 @@ def _library_and_device(x):
 
 def _check_foreign(x, name, keep_half=False):
     """A finite array of another library than NumPy, as float32 or float64 where it is, or as its half precision."""
+    refuse_spread(x, name)
     xp = namespace(x)
     half = is_half(x)
     if not half and xp.isdtype(x.dtype, "complex floating"):

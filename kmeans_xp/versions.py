@@ -36,7 +36,10 @@ def show_versions() -> None:
         kernel = pool.get("architecture", "")
         print(f"threads: {pool['internal_api']} {pool['version']} {kernel} with {pool['num_threads']}")
     problem = cuda_problem()
-    print(f"CUDA: {problem}" if problem else f"CUDA: {', '.join(cuda_devices())}")
+    if problem:
+        print(f"CUDA: {problem}; arrays of torch and JAX on CUDA are computed with by functions of their library")
+    else:
+        print(f"CUDA: {', '.join(cuda_devices())}; arrays of torch and JAX there have the kernels for CuPy's")
     print(f"fast steps for: {', '.join(backend_names()) or 'no library'}; the portable ones run everywhere else")
     if fast := backend_for("numpy"):
         print(f"passes over NumPy arrays: {fast.passes_in_use()}")

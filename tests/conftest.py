@@ -65,6 +65,7 @@ def load(name):
         return Library(name, xp, xp.Device(where or "CPU_DEVICE"))
     if module == "torch":
         if where == "cuda" and not xp.cuda.is_available():
+            assert not {"cupy", "torch"} <= REQUIRED, "torch and CuPy are required, but torch sees no GPU"
             pytest.skip("torch sees no GPU")
         return Library(name, xp, where or "cpu")
     return Library(name, xp, None)

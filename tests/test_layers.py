@@ -85,7 +85,7 @@ ORDER = [
 # Libraries other than NumPy, by who may import them
 LIBRARIES = {
     "array_api_compat": {"arrays", "devices"},
-    "cupy": {"devices", "backends/cupy", "rows/_cupy_kernels"},
+    "cupy": {"arrays", "backends/cupy", "rows/_cupy_kernels"},
     "cupyx": {"rows/_cupy_kernels"},
     "dask": {"data/dask"},
     "kneed": {"estimators/sweep"},

@@ -1,4 +1,4 @@
-"""Host arrays of torch and JAX are computed with as NumPy sees their memory: its results, in the user's library."""
+"""Arrays of torch and JAX are computed with as NumPy or CuPy sees their memory: its results, in the user's library."""
 
 import numpy as np
 import pytest
@@ -12,10 +12,16 @@ LABELS = np.arange(N_ROWS) % 3
 FITTED = "cluster_centers_", "labels_", "cluster_sizes_", "inertia_", "_origin", "_spread"
 
 
-@pytest.fixture(params=["torch", "jax"])
+@pytest.fixture(params=["torch", "jax", pytest.param("torch-cuda", marks=pytest.mark.gpu)])
 def sharing(request):
-    """A library whose host arrays NumPy shares."""
+    """A library whose arrays another one shares."""
     return load(request.param)
+
+
+@pytest.fixture
+def sees(sharing):
+    """The library that shares them."""
+    return load("cupy" if sharing.name == "torch-cuda" else "numpy")
 
 
 @pytest.fixture(params=["float32", "float64"])
@@ -79,37 +85,49 @@ JOBS = {
 
 
 @pytest.mark.parametrize("job", JOBS)
-def test_the_bits_of_numpy_in_the_library_of_the_user(job, sharing, rows, rng):
+def test_the_bits_of_who_sees_it_in_the_library_of_the_user(job, sharing, sees, rows, rng):
     weights = rng.uniform(0.5, 2, size=N_ROWS)
     given, before = sharing.asarray(rows), rows.copy()
-    expected = JOBS[job](rows, weights)
+    expected = JOBS[job](sees.asarray(rows), sees.asarray(weights))
     found = JOBS[job](given, sharing.asarray(weights))
     assert len(found) == len(expected)
     for value, right in zip(found, expected, strict=True):
-        if isinstance(right, np.ndarray):
+        if isinstance(right, sees.xp.ndarray):
             sharing.assert_owns(value, right.dtype.name)
-        np.testing.assert_array_equal(to_numpy(value) if isinstance(right, np.ndarray) else value, right)
+            np.testing.assert_array_equal(to_numpy(value), to_numpy(right))
+        else:
+            assert value == right
     np.testing.assert_array_equal(to_numpy(given), before, "X is not written to")
 
 
-def test_memory_is_not_copied(sharing, rows):
+def address(array):
+    """Where an array of NumPy or CuPy begins."""
+    return array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr
+
+
+def test_memory_is_not_copied(sharing, sees, rows):
     given = sharing.asarray(rows)
     for rows in (given, given[::2, :], given.T):
         seen = shared(rows)
-        assert type(seen) is np.ndarray
-        np.testing.assert_array_equal(seen, to_numpy(rows))
-    if sharing.name == "torch":
+        assert type(seen) is sees.xp.ndarray
+        np.testing.assert_array_equal(to_numpy(seen), to_numpy(rows))
+    if sharing.name != "jax":
         assert shared(given[::2]).strides == (2 * given.stride(0) * given.itemsize, given.itemsize)
-    assert shared(given).ctypes.data == np.from_dlpack(given).ctypes.data
+        assert address(shared(given)) == given.data_ptr()
+    else:
+        assert address(shared(given)) == address(np.from_dlpack(given))
 
 
-def test_models_go_from_library_to_library(sharing, rows):
-    here, there = KMeans(3, random_state=0).fit(rows), KMeans(3, random_state=0).fit(sharing.asarray(rows))
+def test_models_go_from_library_to_library(sharing, sees, rows):
+    seen = sees.asarray(rows)
+    here, there = KMeans(3, random_state=0).fit(seen), KMeans(3, random_state=0).fit(sharing.asarray(rows))
     found = here.transform(sharing.asarray(rows))
     sharing.assert_owns(found, rows.dtype.name)
-    expected = here.transform(rows)
+    expected = to_numpy(here.transform(seen))
     np.testing.assert_array_equal(to_numpy(found), expected)
-    np.testing.assert_array_equal(there.transform(rows), expected)
+    np.testing.assert_array_equal(to_numpy(there.transform(seen)), expected)
+    assert type(there.transform(seen)) is sees.xp.ndarray
+    np.testing.assert_allclose(there.transform(rows), expected, rtol=1e-5, atol=1e-6)
     assert type(there.transform(rows)) is np.ndarray
 
 
@@ -118,8 +136,11 @@ def test_what_is_not_shared_is_computed_with_as_it_is(foreign):
     others = [namespace(X).asarray(X, dtype=namespace(X).int32)]
     if foreign.name == "torch":
         others += [X.half(), X.bfloat16(), X.to("meta"), X.to_sparse(), X > 0]
+    if foreign.name == "torch-cuda":
+        others = [X.to("meta")]
+    if foreign.name.startswith("torch"):
         others += [foreign.xp.complex(X, X), foreign.xp.complex(X, X).conj().imag]
-    if foreign.name not in ("torch", "jax"):
+    elif foreign.name != "jax":
         others.append(X)
     assert all(shared(x) is x for x in others)
 
@@ -223,6 +244,17 @@ class TestJax:
             assert dtypes == ["float32", "int32", "float64"]
             assert model.transform(X).dtype == "float32"
         assert device(model.labels_) == device(X)
+
+    def test_what_is_spread_over_devices_is_refused(self, rows, monkeypatch):
+        load("jax")
+        import jax
+
+        X = jax.numpy.asarray(rows)
+        model = KMeans(3, random_state=0).fit(X)
+        monkeypatch.setattr(type(X), "devices", lambda self: {0, 1})
+        for call in (model.predict, model.fit):
+            with pytest.raises(ValueError, match=r"Input X is spread over 2 devices of JAX\. Put it on one"):
+                call(X)
 
     def test_what_is_traced_is_refused(self, rows):
         load("jax")

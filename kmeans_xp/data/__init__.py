@@ -69,10 +69,10 @@ def open_data(X, sample_weight=None, purpose=LOOK):
     placed = home if target is None else _placed(home, target)
     rows = placed if _is_differentiated(placed, purpose) else arrays.shared(placed)
     rows = arrays.by_rows(rows) if purpose.method is None else rows
-    with computing(rows, purpose.n_clusters, gradients=purpose.gradients):
+    lender = None if rows is placed else placed
+    with computing(rows, purpose.n_clusters, gradients=purpose.gradients, lender=lender):
         weights = check_sample_weight(sample_weight, rows) if purpose.weighs else None
         given = None if sample_weight is None else weights
-        lender = None if rows is placed else placed
         options = {"home": home, "lender": lender, "given_weights": given, "fitting": purpose.fitting}
         yield InMemory(purpose.metric.prepare(rows), weights, purpose.metric, **options)
 

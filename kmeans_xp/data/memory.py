@@ -13,7 +13,7 @@ class InMemory:
     """Source (see `source`) of rows and weights that are arrays of one library on one device.
 
     X is what the metric has prepared, `given_weights` what the user gave; `home` is an array of the user's library, and
-    so is `lender`, whose memory NumPy computes with.
+    so is `lender`, whose memory NumPy or CuPy computes with.
     """
 
     in_blocks = False

@@ -334,10 +334,11 @@ class NearestCenters(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, C
         if arrays.is_differentiated(X) or arrays.is_differentiated(centers):
             return None
         origin, spread = self._origin_and_spread()
+        centers, origin = arrays.shared(centers), arrays.shared(origin)
+        if type(centers) is not np.ndarray:  # of the library of X, but on another device
+            return None
         with computing(rows, centers.shape[0]):
-            found = step(
-                rows, Model(arrays.shared(centers), arrays.shared(origin), spread, EUCLIDEAN, working_memory())
-            )
+            found = step(rows, Model(centers, origin, spread, EUCLIDEAN, working_memory()))
         return found if found is None or rows is X or names is not None else arrays.asarray_like(found, X)
 
     def _model(self):

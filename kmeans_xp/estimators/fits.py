@@ -31,15 +31,15 @@ class Fits:
     def __iter__(self):
         """Yield fitted models and the seconds that each took."""
         X, sample_weight = self._given
-        frame, like, centers = self._frame, self.data.like, None
+        frame, like, lender, centers = self._frame, self.data.like, self.data.shown, None
         for k in self.numbers:
             began = time.perf_counter()
-            with computing(like, k):
+            with computing(like, k, lender=lender):
                 centers = self._start(centers, k)
                 init = arrays.asarray_like(frame.leave(centers), self.data.home)
             fitted = clone(self.model).set_params(n_clusters=k, init=init, n_init=1, **self._seed())
             fitted.fit(X, sample_weight=sample_weight)
-            with computing(like):
+            with computing(like, lender=lender):
                 centers = frame.enter(arrays.asarray_like(fitted.cluster_centers_, like))
             yield fitted, time.perf_counter() - began
 
@@ -64,9 +64,9 @@ def gaps(fits, inertias, n_references):
     X, sample_weight = X[sample_weight > 0], sample_weight[sample_weight > 0]
     logs = []
     for _ in range(n_references):
-        with computing(fits.data.like):
+        with computing(fits.data.like, lender=fits.data.shown):
             rows = without_clusters(X.astype(float), sample_weight, fits.rng)
-            rows = arrays.asarray_like(rows, fits.sample[0], arrays.result_dtype(fits.sample[0]))
+            rows = arrays.asarray_like(rows, fits.data.shown, arrays.result_dtype(fits.data.shown))
         references = Fits(fits.model, fits.numbers, rows, None, fits.rng)
         scale = sample_weight.sum() / len(sample_weight)
         logs.append([math.log(max(fitted.inertia_ * scale, SMALLEST)) for fitted, _ in references])

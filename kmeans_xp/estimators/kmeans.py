@@ -118,7 +118,8 @@ class KMeans(NearestCenters):
     device : None, 'auto', 'cpu', 'cuda' or 'cuda:i', default=None
         Where to compute. None: where the array is. 'cpu' and 'cuda' move it (NumPy arrays to CuPy, CuPy arrays to
         NumPy, arrays of torch and JAX within their library), and the results back. 'auto' sends NumPy arrays to
-        CuPy if there is a GPU and n_samples * n_features * n_clusters is at least 1e8.
+        CuPy if there is a GPU and n_samples * n_features * n_clusters is at least 1e8. Where CuPy is installed, arrays
+        of torch and JAX on CUDA are computed with by its kernels, on their memory.
 
     on_iteration : callable, default=None
         Called after each iteration with an object that has `number` (from 1), `centers`, `inertia` (of the centers that
