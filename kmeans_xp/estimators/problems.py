@@ -2,6 +2,7 @@
 
 import threading
 import warnings
+from functools import partial
 from numbers import Integral
 from typing import Any, NamedTuple
 
@@ -15,9 +16,9 @@ from kmeans_xp.algorithms import ALGORITHMS, Limits
 from kmeans_xp.arrays import result_dtype
 from kmeans_xp.estimators.kmeans import KMeans
 from kmeans_xp.estimators.random_numbers import generator
-from kmeans_xp.estimators.runs import comes_at_once, number_of_runs, trouble_of_few
+from kmeans_xp.estimators.runs import comes_at_once, is_watched, number_of_runs, trouble_of_few
 from kmeans_xp.fitting import Found, fits_at_once, fitting
-from kmeans_xp.steps import distinct, weight_unit
+from kmeans_xp.steps import distinct, side_by_side, weight_unit
 from kmeans_xp.validation import check_sample_weight
 
 TOGETHER = 1024  # problems of a call, whose generators of random numbers are held
@@ -100,7 +101,7 @@ def kmeans_batch(
     array([[1, 1, 0, 0],
            [1, 1, 0, 0]], dtype=int32)
     """
-    rows, sample_weight, begins = _side_by_side(X, sample_weight, offsets)
+    rows, sample_weight, begins = _one_after_the_other(X, sample_weight, offsets)
     model = KMeans(n_clusters, **parameters)
     model._validate_params()
     sizes, seeds = np.diff(begins), _seeds(random_state, len(begins) - 1)
@@ -109,9 +110,12 @@ def kmeans_batch(
         raise ValueError(f"Problem {problem}: n_samples={sizes[problem]} should be >= n_clusters={n_clusters}.")
     fits = _fits_at_once(model, rows, sample_weight, begins, seeds)
     came_at_once = any(fits)  # as arrays of NumPy
-    for problem in range(len(fits)):
-        if fits[problem] is None:
-            fits[problem] = _fit_by_parts(model, rows, sample_weight, begins, seeds, problem, came_at_once)
+    left = [problem for problem, fit in enumerate(fits) if fit is None]
+    fit_by_parts = partial(_fit_by_parts, model, rows, sample_weight, begins, seeds, came_at_once)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        for problem, fit in zip(left, _each_by_parts(fit_by_parts, left, model, rows, sizes), strict=True):
+            fits[problem] = fit
     trouble = _trouble_of(fits, model)
     if trouble is not None:
         warnings.warn(trouble, ConvergenceWarning, stacklevel=2)
@@ -137,7 +141,7 @@ class _Fit(NamedTuple):
     converged: bool
 
 
-def _side_by_side(X, sample_weight, offsets):
+def _one_after_the_other(X, sample_weight, offsets):
     """Rows and weights of all problems one after the other; where each begins, and the last ends, int64 of NumPy."""
     if arrays.is_frame(X) or not hasattr(X, "shape"):
         X = np.asarray(X)
@@ -250,17 +254,21 @@ class _Uniforms:
         return drawn[begin:end]
 
 
-def _fit_by_parts(model, rows, sample_weight, begins, seeds, problem, as_numpy):
+def _each_by_parts(fit_by_parts, problems, model, rows, sizes):
+    """Iterator over the fits of problems, side by side where that pays and no code of the user's is called."""
+    if is_watched(model) or callable(model.init) or arrays.is_sparse(rows) or len(problems) < 2:
+        return map(fit_by_parts, problems)
+    one = arrays.shared(rows)[: int(sizes.mean()), ...]
+    return side_by_side(one, model.n_clusters, fit_by_parts, problems)
+
+
+def _fit_by_parts(model, rows, sample_weight, begins, seeds, as_numpy, problem):
     """The fit of one problem, as a user makes it."""
     own = slice(int(begins[problem]), int(begins[problem + 1]))
     weights = None if sample_weight is None else sample_weight[own]
     model = clone(model).set_params(random_state=seeds[problem])
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            model.fit(
-                rows[own] if len(rows.shape) < 2 or arrays.is_sparse(rows) else rows[own, ...], sample_weight=weights
-            )
+        model.fit(rows[own, :], sample_weight=weights)
     except ValueError as error:
         raise ValueError(f"Problem {problem}: {error}") from error
     centers, labels = model.cluster_centers_, model.labels_
