@@ -108,22 +108,29 @@ def kmeans_batch(
     if sizes.min() < n_clusters:
         problem = int(sizes.argmin())
         raise ValueError(f"Problem {problem}: n_samples={sizes[problem]} should be >= n_clusters={n_clusters}.")
-    fits = _fits_at_once(model, rows, sample_weight, begins, seeds)
-    came_at_once = any(fits)  # as arrays of NumPy
+    fits, labels = _fits_at_once(model, rows, sample_weight, begins, seeds)
     left = [problem for problem, fit in enumerate(fits) if fit is None]
-    fit_by_parts = partial(_fit_by_parts, model, rows, sample_weight, begins, seeds, came_at_once)
+    fit_by_parts = partial(_fit_by_parts, model, rows, sample_weight, begins, seeds, labels is not None)
+
+    def labels_by_parts():
+        for problem, fit in zip(left, _each_by_parts(fit_by_parts, left, model, rows, sizes), strict=True):
+            fits[problem] = fit._replace(labels=None)
+            yield slice(int(begins[problem]), int(begins[problem + 1])), fit.labels
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        for problem, fit in zip(left, _each_by_parts(fit_by_parts, left, model, rows, sizes), strict=True):
-            fits[problem] = fit
+        if labels is None:
+            labels = arrays.collect(labels_by_parts(), rows.shape[0])
+        else:
+            for own, of_problem in labels_by_parts():
+                labels[own] = of_problem
     trouble = _trouble_of(fits, model)
     if trouble is not None:
         warnings.warn(trouble, ConvergenceWarning, stacklevel=2)
     xp, home = arrays.namespace(fits[0].centers), rows if arrays.is_foreign(rows) else fits[0].centers
-    labels = [fit.labels for fit in fits]
     found = (
         xp.stack([fit.centers for fit in fits]),
-        xp.concat(labels) if offsets is not None else xp.stack(labels),
+        labels if offsets is not None else xp.reshape(labels, (len(sizes), -1)),
         np.asarray([fit.inertia for fit in fits]),
         np.asarray([fit.n_iter for fit in fits]),
     )
@@ -186,8 +193,8 @@ def _seeds(random_state, n_problems):
 
 
 def _fits_at_once(model, rows, sample_weight, begins, seeds):
-    """List of a fit for each problem; None for what must be made by its parts."""
-    by_parts = [None] * len(seeds)
+    """List of a fit for each problem, None for what must be made by its parts; and labels, unless that is all."""
+    by_parts = [None] * len(seeds), None
     if not comes_at_once(model, np.diff(begins).max()):
         return by_parts
     try:
@@ -198,7 +205,7 @@ def _fits_at_once(model, rows, sample_weight, begins, seeds):
             limits, algorithm = Limits(model.max_iter, model.tol), ALGORITHMS[model.algorithm]
             n_runs = number_of_runs(model)
             how = fitting(model.n_clusters, data.shape[1], n_runs, algorithm, limits)
-            fits = []
+            fits, labels = [], np.empty(data.shape[0], dtype=np.int32)
             for first in range(0, len(seeds), TOGETHER):
                 some = slice(first, first + TOGETHER)
                 ends = begins[first : first + TOGETHER + 1]
@@ -208,8 +215,10 @@ def _fits_at_once(model, rows, sample_weight, begins, seeds):
                     found = fits_at_once(data.like[own], weights[own], ends - ends[0], how, uniforms)
                 if found is None:
                     return by_parts
-                fits += _each(Found(*found), ends - ends[0], units[some], result_dtype(data.like))
-            return fits
+                found = Found(*found)
+                fits += _each(found, units[some], result_dtype(data.like))
+                labels[own] = found.labels
+            return fits, labels
     except ValueError:  # to be told which problem has it
         return by_parts
 
@@ -223,16 +232,15 @@ def _weights(sample_weight, X, begins):
     return weights / np.repeat(units, np.diff(begins)), units
 
 
-def _each(found, begins, units, dtype):
-    """The fits of some problems; centers are those of `Frame.leave`."""
+def _each(found, units, dtype):
+    """The fits of some problems, but for labels; centers are those of `Frame.leave`."""
     centers = (found.centers + found.origin[:, None, :]).astype(dtype)
-    labels = np.split(found.labels, begins[1:-1])
     for problem, run in enumerate(found.run):
         if run is None:
             yield None
             continue
         numbers, squares, n_distinct, converged = run
-        yield _Fit(centers[problem], labels[problem], squares * units[problem], len(numbers), n_distinct, converged)
+        yield _Fit(centers[problem], None, squares * units[problem], len(numbers), n_distinct, converged)
 
 
 class _Uniforms:
