@@ -201,7 +201,7 @@ def plan_half(device, n_features, n_clusters):
         return None
     n_groups = blocks(n_features, 16)
     if n_groups > max(HALF_SHAPES):
-        return _plan_wide(device, n_groups)
+        return plan_wide(device, n_groups)
     n_groups = power_of_2(n_groups, max(HALF_SHAPES))
     width, warps = HALF_SHAPES[n_groups]
     tile, origin = width * (32 * n_groups + 4), 8 * 16 * n_groups
@@ -213,7 +213,7 @@ def plan_half(device, n_features, n_clusters):
     return HalfPlan(f"relabel_half_{n_groups}", n_groups, width, rows, rows, room, shared) if shared <= most else None
 
 
-def _plan_wide(device, n_groups):
+def plan_wide(device, n_groups):
     """That of `relabel_wide`."""
     ring, group = RING * 32 * WIDE_CENTERS, 32 * WIDE_ROWS
     found = 4 * WIDE_ROWS * (2 + 3 * 4)  # static
