@@ -9,7 +9,7 @@ import pytest
 from conftest import blobs, moments, unbounded
 from test_bounds import SHAPES, check_bounded_step
 
-from benchmarks import gpu
+from benchmarks import gpu, gpu_variants
 from kmeans_xp import KMeans, KMeansSweep, arrays, bounds, devices, kmeans_plusplus, steps
 from kmeans_xp.algorithms import ALGORITHMS
 from kmeans_xp.frame import frame_at
@@ -408,6 +408,14 @@ def test_the_benchmark_runs(capsys, tmp_path):
     assert "these times mean nothing" in capsys.readouterr().out
     for line in (tmp_path / "results").read_text().splitlines():
         assert json.loads(line)["plain CuPy"]["inertia"] == pytest.approx(1, abs=1e-4)
+
+
+def test_the_benchmark_of_variants_runs(backend, capsys, tmp_path):
+    gpu_variants.main(argparse.Namespace(quick=True, json=tmp_path / "results"))
+    assert "these times mean nothing" in capsys.readouterr().out
+    for case in map(json.loads, (tmp_path / "results").read_text().splitlines()):
+        assert case["float16"]["uncertain"] <= case["tf32"]["uncertain"]
+    assert backend._cuda.PRODUCTS == "tf32"
 
 
 def test_pruning_is_used(cupy, backend, rng, monkeypatch):

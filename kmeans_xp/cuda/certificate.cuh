@@ -81,14 +81,13 @@ struct Outcome {
     float coefficient;           // IN  Frame.rounding
     double scale;
 
-    // Label a row if that is certain: whether it is, and whether its label is another one then. Comparisons with NaN are
-    // false, and where the error has become so small that numbers vanish nothing is certain.
+    // Label a row if that is certain, and count it if its label was another one. Nothing is above an error of infinity or
+    // NaN; where the error is so small that norms of centers may have become zero, nothing is certain.
     __device__ __forceinline__ bool settle(int row, const Nearest<float>& found, float square, float error,
                                            const Centers& all, int& changed) const
     {
         const float rounding = coefficient * (square + all.sq_norm);
-        const bool is_certain = error > 1e-25f && error + rounding < __int_as_float(0x7f800000)
-            && found.second - found.score > above(2.0f * error);
+        const bool is_certain = error > 1e-25f && found.second - found.score > above(2.0f * error);
         if (is_certain) {
             changed += labels[row] != found.label;
             labels[row] = found.label;
