@@ -1,6 +1,6 @@
 """Labels by each kind of products that tensor cores have, side by side: python -m benchmarks.gpu_variants [--quick].
 
-For each case, with the array and k-means++ centers on the device, and for each value of `cuda.PRODUCTS`: seconds for all
+For each case, with the array and k-means++ centers on the device, and each value of `cuda.PRODUCTS`: seconds for all
 labels, and of these for the kernel on tensor cores alone; the share of rows that it leaves to the exact one; and the
 shares of its time in which the device could read the rows as often as the kernel does (`bytes`) and do its operations
 (`operations`), at the rates of this run. Labels must be the same before anything is timed. A line of --json is written

@@ -7,10 +7,12 @@
 // Two numbers rounded to float16 in a register, the first in its low half.
 __device__ __forceinline__ unsigned halves(float low, float high)
 {
-#ifdef __CUDA_ARCH__
+#if __CUDA_ARCH__ >= 800
     unsigned both;
     asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
     return both;
+#elif defined(__CUDA_ARCH__)
+    return 0;  // compiled, but never run
 #else
     return (unsigned)__float2half_rn(low) | (unsigned)__float2half_rn(high) << 16;  // of the stand-in
 #endif
