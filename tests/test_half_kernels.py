@@ -3,6 +3,7 @@
 Their tensor cores are those of the stand-in, which add up as exactly as float32 does, or cut sums off as no GPU should.
 """
 
+import dataclasses
 import functools
 
 import numpy as np
@@ -210,6 +211,17 @@ def test_many_clusters_of_many_features(launch, rng):
     """More than a key can tell apart."""
     X, origin, centers = blobs(rng, 40, 16, 4500)
     assert check(launch, "float32", X, origin, centers, plan=_cuda.plan_wide(LARGE, 1)) > 0.8
+
+
+@pytest.mark.parametrize("kernel", ["relabel_half_1", "relabel_wide"])
+def test_taking_turns(launch, rng, kernel):
+    """As much as a device of next to no shared memory would have room for; small enough for ThreadSanitizer."""
+    wide = kernel == "relabel_wide"
+    X, origin, centers = blobs(rng, 70, 40 if wide else 13, 400)
+    plan = _cuda.plan_wide(LARGE, 3) if wide else _cuda.plan_half(LARGE, 13, 400)
+    plan = dataclasses.replace(plan, room=2 if wide else _cuda.RING)
+    assert plan.kernel == kernel
+    assert check(launch, "float32", X, origin, centers, plan=plan) > 0.7
 
 
 @pytest.mark.parametrize("dtype", list(TYPES))
