@@ -120,8 +120,7 @@ relabel_wide(const Row* __restrict__ X,              // IN  (n_samples, n_featur
                 if (tile == 0 || room < n_groups) {
                     __syncthreads();  // kept has been read, and found and squares_of for the rows before
                     bring(first, end);
-                    if (tile == 0 && end == n_groups) publish();
-                    __syncthreads();  // kept and squares_of are filled
+                    if (tile == 0 && end == n_groups) publish();  // all that is written is read after the ring's next turn
                 }
 #pragma unroll 1
                 for (int k = 0; k < end - first; ++k) {
