@@ -9,7 +9,7 @@ import pytest
 from conftest import blobs, moments, unbounded
 from test_bounds import SHAPES, check_bounded_step
 
-from benchmarks import gpu
+from benchmarks import gpu, gpu_variants
 from kmeans_xp import KMeans, KMeansSweep, arrays, bounds, devices, kmeans_plusplus, steps
 from kmeans_xp.algorithms import ALGORITHMS
 from kmeans_xp.frame import frame_at
@@ -21,6 +21,13 @@ pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("cupy")]
 @pytest.fixture
 def backend(cupy):
     return pytest.importorskip("kmeans_xp.backends.cupy")
+
+
+@pytest.fixture(params=["tf32", "float16"])
+def products(backend, request, monkeypatch):
+    """What tensor cores multiply."""
+    monkeypatch.setattr(backend._cuda, "PRODUCTS", request.param)
+    return request.param
 
 
 def job(cupy, rng, shape, dtype, tile_bytes=2**28):
@@ -69,26 +76,24 @@ def test_steps_equal_the_portable_ones(cupy, backend, rng, shape, dtype):
     assert_close(result[1:], steps.update(X, weights, labels, k, frame), dtype)
 
 
+def without_tensor_cores(backend, monkeypatch):
+    return monkeypatch.setattr(backend, "CERTAIN", dict.fromkeys(backend.CERTAIN, lambda *_: None))
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
 @pytest.mark.parametrize("shape", [(1000, 33, 50), (5, 1, 1), (129, 150, 300), (3000, 8, 20)], ids=str)
-def test_labels_of_tensor_cores_are_those_without_them(cupy, backend, rng, shape, dtype, monkeypatch):
-    """They find most labels, and no other ones; likewise when the tiles of the centers take turns."""
+def test_labels_of_tensor_cores_are_those_without_them(cupy, backend, rng, shape, dtype, products, monkeypatch):
+    """They find most labels, and no other ones."""
     X, weights, frame, centers = job(cupy, rng, shape, dtype)
     kernels = backend._kernels(X, frame.distance_dtype)
+    assert any(name.startswith("relabel_half") for name in kernels) == (products == "float16")
     state = unbounded(X, weights)
     before = np.zeros(shape[2])
-    plan = backend._cuda.plan_certain(backend._device(), *shape[1:], np.dtype(frame.distance_dtype))
-    assert plan is not None
+    assert backend.CERTAIN[products](kernels, centers, frame, cupy.asarray(before)) is not None
     found, slack = (array.copy() for array in state)
     counts = backend._compare(kernels, X, centers, frame, found, slack, cupy.asarray(before))
     assert [int(count) for count in counts] == [shape[0], shape[0]]
-    width, (room, stay), shared = plan
-    if room > 1:
-        turns = width, (1, stay), shared
-        with monkeypatch.context() as patch:
-            patch.setattr(backend._cuda, "plan_certain", lambda *_: turns)
-            cupy.testing.assert_array_equal(steps.assign(X, centers, frame), found)
-    monkeypatch.setattr(backend._cuda, "plan_certain", lambda *_: None)
+    without_tensor_cores(backend, monkeypatch)
     expected, exact_slack = (array.copy() for array in state)
     backend._compare(kernels, X, centers, frame, expected, exact_slack, cupy.asarray(before))
     cupy.testing.assert_array_equal(found, expected)
@@ -96,7 +101,45 @@ def test_labels_of_tensor_cores_are_those_without_them(cupy, backend, rng, shape
     assert (slack <= exact_slack + small).all()
 
 
-@pytest.mark.usefixtures("backend")
+@pytest.mark.parametrize("shape", [(1000, 33, 50), (129, 150, 300)], ids=str)
+def test_labels_are_the_same_when_the_tiles_of_the_centers_take_turns(cupy, backend, rng, shape, monkeypatch):
+    X, _, frame, centers = job(cupy, rng, shape, "float32")
+    expected = steps.assign(X, centers, frame)
+    width, (_, stay), shared = backend._cuda.plan_certain(backend._device(), *shape[1:], np.dtype(frame.distance_dtype))
+    monkeypatch.setattr(backend._cuda, "plan_certain", lambda *_: (width, (1, stay), shared))
+    cupy.testing.assert_array_equal(steps.assign(X, centers, frame), expected)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize(
+    ("d", "k", "dtype"), [(5, 9, "float64"), (40, 33, "float32"), (100, 130, "float16"), (150, 20, "float32")]
+)
+def test_fits_by_float16_are_those_by_tf32(cupy, backend, rng, d, k, dtype, monkeypatch):
+    X, fits = cupy.asarray(blobs(rng, 900, d).astype(dtype)), []
+    for products in ("tf32", "float16"):
+        monkeypatch.setattr(backend._cuda, "PRODUCTS", products)
+        fits.append(KMeans(k, random_state=0, max_iter=10).fit(X))
+    cupy.testing.assert_array_equal(fits[0].labels_, fits[1].labels_)
+    cupy.testing.assert_array_equal(fits[0].cluster_centers_, fits[1].cluster_centers_)
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1.0, 1e7])
+def test_float16_leaves_no_more_rows_to_the_exact_kernel_than_tf32(cupy, backend, rng, scale):
+    X, _, frame, centers = job(cupy, rng, (1000, 20, 40), "float32")
+    X, frame, centers = (X * scale).astype("float32"), moments(X * scale, cupy.ones(1000), 2**28), centers * scale
+    left = []
+    for products, certain in backend.CERTAIN.items():
+        kernels = backend._kernels_on(0, np.dtype("float32"), products)
+        uncertain, labels = (cupy.full(1000, -1, dtype="int32") for _ in range(2))
+        n_uncertain, counts = (cupy.zeros(n, dtype="uint64") for n in (1, 2))
+        label = certain(kernels, centers, frame, cupy.zeros(40))
+        label(X, (None, None), (labels, None), counts, (uncertain, n_uncertain))
+        assert int(cupy.count_nonzero(labels < 0)) == int(n_uncertain[0])
+        left.append(int(n_uncertain[0]))
+    assert left[1] <= left[0] < 500
+
+
+@pytest.mark.usefixtures("products")
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(("d", "k"), SHAPES)
 def test_bounds_are_their_portable_twin(rng, dtype, d, k):
@@ -125,7 +168,7 @@ def test_weights_that_are_not_contiguous(cupy, rng):
     cupy.testing.assert_array_equal(fits[0].cluster_centers_, fits[1].cluster_centers_)
 
 
-@pytest.mark.usefixtures("backend")
+@pytest.mark.usefixtures("products")
 @pytest.mark.parametrize("offset", [1e4, 1e8])
 def test_float64_rows_far_from_zero(cupy, rng, offset):
     """Tensor cores must not see them rounded before the origin is subtracted."""
@@ -138,6 +181,7 @@ def test_float64_rows_far_from_zero(cupy, rng, offset):
     np.testing.assert_array_equal(ours.predict(init), expected.predict(init))
 
 
+@pytest.mark.usefixtures("products")
 def test_equal_centers_give_the_lowest_label(cupy, backend):
     """Exact ties: whole numbers, and every center many times, over the lanes and tiles of the kernel."""
     X = cupy.arange(400, dtype="float64").reshape(-1, 2) % 7
@@ -146,7 +190,7 @@ def test_equal_centers_give_the_lowest_label(cupy, backend):
     assert set(steps.assign(X, centers, frame).get()) == {0, 1, 2}
 
 
-@pytest.mark.usefixtures("backend")
+@pytest.mark.usefixtures("products")
 @pytest.mark.parametrize("view", ["columns", "strided rows", "transposed", "misaligned"])
 def test_rows_as_they_lie(cupy, rng, view):
     base = rng.normal(size=(300, 12)).astype("float32")
@@ -168,7 +212,7 @@ def test_rows_as_they_lie(cupy, rng, view):
     np.testing.assert_allclose(ours.cluster_centers_.get(), theirs.cluster_centers_, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.usefixtures("backend")
+@pytest.mark.usefixtures("products")
 def test_small_tiles_give_the_same(cupy, backend, rng, monkeypatch):
     monkeypatch.setattr(backend._cuda, "MIN_TILE", 64)
     X, weights, frame, centers = job(cupy, rng, (1000, 5, 9), "float64")
@@ -178,7 +222,7 @@ def test_small_tiles_give_the_same(cupy, backend, rng, monkeypatch):
     assert_close(one[1:], other[1:], "float64")
 
 
-@pytest.mark.usefixtures("backend")
+@pytest.mark.usefixtures("products")
 def test_the_same_bits_from_run_to_run(cupy, rng):
     X = cupy.asarray(blobs(rng, 3000, 6, dtype="float32"))
     first, second = (KMeans(20, random_state=0, max_iter=8, tol=1e9).fit(X) for _ in range(2))
@@ -186,7 +230,7 @@ def test_the_same_bits_from_run_to_run(cupy, rng):
     assert first.inertia_ == second.inertia_
 
 
-@pytest.mark.usefixtures("backend")
+@pytest.mark.usefixtures("products")
 @pytest.mark.parametrize("algorithm", ["lloyd", "elkan"])
 def test_one_synchronisation_an_iteration(cupy, rng, algorithm):
     """Counted by the stand-in: copies from the device, which stall the host."""
@@ -238,13 +282,14 @@ broken.max_dynamic_shared_size_bytes = 2**20
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
-def test_kernels_that_compute_something_else_are_noticed(backend, dtype):
+def test_kernels_that_compute_something_else_are_noticed(backend, dtype, products):
     dtype = np.dtype(dtype)
-    kernels = backend._kernels_on(0, dtype)
+    kernels = backend._kernels_on(0, dtype, products)
     assert backend._cuda_check.difference(backend.PASSES, kernels, dtype) is None
     narrow = backend._cuda.NARROW["float64" if dtype == "float64" else "float32"]
-    others = "stale_rows", "add_runs", f"tile_centers_{narrow}", "tile_centers_80"
-    for name in [*backend._cuda.instances(dtype.name), *others]:
+    others = ["stale_rows", "add_runs"] + [f"tile_centers_{width}" for width in (narrow, 80) if products == "tf32"]
+    names = {*backend._cuda.instances(dtype.name, products), *others} - {"tile_halves"}  # or nothing would be certain
+    for name in sorted(names):
         assert "wrong" in backend._cuda_check.difference(backend.PASSES, {**kernels, name: broken}, dtype), name
 
 
@@ -365,6 +410,14 @@ def test_the_benchmark_runs(capsys, tmp_path):
         found = json.loads(line)
         assert found["plain CuPy"]["inertia"] == pytest.approx(1, abs=1e-4)
         assert found["torch_in"] is None or all(ratio > 0 for ratio in found["torch_in"].values())
+
+
+def test_the_benchmark_of_variants_runs(backend, capsys, tmp_path):
+    gpu_variants.main(argparse.Namespace(quick=True, json=tmp_path / "results"))
+    assert "these times mean nothing" in capsys.readouterr().out
+    for case in map(json.loads, (tmp_path / "results").read_text().splitlines()):
+        assert case["float16"]["uncertain"] <= case["tf32"]["uncertain"]
+    assert backend._cuda.PRODUCTS == "tf32"
 
 
 def test_pruning_is_used(cupy, backend, rng, monkeypatch):

@@ -32,12 +32,17 @@ COMPUTED = {"float32": "float32", "float64": "float64", "float16": "float32", "b
 RELABEL = [(dtype, shape) for dtype, shapes in SHAPES.items() for shape in shapes]
 
 
-@functools.cache
-def module(seed):
+def simulator():
+    """Make kernelsim importable, or skip."""
     if not (SIMULATOR.exists() and sys.platform == "linux" and platform.machine() == "x86_64" and shutil.which("g++")):
         assert "cupy" not in REQUIRED, "to test the kernels, Linux on x86-64, g++ and ci/gpusim are required"
         pytest.skip("needs Linux on x86-64, g++ and ci/gpusim")
     sys.path.insert(0, str(SIMULATOR))
+
+
+@functools.cache
+def module(seed):
+    simulator()
     from kernelsim import Module
 
     names = [name(*instance) for instance in RELABEL]

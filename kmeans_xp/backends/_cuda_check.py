@@ -49,7 +49,9 @@ def working(compiled, difference, failures):
 def difference(passes, kernels, dtype):
     """What differs from NumPy in small jobs with rows of a type, or None."""
     rng = np.random.default_rng(0)
-    shapes = (7, 19), (250, 140)  # of each strategy
+    shapes = [(7, 19), (250, 140)]  # of each strategy
+    if _cuda.PRODUCTS == "float16":
+        shapes += [(7, 9), (7, 60), (7, 100)]
     wrong = set().union(*(_wrong_passes(passes, kernels, dtype, rng, *shape) for shape in shapes))
     return f"wrong {', '.join(sorted(wrong))} in {dtype.name}" if wrong else None
 
@@ -64,7 +66,7 @@ def _wrong_passes(passes, kernels, dtype, rng, n_clusters, n_features):
     origin = np.full(n_features, offset + 0.5)
     frame = types.SimpleNamespace(origin=to_device(origin), tile_bytes=_cuda.MIN_TILE * _cuda.ROW_BYTES)
     frame.distance_dtype = np.dtype(np.float64 if dtype == np.float64 else np.float32)
-    frame.rounding = 1e-3 * tolerance
+    frame.rounding, frame.spread = 1e-3 * tolerance, float(n_features)
     centers, clusters = rng.normal(size=(n_clusters, n_features)), rng.integers(n_clusters, size=1000)
     labels, slack = to_device(np.full(1000, -1, dtype=np.int32)), to_device(np.full(1000, -np.inf))
     on_device = to_device(centers)

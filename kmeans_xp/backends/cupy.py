@@ -4,8 +4,8 @@ A pass takes the rows in tiles that keep its scratch memory within the frame's `
 has no memory is halved. Sums per cluster are float64, added in an order that depends on the labels alone: the same from
 run to run. Only `move` and `choose` wait for the device. Rows of float16 and bfloat16 are computed with in float32.
 
-Labels are exact, and tensor cores find most of them: where rounding to TF32 leaves no doubt. The rest, which is little,
-is compared in the dtype of distances.
+Labels are exact, and tensor cores find most of them: where rounding to TF32, or float16 (`cuda.PRODUCTS`), leaves no
+doubt. The rest, which is little, is compared in the dtype of distances.
 """
 
 import functools
@@ -209,6 +209,64 @@ def _tiled_centers(kernels, centers, width):
     return tiles, sq_norms.max()
 
 
+def _tiled_halves(kernels, centers, plan, scale):
+    """The centers for products of float16, and the largest of their norms, as `tile_halves` has them."""
+    n_clusters, n_features = centers.shape
+    n_tiles = blocks(n_clusters, plan.width)
+    tiles = cupy.empty((n_tiles, plan.width * (16 * plan.n_groups + 2)), dtype=np.uint16)
+    largest = cupy.zeros(3, dtype=np.float32)
+    job = cupy.ascontiguousarray(centers), n_clusters, n_features, plan.n_groups, plan.width, scale, tiles, largest
+    launch(kernels["tile_halves"], n_tiles * plan.width // 8, (32, 8), *job)
+    return tiles, largest
+
+
+def _rounding_in(dtype, frame):
+    """Frame.rounding, if distances had that dtype."""
+    dtype = np.dtype(dtype)
+    return dtype.type(frame.rounding * float(np.finfo(dtype).eps / np.finfo(frame.distance_dtype).eps))
+
+
+def _certain_in_tf32(kernels, centers, frame, path):
+    """A function that labels the rows of a tile that are certain in spite of TF32, and lists the others; or None."""
+    n_clusters, n_features = centers.shape
+    plan = _cuda.plan_certain(_device(), n_features, n_clusters, np.dtype(frame.distance_dtype))
+    if plan is None:
+        return None
+    width, room, shared = plan
+    tiles, largest = _tiled_centers(kernels, centers, width)
+    rounding = _rounding_in(np.float32, frame), largest
+
+    def label(tile, active, state, counts, uncertain):
+        given = tile, frame.origin, tiles, path, *active, *tile.shape, n_clusters, *rounding
+        job = *given, *state, counts, *room, *uncertain
+        grid = _device().going_on(len(tile), BLOCK)
+        launch(kernels[f"relabel_certain_{width}"], grid, BLOCK, *job, shared_mem=shared)
+
+    return label
+
+
+def _certain_in_half(kernels, centers, frame, path):
+    """The same in spite of float16."""
+    n_clusters, n_features = centers.shape
+    plan = _cuda.plan_half(_device(), n_features, n_clusters)
+    if plan is None:
+        return None
+    scale, *bounds = _cuda.half_precision(frame.spread, n_features)
+    tiles, largest = _tiled_halves(kernels, centers, plan, scale)
+    certificate = _rounding_in(np.float32, frame), scale, *bounds, largest
+
+    def label(tile, active, state, counts, uncertain):
+        given = tile, frame.origin, tiles, path, *active, *tile.shape, n_clusters, *certificate
+        job = *given, *state, counts, plan.room, _cuda.KEYS, *uncertain
+        grid = _device().going_on(len(tile), plan.rows)
+        launch(kernels[plan.kernel], grid, plan.threads, *job, shared_mem=plan.shared)
+
+    return label
+
+
+CERTAIN = {"tf32": _certain_in_tf32, "float16": _certain_in_half}
+
+
 def _compare(kernels, X, centers, frame, labels, slack=None, path=None):
     """Label rows by all centers: all of them, or with `slack` those that need it. -> rows changed, looked at, 0-d"""
     dtype, n_clusters = np.dtype(frame.distance_dtype), len(centers)
@@ -216,36 +274,24 @@ def _compare(kernels, X, centers, frame, labels, slack=None, path=None):
     is_few = n_clusters <= _cuda.FEW
     name, shape = ("relabel_few", "relabel")[not is_few], _cuda.SHAPES[dtype.name][is_few]
     counts = cupy.zeros(2, dtype=cupy.uint64)
-
-    def rounding_in(dtype):
-        return dtype.type(frame.rounding * float(np.finfo(dtype).eps / np.finfo(frame.distance_dtype).eps))
-
     minus_2_centers, sq_norms, largest = _coefficients(kernels, centers, dtype)
-    origin = frame.origin
-    exact = (origin.astype(dtype), minus_2_centers, sq_norms, path), (rounding_in(dtype), largest)
-    plan = _cuda.plan_certain(_device(), X.shape[1], n_clusters, dtype)
-    if plan is not None:
-        width, room, shared = plan
-        tiles, largest_single = _tiled_centers(kernels, centers, width)
-        certain = (origin, tiles, path), (rounding_in(np.dtype(np.float32)), largest_single)
+    exact = (frame.origin.astype(dtype), minus_2_centers, sq_norms, path), (_rounding_in(dtype, frame), largest)
+    label_certain = CERTAIN[_cuda.PRODUCTS](kernels, centers, frame, path)
 
     def compare(rows, tile):
         count = len(tile)
         state = labels[rows], None if slack is None else slack[rows]
         active, uncertain = (
             (cupy.empty(count, dtype=cupy.int32), cupy.zeros(1, dtype=cupy.uint64)) if needed else (None, None)
-            for needed in (slack is not None, plan is not None)
+            for needed in (slack is not None, label_certain is not None)
         )
         if slack is not None:
             launch(kernels["stale_rows"], blocks(count, BLOCK), BLOCK, *state, path, count, *active)
             counts[1:] += active[1]
-        sizes = *tile.shape, n_clusters
-        if plan is not None:
-            job = tile, *certain[0], *active, *sizes, *certain[1], *state, counts, *room, *uncertain
-            grid = _device().going_on(count, BLOCK)
-            launch(kernels[f"relabel_certain_{width}"], grid, BLOCK, *job, shared_mem=shared)
+        if label_certain is not None:
+            label_certain(tile, active, state, counts, uncertain)
             active = uncertain
-        job = tile, *exact[0], *active, *sizes, *exact[1], *state, counts
+        job = tile, *exact[0], *active, *tile.shape, n_clusters, *exact[1], *state, counts
         launch(kernels[name], _device().going_on(count, shape[0]), BLOCK, *job)
 
     _for_tiles(X, frame, dtype, compare)
@@ -309,17 +355,17 @@ def scratch_bytes(n_samples, n_features, n_clusters, tile_bytes):
 
 def _kernels(X, dtype):
     """The kernels by name that compute in `dtype`, for the current device; None if they don't work there."""
-    return _kernels_on(_device_id(), _cuda.row_dtype(X.dtype, dtype))
+    return _kernels_on(_device_id(), _cuda.row_dtype(X.dtype, dtype), _cuda.PRODUCTS)
 
 
 @functools.cache
-def _kernels_on(device_id, dtype):
+def _kernels_on(device_id, dtype, products):
     """Compile and check the kernels for a type of rows, once a device."""
     plain = _plain_kernels(device_id)
     if plain is None:
         return None
     return _cuda_check.working(
-        lambda: {**plain, **_cuda.compiled(cupy.RawModule, _cuda.DENSE, _cuda.instances(dtype.name))},
+        lambda: {**plain, **_cuda.compiled(cupy.RawModule, _cuda.DENSE, _cuda.instances(dtype.name, products))},
         lambda kernels: _cuda_check.difference(PASSES, kernels, dtype),
         FAILURES,
     )

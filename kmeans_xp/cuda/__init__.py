@@ -6,13 +6,15 @@ here: what is needed of it is given (a compiler with the interface of `cupy.RawM
 
 import dataclasses
 import functools
+import math
 import re
 from pathlib import Path
 
 import numpy as np
 
 FOLDER = Path(__file__).parent
-DENSE = "stale_rows", "relabel", "relabel_certain", "sums", "distances", "move", "seeding"
+CERTAIN = "relabel_certain", "relabel_half", "relabel_wide"
+DENSE = "stale_rows", "relabel", *CERTAIN, "sums", "distances", "move", "seeding"
 SPARSE = "sparse_rows", "sparse_products", "sparse_sums"
 
 BLOCK = 256  # threads
@@ -22,8 +24,15 @@ INDICES = {"int32": "int", "int64": "long long"}  # of sparse rows
 SHAPES = {"float32": ((128, 128, 8, 8), (256, 32, 8, 4)), "float64": ((64, 64, 4, 4), (128, 32, 4, 4))}
 FEW = 32
 NARROW, WIDE = {"float32": 40, "float64": 32}, 80  # centers that a warp of `relabel_certain` takes at a time
+# What tensor cores multiply: "tf32" by `relabel_certain`; "float16" by `relabel_half` and `relabel_wide`, which no GPU
+# has run yet
+PRODUCTS = "tf32"
+HALF_SHAPES = {1: (64, 8), 2: (64, 8), 4: (32, 6), 8: (32, 6)}  # for 16 features each: centers in a tile, and warps
+WIDE_ROWS, WIDE_CENTERS = 128, 256  # that a block of `relabel_wide` takes at a time
+RING = 3  # slots for tiles that pass through shared memory
+KEYS = np.uint32(256)  # centers that a key can tell apart
 BLOCKS_A_PROCESSOR = 4  # at most, of those that go on to the next rows: enough to keep it busy to the end
-TENSOR_CORES = 80  # compute capability that has them for TF32
+TENSOR_CORES = 80  # compute capability that has them for TF32, and copies that go on beside them
 SUMS_BLOCK = 128  # threads of `sum_few`, each of which has sums of all clusters in shared memory: it limits how many
 MIN_TILE = 2**12  # rows below which a tile is not halved any more
 MOST_ROWS = 2**30  # of a tile: kernels number them by 32 bits
@@ -49,14 +58,18 @@ class Device:
         return min(blocks(count, size), BLOCKS_A_PROCESSOR * self.multiprocessors)
 
 
-def instances(dtype):
-    """The kernels for dense rows of a type: name, instance."""
+def instances(dtype, products):
+    """The kernels for dense rows of a type, and for what tensor cores multiply: name, instance."""
     computed = "float64" if dtype == "float64" else "float32"
     row, number = TYPES[dtype], TYPES[computed]
     many, few = (f"relabel<{row}, {number}, {', '.join(map(str, shape))}>" for shape in SHAPES[computed])
-    certain = {f"relabel_certain_{n}": f"relabel_certain<{row}, {n}>" for n in (NARROW[computed], WIDE)}
     others = "sum_runs", "sum_few", "sq_distances_to", "sq_distances_to_own"
-    return {"relabel": many, "relabel_few": few, **certain, **{name: f"{name}<{row}>" for name in others}}
+    exact = {"relabel": many, "relabel_few": few, **{name: f"{name}<{row}>" for name in others}}
+    if products == "tf32":
+        return exact | {f"relabel_certain_{n}": f"relabel_certain<{row}, {n}>" for n in (NARROW[computed], WIDE)}
+    shapes = ((n, f"{row}, {n}, {width}, {warps}") for n, (width, warps) in HALF_SHAPES.items())
+    half = {f"relabel_half_{n}": f"relabel_half<{shape}>" for n, shape in shapes}
+    return exact | half | {"relabel_wide": f"relabel_wide<{row}>", "tile_halves": "tile_halves"}
 
 
 def plain_instances():
@@ -165,6 +178,63 @@ def plan_certain(device, n_features, n_clusters, dtype):
     stay = narrow and n_clusters > width and rows + min(4, n_tiles) * tile <= free
     room = min(n_tiles, (free - stay * rows) // tile)
     return (width, (room, int(stay)), room * tile + origin + stay * rows) if room > 0 else None
+
+
+@dataclasses.dataclass(frozen=True)
+class HalfPlan:
+    """How `relabel_half` or `relabel_wide` is to run."""
+
+    kernel: str
+    n_groups: int  # of 16 features, in a tile of centers
+    width: int  # centers in a tile
+    rows: int  # that a block has at a time
+    threads: int
+    room: int  # tiles of centers, or groups of the rows' features, that shared memory has at a time
+    shared: int  # bytes of it that are asked for
+
+
+@functools.cache
+def plan_half(device, n_features, n_clusters):
+    """The plan for products of float16, or None if they had better not be used."""
+    few_features = n_features < 8 and n_clusters > FEW  # most of the work is not in products
+    if device.capability < TENSOR_CORES or few_features:
+        return None
+    n_groups = blocks(n_features, 16)
+    if n_groups > max(HALF_SHAPES):
+        return plan_wide(device, n_groups)
+    n_groups = power_of_2(n_groups, max(HALF_SHAPES))
+    width, warps = HALF_SHAPES[n_groups]
+    tile, origin = width * (32 * n_groups + 4), 8 * 16 * n_groups
+    most = min(device.block_shared, device.shared // 2 - 1024)  # two blocks on a multiprocessor
+    n_tiles = blocks(n_clusters, width)
+    room = n_tiles if n_tiles * tile + origin <= most else RING
+    rows = 32 * warps
+    shared = room * tile + origin
+    return HalfPlan(f"relabel_half_{n_groups}", n_groups, width, rows, rows, room, shared) if shared <= most else None
+
+
+def plan_wide(device, n_groups):
+    """That of `relabel_wide`."""
+    ring, group = RING * 32 * WIDE_CENTERS, 32 * WIDE_ROWS
+    found = 4 * WIDE_ROWS * (2 + 3 * 4)  # static
+    room = min(n_groups, (device.block_shared - found - ring) // group)
+    plan = HalfPlan("relabel_wide", n_groups, WIDE_CENTERS, WIDE_ROWS, BLOCK, room, ring + room * group)
+    return plan if room > 0 else None
+
+
+def half_precision(spread, n_features):
+    """What certificates of float16 products need, see certificate.cuh: scale, accumulation, vanishing.
+
+    Scaled, the square root of `spread` is 16 to 32: numbers may be 2,000 times as large, and keep all bits down to the
+    200,000th part. Rows beyond are uncertain, or become so.
+    """
+    exponent = 4 - math.floor(math.log2(spread) / 2) if 0 < spread < math.inf else 0
+    scale = 2.0 ** min(max(exponent, -100), 100)
+    padded = 16 * blocks(n_features, 16)
+    accumulation = (2 * padded + 16) * 2.0**-23
+    # Below 2^-126 numbers are zero on the way to float32, before they are scaled; their squares are from 2^-63 on
+    vanishing = math.sqrt(padded) * (2.0**-125 * scale + 2.0**-60)
+    return np.float64(scale), np.float32(accumulation), np.float32(vanishing)
 
 
 def sums_bytes(n_features, n_clusters):

@@ -1,33 +1,7 @@
 // The nearest center of each row, by tensor cores, where rounding leaves no doubt.
+#include "four.cuh"
 #include "nearest.cuh"
-#include "numbers.cuh"
 #include "warp.cuh"
-
-// Four numbers of a row from number f on, read at once where they lie so that they can be.
-template <typename Row>
-struct __align__(4 * sizeof(Row)) Four { Row of[4]; };
-
-template <typename Row>
-__device__ __forceinline__ Four<Row> four(const Row* row, int f, int n_features, bool whole)
-{
-    Four<Row> numbers = {};
-    if (whole) {
-        if (f < n_features) numbers = *(const Four<Row>*)(row + f);
-    } else
-#pragma unroll
-        for (int i = 0; i < 4; ++i)
-            if (f + i < n_features) numbers.of[i] = row[f + i];
-    return numbers;
-}
-
-// The same relative to the origin, rounded to float32. Where numbers are double, so is the difference: they may lie far
-// from zero.
-template <typename Row, typename T>
-__device__ __forceinline__ Four<float> relative(const Four<Row>& x, const Four<T>& o)
-{
-    return {{(float)(number(x.of[0]) - o.of[0]), (float)(number(x.of[1]) - o.of[1]),
-             (float)(number(x.of[2]) - o.of[2]), (float)(number(x.of[3]) - o.of[3])}};
-}
 
 // What `relabel_certain` keeps of rows on their way: the numbers, or of double, which takes more registers, differences.
 template <typename Row>
@@ -166,7 +140,7 @@ relabel_certain(const Row* __restrict__ X,              // IN  (n_samples, n_fea
         load(0);
     }
     for (; begin < count; begin += stride) {
-        const int mine = lane == 0 ? row[0] : lane == 1 ? row[1] : lane == 2 ? row[2] : row[3], before = labels[mine];
+        const int mine = own_of(row, lane), before = labels[mine];
         float squares[4] = {};
         Nearest<float> own = {infinity, infinity, 0};
         int slot = 0, tiles_left = n_tiles;
@@ -226,37 +200,12 @@ relabel_certain(const Row* __restrict__ X,              // IN  (n_samples, n_fea
                         consider(best[r], score[r / 2][n][r % 2 * 2 + 1] + sq_norm.y, label + 1);
                     }
                 }
-            // Four threads share four rows. Each passes on two, then one, and is left with what all know of its own
-#pragma unroll
-            for (int apart = 2; apart > 0; apart /= 2) {
-                const bool high = lane & apart;
-#pragma unroll
-                for (int r = 0; r < apart; ++r) {
-                    const Nearest<float> low_row = best[r], high_row = best[r + apart];
-                    const float score = __shfl_xor_sync(0xffffffffu, high ? low_row.score : high_row.score, apart);
-                    const float second = __shfl_xor_sync(0xffffffffu, high ? low_row.second : high_row.second, apart);
-                    const int label = __shfl_xor_sync(0xffffffffu, high ? low_row.label : high_row.label, apart);
-                    best[r].score = high ? high_row.score : low_row.score;
-                    best[r].second = high ? high_row.second : low_row.second;
-                    best[r].label = high ? high_row.label : low_row.label;
-                    merge(best[r], score, second, label);
-                }
-            }
+            keep_own(best, lane);
             merge(own, best[0].score, best[0].second, best[0].label);
         }
-#pragma unroll
-        for (int apart = 2; apart > 0; apart /= 2) {
-            const bool high = lane & apart;
-#pragma unroll
-            for (int r = 0; r < apart; ++r) {
-                const float passed = high ? squares[r] : squares[r + apart], rest = high ? squares[r + apart] : squares[r];
-                squares[r] = rest + __shfl_xor_sync(0xffffffffu, passed, apart);
-            }
-        }
-
         // Each number of a product is rounded by up to 2^-11 of it. Of Frame.rounding, a twentieth is the error now. Where
         // numbers are so small that some have been flushed to zero, nothing is certain
-        const float sq_row = squares[0], rounding = coefficient * (sq_row + *largest);
+        const float sq_row = sum_of_own(squares, lane), rounding = coefficient * (sq_row + *largest);
         const float error = 2.02f / 1024.0f * sqrt(sq_row) * sqrt(*largest);
         const float lowest = own.score > -sq_row ? own.score : -sq_row;
         const bool is_mine = begin + first_row + lane * 8 + group < count;
@@ -266,13 +215,7 @@ relabel_certain(const Row* __restrict__ X,              // IN  (n_samples, n_fea
             labels[mine] = own.label;
             if (slack) slack[mine] = path[own.label] + sure_gap(own, sq_row, error + rounding);
         }
-        const unsigned listed = __ballot_sync(0xffffffffu, is_mine && !is_certain);
-        if (listed) {
-            unsigned long long place = 0;
-            if (thread % 32 == 0) place = atomicAdd(n_uncertain, (unsigned long long)__popc(listed));
-            place = __shfl_sync(0xffffffffu, place, 0);
-            if (is_mine && !is_certain) uncertain[place + __popc(listed & ((1u << thread % 32) - 1))] = mine;
-        }
+        list_rows(is_mine && !is_certain, mine, uncertain, n_uncertain);
     }
     count_changes(changed, n_changed);
 }

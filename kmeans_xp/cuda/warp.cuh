@@ -15,3 +15,36 @@ __device__ __forceinline__ double sum_of_warp(double x)
     for (int step = 16; step > 0; step /= 2) x += __shfl_xor_sync(0xffffffffu, x, step);
     return x;
 }
+
+// Append the rows for which `is_listed` to a list, in any order. All threads of a warp are here.
+__device__ __forceinline__ void list_rows(bool is_listed, int row, int* list, unsigned long long* n_listed)
+{
+    const unsigned listed = __ballot_sync(0xffffffffu, is_listed);
+    if (listed) {
+        unsigned long long place = 0;
+        if (threadIdx.x % 32 == 0) place = atomicAdd(n_listed, (unsigned long long)__popc(listed));
+        place = __shfl_sync(0xffffffffu, place, 0);
+        if (is_listed) list[place + __popc(listed & ((1u << threadIdx.x % 32) - 1))] = row;
+    }
+}
+
+// Four threads share four rows: that of a lane, and the sum of what they have of it. Each passes on two rows, then one.
+template <typename T>
+__device__ __forceinline__ T own_of(const T (&of_rows)[4], int lane)
+{
+    return lane == 0 ? of_rows[0] : lane == 1 ? of_rows[1] : lane == 2 ? of_rows[2] : of_rows[3];
+}
+
+__device__ __forceinline__ float sum_of_own(float (&of_rows)[4], int lane)
+{
+#pragma unroll
+    for (int apart = 2; apart > 0; apart /= 2) {
+        const bool high = lane & apart;
+#pragma unroll
+        for (int r = 0; r < apart; ++r) {
+            const float passed = high ? of_rows[r] : of_rows[r + apart], rest = high ? of_rows[r + apart] : of_rows[r];
+            of_rows[r] = rest + __shfl_xor_sync(0xffffffffu, passed, apart);
+        }
+    }
+    return of_rows[0];
+}
