@@ -5,14 +5,17 @@
 namespace kmeans {
 namespace {
 
-void pack(const Rows& rows, Index begin, Index end, float* packed) {
+// The row at a place of the order.
+inline Index row_at(const Index* order, Index place) { return order == nullptr ? place : order[place]; }
+
+void pack(const Rows& rows, const Index* order, Index begin, Index end, float* packed) {
     constexpr Index lanes = LANES<float>;
     const Index d = rows.n_features;
     Index which[lanes];
     for (Index block = begin; block < end; block++) {
         float* to = packed + block * (d + 1) * lanes;
         const Index count = least(lanes, rows.n_samples - block * lanes);
-        for (Index i = 0; i < count; i++) which[i] = block * lanes + i;
+        for (Index i = 0; i < count; i++) which[i] = row_at(order, block * lanes + i);
         gather_any(rows, which, count, to);
         float* norms = to + d * lanes;
         for (Index i = 0; i < lanes; i++) norms[i] = 0;
@@ -51,7 +54,7 @@ inline void squares_of_neighbors(const Candidates& job, Index begin, Index count
     Index which[lanes];
     for (Index first = 0; first < count; first += lanes) {
         const Index some = least(lanes, count - first);
-        for (Index i = 0; i < some; i++) which[i] = begin + first + i;
+        for (Index i = 0; i < some; i++) which[i] = row_at(job.order, begin + first + i);
         double* found = block + job.rows.n_features * lanes;
         gather_any(job.rows, which, some, block);
         squares_of_block(block, job.rows.n_features, job.points, job.n, found);
@@ -186,11 +189,11 @@ void take_candidate(const Candidates& job, Index chosen, Index begin, Index end,
         const bool most = 2 * __builtin_popcount(bits) > count;
         if (most) squares_of_neighbors(one, first, count, squares, squares + lanes);
         for (; bits; bits &= bits - 1) {
-            const Index i = __builtin_ctz(bits), row = first + i;
+            const Index i = __builtin_ctz(bits), place = first + i, row = row_at(job.order, place);
             const double square = most ? squares[i] : sq_distance_of_any(job.rows, row, one.points, squares + lanes);
-            if (!(square < job.closest.squares[row])) continue;
-            job.closest.squares[row] = square;
-            job.closest.nearest[row] = center;
+            if (!(square < job.closest.squares[place])) continue;
+            job.closest.squares[place] = square;
+            job.closest.nearest[place] = center;
         }
     }
 }

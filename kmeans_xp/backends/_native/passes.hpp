@@ -76,7 +76,8 @@ struct Squares {
     const double* points;  // (n_points, n_features), relative to the origin
 };
 
-// What greedy k-means++ knows of each row.
+// What greedy k-means++ knows of each row, in the order in which draws run through them: neighbours are near each other,
+// so that whole blocks are left out.
 struct Closest {
     double* squares;   // (n_samples,) squared distance from the nearest center so far
     int32_t* nearest;  // (n_samples,) which that is
@@ -86,7 +87,8 @@ struct Closest {
 // Candidates of greedy k-means++ for one center.
 struct Candidates {
     Rows rows;
-    const double* sample_weight;
+    const Index* order;           // (n_samples,) of the rows; null for their own
+    const double* sample_weight;  // in that order
     Closest closest;
     Index n;               // of candidates
     const double* points;  // (n, n_features), relative to the origin
@@ -199,7 +201,7 @@ struct Passes {
     // Squared distances of some rows from a few points, (n_points, n_which) with `stride` numbers between points
     void (*squares_of)(const Squares&, const Index* which, Index n_which, double* result, Index stride, char* workspace);
     // Blocks of rows in float32
-    void (*pack)(const Rows&, Index begin, Index end, float* packed);
+    void (*pack)(const Rows&, const Index* order, Index begin, Index end, float* packed);
     // For each candidate what it would take off the sum of weighted squared distances, of rows of some blocks, by
     // float32: `gains` (n,) is added to. And to which rows it may be nearer, a bit each, (n_blocks, n). -> the sum
     double (*estimate_gains)(const Candidates&, Index begin, Index end, Gain* gains, uint32_t* near, char* workspace);

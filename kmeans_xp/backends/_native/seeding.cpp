@@ -10,10 +10,10 @@
 namespace kmeans {
 namespace {
 
-// Draws of rows with probability proportional to a mass.
+// Draws of places with probability proportional to a mass.
 class Draws {
   public:
-    Draws(Index n_samples, const Index* order) : order_(order), cumulative_(n_samples) {}
+    explicit Draws(Index n_samples) : cumulative_(n_samples) {}
 
     void prepare(const double* sample_weight, const double* squares) {
         double total = add_up(sample_weight, squares);
@@ -23,23 +23,20 @@ class Draws {
     Index draw(double uniform) const {
         const double target = uniform * cumulative_.back();
         // Passes over rows without mass; rounding may carry a target up to the total itself
-        Index place = std::upper_bound(cumulative_.begin(), cumulative_.end(), target) - cumulative_.begin();
-        place = std::min<Index>(place, Index(cumulative_.size()) - 1);
-        return order_ == nullptr ? place : order_[place];
+        const Index place = std::upper_bound(cumulative_.begin(), cumulative_.end(), target) - cumulative_.begin();
+        return std::min<Index>(place, Index(cumulative_.size()) - 1);
     }
 
   private:
     double add_up(const double* sample_weight, const double* squares) {
         double total = 0;
         for (size_t i = 0; i < cumulative_.size(); i++) {
-            const Index row = order_ == nullptr ? Index(i) : order_[i];
-            total += squares == nullptr ? sample_weight[row] : sample_weight[row] * squares[row];
+            total += squares == nullptr ? sample_weight[i] : sample_weight[i] * squares[i];
             cumulative_[i] = total;
         }
         return total;
     }
 
-    const Index* order_;
     std::vector<double> cumulative_;
 };
 
@@ -48,11 +45,11 @@ void row_as_point(const Rows& rows, Index row, double* point) {
     for (Index f = 0; f < rows.n_features; f++) point[f] = number_of(rows, row, f) - rows.origin[f];
 }
 
-// Candidates for one center after the other, compared with all rows.
+// Candidates for one center after the other, compared with all rows; these are told by their places in an order.
 class Trials {
   public:
-    Trials(const Rows& rows, const double* sample_weight, const Greedy& how, Team& team)
-        : rows_(rows), how_(how), team_(team), n_(rows.n_samples), d_(rows.n_features),
+    Trials(const Rows& rows, const double* sample_weight, const Index* order, const Greedy& how, Team& team)
+        : rows_(rows), order_(order), how_(how), team_(team), n_(rows.n_samples), d_(rows.n_features),
           n_blocks_((n_ + passes().in_float.lanes - 1) / passes().in_float.lanes), squares_(n_), least_(n_),
           nearest_(n_), within_(how.n_clusters), points_(how.n_clusters * d_), candidates_(how.n_trials * d_),
           minus_2_(how.n_trials * d_), sq_norms_(how.n_trials),
@@ -60,6 +57,7 @@ class Trials {
           pays_(2 * double(n_) * d_ * how.n_trials > thresholds.parallel_work), parts_(n_parts_),
           workspaces_((pays_ ? team.n_threads() : 1) * bytes()), near_(n_blocks_ * how.n_trials) {
         job_.rows = rows;
+        job_.order = order;
         job_.sample_weight = sample_weight;
         job_.closest = {squares_, nearest_, within_};
         job_.n = how.n_trials;
@@ -72,10 +70,13 @@ class Trials {
 
     const double* squares() const { return squares_; }
 
+    // The row at a place.
+    Index row_at(Index place) const { return order_ == nullptr ? place : order_[place]; }
+
     // The first center.
-    void begin(Index row) {
+    void begin(Index place) {
         std::vector<double> points(2 * d_);  // and the origin
-        row_as_point(rows_, row, points_);
+        row_as_point(rows_, row_at(place), points_);
         std::copy_n(static_cast<double*>(points_), d_, points.begin());
         std::fill_n(static_cast<int32_t*>(nearest_), n_, 0);
         n_centers_ = 1;
@@ -86,16 +87,16 @@ class Trials {
         });
         double widest = 0;
         for (Index i = 0; i < n_; i++) {
-            squares_[i] = found[i];
-            widest = std::max(widest, found[n_ + i]);
-            least_[i] = how_.rounding * found[n_ + i];
+            squares_[i] = found[row_at(i)];
+            widest = std::max(widest, found[n_ + row_at(i)]);
+            least_[i] = how_.rounding * found[n_ + row_at(i)];
         }
         // Squares within the range of float32
         if (d_ >= FILTERED && how_.n_clusters > 2 && widest > 1e-25 && widest < 1e30) {
             const Index lanes = passes().in_float.lanes;
             packed_ = std::make_unique<Memory<float>>(n_blocks_ * lanes * (d_ + 1));
             job_.packed = *packed_;
-            for_blocks([&](Index, Index first, Index last, char*) { passes().pack(rows_, first, last, *packed_); });
+            for_blocks([&](Index, Index first, Index last, char*) { passes().pack(rows_, order_, first, last, *packed_); });
         }
     }
 
@@ -104,9 +105,9 @@ class Trials {
         for (Index i = 0; i < n_; i++) squares_[i] = squares_[i] > least_[i] ? squares_[i] : 0;
     }
 
-    // The one of the trials that lowers the potential most becomes a center. -> its row
+    // The one of the trials that lowers the potential most becomes a center. -> its place
     Index choose(const Index* trials) {
-        for (Index t = 0; t < how_.n_trials; t++) row_as_candidate(trials[t], t);
+        for (Index t = 0; t < how_.n_trials; t++) row_as_candidate(row_at(trials[t]), t);
         for (Index c = 0; c < n_centers_; c++) {  // triangle inequality: nearer only if beyond half of this distance
             double least = std::numeric_limits<double>::infinity();
             for (Index t = 0; t < how_.n_trials; t++)
@@ -174,15 +175,15 @@ class Trials {
         return best;
     }
 
-    void row_as_candidate(Index row, Index place) {
-        double* point = candidates_ + place * d_;
+    void row_as_candidate(Index row, Index number) {
+        double* point = candidates_ + number * d_;
         row_as_point(rows_, row, point);
         double norm = 0;
         for (Index f = 0; f < d_; f++) {
-            minus_2_[place * d_ + f] = float(-2 * point[f]);
+            minus_2_[number * d_ + f] = float(-2 * point[f]);
             norm += point[f] * point[f];
         }
-        sq_norms_[place] = float(norm);
+        sq_norms_[number] = float(norm);
     }
 
     Index bytes() const { return workspace_bytes(n_, d_, 2 * how_.n_trials + 2); }
@@ -204,6 +205,7 @@ class Trials {
     }
 
     const Rows& rows_;
+    const Index* const order_;
     const Greedy& how_;
     Team& team_;
     const Index n_, d_, n_blocks_;
@@ -225,16 +227,20 @@ class Trials {
 
 std::vector<Index> greedy(const Rows& rows, const double* sample_weight, const Greedy& how, const Index* order,
                           const Uniforms& uniforms, Team& team) {
-    Draws draws(rows.n_samples, order);
-    Trials trials(rows, sample_weight, how, team);
+    const Index n = rows.n_samples;
+    std::vector<double> weights(sample_weight, sample_weight + n);
+    if (order != nullptr)
+        for (Index i = 0; i < n; i++) weights[i] = sample_weight[order[i]];
+    Draws draws(n);
+    Trials trials(rows, weights.data(), order, how, team);
     std::vector<Index> chosen;
-    const Index most_together = std::max<Index>(1, how.most_distances / (rows.n_samples * how.n_trials));
+    const Index most_together = std::max<Index>(1, how.most_distances / (n * how.n_trials));
     const auto count_draws = [&](Index n_chosen) {
         const Index repay = 1 + Index(double(n_chosen) / how.staleness);
         return how.n_trials * std::min({how.n_clusters - n_chosen, repay, most_together});
     };
     std::vector<double> random = uniforms(1 + 2 * count_draws(1));
-    draws.prepare(sample_weight, nullptr);
+    draws.prepare(weights.data(), nullptr);
     chosen.push_back(draws.draw(random[0]));
     random.erase(random.begin());
     trials.begin(chosen[0]);
@@ -244,7 +250,7 @@ std::vector<Index> greedy(const Rows& rows, const double* sample_weight, const G
         const Index n_draws = count_draws(Index(chosen.size()));
         if (random.empty()) random = uniforms(2 * n_draws);
         trials.without_rounding();
-        draws.prepare(sample_weight, trials.squares());
+        draws.prepare(weights.data(), trials.squares());
         candidates.resize(n_draws);
         thresholds.resize(n_draws);
         for (Index i = 0; i < n_draws; i++) {
@@ -263,6 +269,7 @@ std::vector<Index> greedy(const Rows& rows, const double* sample_weight, const G
             chosen.push_back(trials.choose(accepted.data()));
         }
     }
+    for (Index& place : chosen) place = trials.row_at(place);
     return chosen;
 }
 
