@@ -30,8 +30,8 @@ def load(name):
 
 
 def test_none_is_forgotten():
-    names = ["choosing_k", "colour_quantisation", "digits", "four_ways", "larger_than_memory", "text_documents"]
-    assert [*names, "tutorial"] == EXAMPLES
+    names = ["choosing_k", "colour_quantisation", "digits", "four_ways", "larger_than_memory", "quantisers"]
+    assert [*names, "text_documents", "tutorial"] == EXAMPLES
 
 
 def test_tutorial(capsys):
@@ -53,6 +53,14 @@ def test_choosing_k():
     assert example.of_nested.recommend("silhouette")[0] == example.of_nested.recommend("gap")[0] == 2
     assert example.of_nested.recommend("bic")[0] == 6
     assert example.of_cloud.recommend("gap")[0] == 1
+
+
+def test_quantisers():
+    example = load("quantisers")
+    of_parts, of_whole = example.lost.values()
+    assert of_parts < of_whole / 2
+    assert example.accuracy["best"][-1] > 0.9
+    assert sum(example.accuracy["best"]) > sum(example.accuracy["evenly"])
 
 
 def test_text_documents(capsys):
