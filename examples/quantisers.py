@@ -26,8 +26,8 @@ codes = codebooks.labels.T  # (1797, 8)
 restored = codebooks.centers[np.arange(8), codes].reshape(X.shape)
 
 # %%
-# A single codebook of whole images has as many numbers, and an image becomes one byte; but 8 bytes name `256**8` of them,
-# and one byte 256.
+# A single codebook of whole images has as many numbers, and an image becomes one byte; but 8 bytes name `256**8`
+# images, and one byte 256.
 
 whole = KMeans(256, random_state=0).fit(X)
 spread = ((X - X.mean(axis=0)) ** 2).sum()
