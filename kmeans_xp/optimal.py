@@ -129,10 +129,12 @@ class Sums(NamedTuple):
         Q - m (2 S - m W), m being the mean.
         """
         weight, total, squares = (Pair(*sums)[ends] - Pair(*sums)[begins] for sums in self)
-        mean = total.high / weight.high
-        inner = Pair(2 * total.high, 2 * total.low) - weight.times(mean)
-        cost = squares - inner.times(mean)
-        return np.maximum(cost.high + cost.low, 0)
+        with np.errstate(all="ignore"):  # of weights that vanish beside the others, which cost nothing
+            mean = (total.high + total.low) / (weight.high + weight.low)  # the higher parts may be equal
+            inner = Pair(2 * total.high, 2 * total.low) - weight.times(mean)
+            cost = squares - inner.times(mean)
+            cost = cost.high + cost.low
+        return np.where(cost > 0, cost, 0.0)
 
 
 def sum_of(a, b):

@@ -118,6 +118,27 @@ def test_what_a_fit_draws_is_drawn_once(rng, monkeypatch, seed, empty):
     assert drawn[0] == drawn[1]
 
 
+def test_the_global_generator_goes_on(rng):
+    """Also after a fit that is not made at once, of numbers that are no ordinary ones."""
+    drawn = []
+    for _ in range(2):
+        np.random.seed(0)
+        drawn.append(
+            (
+                KMeans(5).fit(rng.normal(size=(30, 2)) * 0 + np.arange(60).reshape(30, 2) * 1e20).inertia_,
+                np.random.rand(),
+            )
+        )
+    assert drawn[0] == drawn[1]
+
+
+def test_numbers_of_any_type_end_a_run(rng):
+    X = rng.normal(size=(40, 3))
+    expected = KMeans(3, random_state=0).fit(X)
+    for n_clusters, max_iter in ((np.int8(3), 300), (3, 2**70), (np.uint8(3), np.int16(300))):
+        assert_array_equal(KMeans(n_clusters, max_iter=max_iter, random_state=0).fit(X).labels_, expected.labels_)
+
+
 def test_bits_do_not_depend_on_threads(rng):
     native = backend_for("numpy")._native.native
     X, found = rng.normal(size=(3000, 6)), []

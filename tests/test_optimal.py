@@ -46,6 +46,25 @@ def test_no_other_intervals_cost_less(rng, scales):
         assert float(cost(numbers, weights, found.tolist())) <= float(best) * (1 + 1e-12)
 
 
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("heavy", [1e14, 1e16, 1e17, 1e20, 1e25])
+def test_weights_that_vanish_beside_others(heavy):
+    numbers, weights = np.array([0, 1, 2, 3, 10, 11, 12.0]), np.ones(7)
+    for place in range(7):
+        weights[:] = 1
+        weights[place] = heavy
+        found = best_intervals(numbers, weights, 3)
+        best = min(cost(numbers, weights, (0, *ends, 7)) for ends in itertools.combinations(range(1, 7), 2))
+        assert cost(numbers, weights, found.tolist()) == best
+
+
+@pytest.mark.usefixtures("way")
+def test_weights_of_all_scales(rng):
+    numbers, weights = np.unique(rng.normal(size=3000)), 10.0 ** rng.integers(-20, 20, size=3000)
+    found = best_intervals(numbers, weights, 50)
+    assert (np.diff(found) > 0).all()
+
+
 @pytest.mark.usefixtures("instructions")
 @pytest.mark.parametrize(("n_numbers", "n_clusters"), [(1500, 7), (1500, 400), (60_000, 9), (3000, 200)])
 def test_many_numbers(rng, monkeypatch, n_numbers, n_clusters):

@@ -1,5 +1,7 @@
 """kmeans_batch: each problem as if it were fitted alone."""
 
+import signal
+import time
 import warnings
 
 import numpy as np
@@ -103,8 +105,33 @@ def test_sparse_rows_and_data_frames(rng):
     for rows in sparse.csr_array(X), sparse.csr_matrix(X):
         batch = kmeans_batch(rows, 3, offsets=offsets, random_state=0)
         assert_same(batch, [alone(rows[:40], 3, 0), alone(rows[40:], 3, 0)])
-    batch = kmeans_batch(pd.DataFrame(X), 3, offsets=offsets, random_state=0)
-    assert_same(batch, [alone(X[:40], 3, 0), alone(X[40:], 3, 0)])
+    weights = pd.Series(rng.uniform(size=90))
+    for rows in pd.DataFrame(X), sparse.coo_matrix(X), sparse.bsr_array(X), sparse.dia_array(X):
+        batch = kmeans_batch(rows, 3, offsets=offsets, random_state=0, sample_weight=weights)
+        rows = X if isinstance(rows, pd.DataFrame) else rows.tocsr()
+        assert_same(batch, [alone(rows[own], 3, 0, weights[own]) for own in (slice(0, 40), slice(40, 90))])
+
+
+def test_rows_of_dask_are_refused():
+    dask = pytest.importorskip("dask.array")
+    with pytest.raises(TypeError, match="compute"):
+        kmeans_batch(dask.ones((3, 5, 2)), 2)
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a timer")
+def test_an_interruption_does_not_wait_for_a_helper(rng, monkeypatch):
+    """The caller is done with a small problem, and a thread has a large one, which takes much longer than a second."""
+    X = rng.normal(size=(22_000, 32))
+    interrupt = signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
+        began = time.perf_counter()
+        with pytest.raises(KeyboardInterrupt):
+            kmeans_batch(X, 400, offsets=[0, 500, 22_000], random_state=0, tol=0, n_init=100)
+        assert time.perf_counter() - began < 20
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, interrupt)
 
 
 @pytest.mark.parametrize("state", [lambda: np.random.RandomState(8), lambda: None])
@@ -144,6 +171,7 @@ def wrong():
     yield "negative weights", {"X": X, "sample_weight": weights - 0.5}, "Problem 2: Negative"
     yield "seeds of other problems", {"X": X, "random_state": [1, 2]}, "one for each of the 3 problems"
     yield "a negative seed", {"X": X, "random_state": -1}, "an int from 0 to"
+    yield "two of three axes are missing", {"X": None}, r"got \(\)"
     yield "no cluster", {"X": X, "n_clusters": 0}, "n_clusters"
 
 

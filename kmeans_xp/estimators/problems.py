@@ -150,10 +150,10 @@ class _Fit(NamedTuple):
 
 def _one_after_the_other(X, sample_weight, offsets):
     """Rows and weights of all problems one after the other; where each begins, and the last ends, int64 of NumPy."""
-    if arrays.is_frame(X) or not hasattr(X, "shape"):
-        X = np.asarray(X)
-    has_shape = sample_weight is None or hasattr(sample_weight, "shape")
-    weights = sample_weight if has_shape else np.asarray(sample_weight)
+    if arrays.is_dask(X) or arrays.is_dask(sample_weight):
+        raise TypeError("kmeans_batch needs rows and weights in memory, and not those of Dask: use '.compute()'.")
+    X = X.tocsr() if hasattr(X, "tocsr") else _as_array(X)
+    weights = None if sample_weight is None else _as_array(sample_weight)
     if offsets is None:
         if len(X.shape) != 3:
             raise ValueError(f"X of shape (n_problems, n_samples, n_features) is expected, or offsets: got {X.shape}.")
@@ -174,6 +174,11 @@ def _one_after_the_other(X, sample_weight, offsets):
     if weights is not None and tuple(weights.shape) != (X.shape[0],):
         raise ValueError(f"sample_weight.shape == {tuple(weights.shape)}, expected {(X.shape[0],)}.")
     return X, weights, begins.astype(np.int64)
+
+
+def _as_array(x):
+    """What is no array yet, as one of NumPy: lists, data frames, sources."""
+    return x if isinstance(x, np.ndarray) or arrays.is_foreign(x) else np.asarray(x)
 
 
 def _seeds(random_state, n_problems):

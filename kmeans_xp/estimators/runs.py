@@ -11,7 +11,7 @@ from kmeans_xp.algorithms import ALGORITHMS, OPTIMAL, Limits
 from kmeans_xp.breathing import breathe
 from kmeans_xp.data import frame_of, working_memory
 from kmeans_xp.data.memory import InMemory
-from kmeans_xp.estimators.random_numbers import generator, rewinding
+from kmeans_xp.estimators.random_numbers import Recorded, generator
 from kmeans_xp.fitting import fits_at_once, fitting
 from kmeans_xp.frame import frame_at
 from kmeans_xp.lloyd import Run, SizedRun, completed, is_better, lloyd
@@ -32,8 +32,11 @@ def best_run(model, data, sized=None):
     """Frame, and result of lowest inertia among `n_init` runs, by an algorithm that bounds sizes if it is given."""
     with generator(model.random_state, escapes=callable(model.init)) as random_state:
         n_runs = number_of_runs(model)
-        is_plain = not data.in_blocks and comes_at_once(model, data.shape[0])
-        found = best_at_once(n_runs, model, data, random_state) if is_plain else None
+        found = None
+        if not data.in_blocks and comes_at_once(model, data.shape[0]):
+            random_state = Recorded(random_state)
+            found = best_at_once(n_runs, model, data, random_state)
+            random_state.rewind()
         frame, best, interrupted = found or best_by_parts(n_runs, model, data, random_state, sized)
     trouble = trouble_of(best, interrupted, model)
     if trouble is not None:
@@ -71,15 +74,14 @@ def comes_at_once(model, n_samples):
 
 
 def best_at_once(n_runs, model, data, random_state):
-    """The same as `best_by_parts` in one call, or None where there is none; then no random numbers were drawn."""
-    began, rewind = time.perf_counter(), rewinding(random_state, model.random_state)
+    """The same as `best_by_parts` in one call, or None where there is none."""
+    began = time.perf_counter()
     (n_samples, n_features), like = data.shape, data.like
     limits, algorithm = Limits(model.max_iter, model.tol), ALGORITHMS[model.algorithm]
     how = fitting(model.n_clusters, n_features, n_runs, algorithm, limits)
     begins = np.asarray([0, n_samples])
     found = fits_at_once(*data.all_rows(), begins, how, lambda _, n: random_state.random_sample(n))
     if found is None or found[-1][0] is None:
-        rewind()
         return None
     (origin,), (spread,), (centers,), labels, (weights,), (run,) = found
     frame = frame_at(origin, float(spread), like, arrays.tile_bytes(like, working_memory()))

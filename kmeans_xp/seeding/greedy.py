@@ -77,7 +77,7 @@ def sample_of(data, n_clusters, frame, rng, n_sample=None):
 
 def sample_size(n_clusters):
     """Rows that k-means++ looks at: at this size the final inertia is that of all rows within the noise of seeds."""
-    return max(MIN_SAMPLE, SAMPLE_PER_CLUSTER * n_clusters)
+    return max(MIN_SAMPLE, SAMPLE_PER_CLUSTER * int(n_clusters))  # which may be of a narrow type of NumPy
 
 
 def coreset(data, n_sample, frame, rng):
@@ -109,7 +109,7 @@ def greedy(X, sample_weight, n_clusters, frame, rng, order=None):
 
 def method(n_clusters, origin):
     """`Greedy` for rows of as many features as an origin has."""
-    return Greedy(n_clusters, count_trials(n_clusters), MAX_DISTANCES, STALENESS, TIE, rounding_of_squares(origin))
+    return Greedy(int(n_clusters), count_trials(n_clusters), MAX_DISTANCES, STALENESS, TIE, rounding_of_squares(origin))
 
 
 def count_trials(n_clusters):

@@ -38,7 +38,7 @@ inline double cost_of(const Sums& to, Index begin, Index end) {
     };
     const Pair weight = between(to.weights, to.weights_low), sum = between(to.numbers, to.numbers_low);
     const Pair squares = between(to.squares, to.squares_low);
-    const double mean = sum.high / weight.high;
+    const double mean = (sum.high + sum.low) / (weight.high + weight.low);  // the higher parts may be equal
     Pair of_weight = product_of(mean, weight.high);
     of_weight.low += mean * weight.low;
     const Pair inner = minus({2 * sum.high, 2 * sum.low}, of_weight);

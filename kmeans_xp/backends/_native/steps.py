@@ -9,6 +9,7 @@ PARALLEL_WORK = 2e6  # multiplications of a pass from which several threads pay,
 ROUNDED_UP = 1 + 1e-12
 SIDE_BY_SIDE = 50  # times as many multiplications, at least, as in a pass are in a run, which threads share instead
 INTERVAL_WORK = 40  # multiplications that an interval costs
+MOST_ITERATIONS = 2**31
 DENSE_WORK = 2**12  # n_samples * n_features * n_clusters up to which bounds cost more than they save
 
 
@@ -24,7 +25,7 @@ def iterations(X, sample_weight, centers, state, frame, metric, limits):
     # Labels are exact either way, and float32 is faster, also for float64 rows; but not where many rows leave a doubt
     floats = frame.is_ordinary and not state.doubtful
     job = *_seen(X, frame), sample_weight, new, state.labels, *memory, begun, _numbers(frame, metric), floats
-    numbers, fresh, in_doubt = native.iterate(*job, limits.most, limits.tol, _n_threads(X.size * k))
+    numbers, fresh, in_doubt = native.iterate(*job, *_ending(limits), _n_threads(X.size * k))
     state.doubtful = in_doubt or not floats
     if not numbers:
         return _too_large(X, centers, frame)
@@ -37,7 +38,7 @@ def run_at_once(X, sample_weight, centers, prunes, frame, metric, limits):
     centers, labels, weights = centers.copy(order="C"), np.empty(len(X), dtype=np.int32), np.empty(len(centers))
     job = X, frame.origin, sample_weight, centers, labels, weights, _numbers(frame, metric), frame.is_ordinary
     bounded = prunes and share_that_pays(X, len(centers), frame) > 0
-    found = _completed(native.run(*job, bounded, limits.most, limits.tol, _n_threads(X.size * len(centers))))
+    found = _completed(native.run(*job, bounded, *_ending(limits), _n_threads(X.size * len(centers))))
     return None if found is None else (centers, labels, weights, *found)
 
 
@@ -46,11 +47,16 @@ def fits_at_once(X, sample_weight, begins, how, uniforms):
     (n, d), n_fits, k = X.shape, len(begins) - 1, how.greedy.n_clusters
     found = np.zeros((n_fits, d)), np.zeros(n_fits), np.zeros((n_fits, k, d)), np.zeros(n, np.int32)
     weights, bounded_from = np.zeros((n_fits, k)), DENSE_WORK if how.prunes else np.inf
-    given = tuple(how.greedy), how.direction, how.n_runs, how.limits.most, how.limits.tol, bounded_from, uniforms
+    given = tuple(how.greedy), how.direction, how.n_runs, *_ending(how.limits), bounded_from, uniforms
     of_pass = X.size * max(k, 2 * how.greedy.n_trials)
     n_threads = _n_threads(of_pass if n_fits == how.n_runs == 1 else SIDE_BY_SIDE * of_pass)
     runs = native.fits(X, sample_weight, begins, *found, weights, *given, n_threads)
     return *found, weights, list(map(_completed, runs))
+
+
+def _ending(limits):
+    """When a run ends, in numbers that C++ has."""
+    return min(limits.most, MOST_ITERATIONS), float(limits.tol)
 
 
 def _completed(run):

@@ -53,7 +53,11 @@ class Team {
         begun_.notify_all();
         take_parts(0);
         std::unique_lock<std::mutex> lock(mutex_);
-        done_.wait(lock, [&] { return n_working_ == 0; });
+        while (!done_.wait_for(lock, std::chrono::milliseconds(50), [&] { return n_working_ == 0; })) {
+            lock.unlock();
+            poll();
+            lock.lock();
+        }
         n_parts_ = 0;
         if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
     }
