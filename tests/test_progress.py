@@ -124,6 +124,7 @@ def test_more_interruptions_leave_the_estimator_as_it_was(rng, monkeypatch, esti
 
     if isinstance(model, KMeans):
         monkeypatch.setattr("kmeans_xp.estimators.runs.lloyd", interrupt)
+        monkeypatch.setattr("kmeans_xp.estimators.runs.fits_at_once", interrupt)
     elif isinstance(model, MiniBatchKMeans):
         monkeypatch.setattr("kmeans_xp.estimators.batches.State.step", draw_and_interrupt)
     else:
