@@ -116,9 +116,11 @@ def runs_from_centers(c, X):
 
 
 def intervals_of_numbers(c):
+    """As many clusters as there are numbers too, of a few."""
     numbers = np.unique(c.host[:, 0].astype("float64"))
-    for n_clusters in {min(c.n_clusters, len(numbers)), 1, len(numbers)}:
-        yield numbers, c.rng().uniform(0.5, 2, size=len(numbers)), n_clusters
+    few = numbers[:: len(numbers) // 30 + 1]
+    for some, n_clusters in (numbers, 1), (numbers, min(c.n_clusters, 20, len(numbers))), (few, len(few)):
+        yield some, c.rng().uniform(0.5, 2, size=len(some)), n_clusters
 
 
 def fits_of_problems(c, X):
