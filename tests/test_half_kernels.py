@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import test_kernels
 from conftest import brute_force
-from test_kernels import TYPES, narrowed
+from test_kernels import TYPES, launching, narrowed
 
 from kmeans_xp import cuda as _cuda
 
@@ -32,18 +32,6 @@ def module(seed, cut=None):
     options = () if cut is None else (f"-DCUT_BITS={cut[0]}", f"-DCUT_PRODUCTS={cut[1]}")
     code = _cuda.source(HALF, test_kernels.FOLDER)
     return Module(code=code, name_expressions=names, options=options, seed=seed)
-
-
-def launching(kernels):
-    """As `cuda.launch`."""
-
-    def launch(name, grid, block, *arguments, shared_mem=0):
-        arguments = tuple(np.int32(x) if isinstance(x, int) else x for x in arguments)
-        kernel = kernels.get_function(name)
-        kernel.max_dynamic_shared_size_bytes = max(shared_mem, 48 * 1024)
-        kernel(grid, block, arguments, shared_mem=shared_mem)
-
-    return launch
 
 
 @pytest.fixture(params=[0, 1, 2], ids="order{}".format)

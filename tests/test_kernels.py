@@ -67,10 +67,8 @@ def narrowed(x, dtype):
     return bits, (bits.astype("uint32") << 16).view("float32")
 
 
-@pytest.fixture(params=[0, 1, 2], ids="order{}".format)
-def launch(request):
-    """Launch a kernel by name; Python's int is `int`, as in cuda/__init__.py."""
-    kernels = module(request.param)
+def launching(kernels):
+    """A function that launches a kernel by name; Python's int is `int`, as in cuda/__init__.py."""
 
     def launch(name, grid, block, *arguments, shared_mem=0):
         arguments = tuple(np.int32(x) if isinstance(x, int) else x for x in arguments)
@@ -79,6 +77,11 @@ def launch(request):
         kernel(grid, block, arguments, shared_mem=shared_mem)
 
     return launch
+
+
+@pytest.fixture(params=[0, 1, 2], ids="order{}".format)
+def launch(request):
+    return launching(module(request.param))
 
 
 def job(rng, n, d, k, dtype):

@@ -36,7 +36,8 @@ def best_run(model, data, sized=None):
         if not data.in_blocks and comes_at_once(model, data.shape[0]):
             random_state = Recorded(random_state)
             found = best_at_once(n_runs, model, data, random_state)
-            random_state.rewind()
+            if found is None:
+                random_state.rewind()
         frame, best, interrupted = found or best_by_parts(n_runs, model, data, random_state, sized)
     trouble = trouble_of(best, interrupted, model)
     if trouble is not None:

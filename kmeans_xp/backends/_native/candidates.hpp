@@ -5,9 +5,6 @@
 namespace kmeans {
 namespace {
 
-// The row at a place of the order.
-inline Index row_at(const Index* order, Index place) { return order == nullptr ? place : order[place]; }
-
 void pack(const Rows& rows, const Index* order, Index begin, Index end, float* packed) {
     constexpr Index lanes = LANES<float>;
     const Index d = rows.n_features;

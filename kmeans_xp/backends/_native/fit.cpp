@@ -5,9 +5,9 @@
 namespace kmeans {
 namespace {
 
-constexpr double BETTER = 1e-9;         // relative difference of inertias that is more than rounding, lloyd.ROUNDING
-constexpr double RUN_WORK = 4e4;        // multiplications of an iteration from which threads pay for the runs of a fit
-constexpr Index RUNS_TOGETHER = 16;     // whose labels are held at a time
+constexpr double BETTER = 1e-9;      // relative difference of inertias that is more than rounding, lloyd.ROUNDING
+constexpr double RUN_WORK = 4e4;     // multiplications of an iteration from which threads pay for the runs of a fit
+constexpr Index RUNS_TOGETHER = 16;  // whose labels are held at a time
 
 bool is_ordinary(double spread) { return spread == 0 || (1e-18 < spread && spread < 1e18); }  // as frame.is_ordinary
 
@@ -16,10 +16,9 @@ bool find_frame(const Rows& given, const double* sample_weight, const Places& to
     Rows rows = given;
     const Index d = rows.n_features;
     const std::vector<double> zero(d);
-    const std::vector<int32_t> together(rows.n_samples);
     double weight, total = 0;
     rows.origin = zero.data();
-    sum_clusters(rows, sample_weight, together.data(), 1, to.origin, &weight, team);
+    sum_rows(rows, sample_weight, to.origin, &weight, team);
     if (!(weight > 0)) return false;
     for (Index f = 0; f < d; f++) {
         to.origin[f] /= weight;
@@ -60,8 +59,7 @@ Completed fit(Rows rows, const double* sample_weight, const Fitting& how, const 
 
     const auto seed = [&](double* centers) {
         const auto chosen = greedy(rows, sample_weight, how.greedy, order.data(), uniforms, team);
-        for (size_t c = 0; c < chosen.size(); c++)
-            for (Index f = 0; f < d; f++) centers[c * d + f] = number_of(rows, chosen[c], f) - to.origin[f];
+        for (size_t c = 0; c < chosen.size(); c++) row_as_point(rows, chosen[c], centers + c * d);
     };
     const auto run_from = [&](double* centers, int32_t* labels, double* weights, Team& own) {
         Completed run = complete_run(rows, sample_weight, centers, labels, weights, k, frame, true,

@@ -405,6 +405,11 @@ void sum_clusters(const Rows& rows, const double* sample_weight, const int32_t* 
     totals.add_to(sums, weights);
 }
 
+void sum_rows(const Rows& rows, const double* sample_weight, double* sums, double* weight, Team& team) {
+    const std::vector<int32_t> together(rows.n_samples);
+    sum_clusters(rows, sample_weight, together.data(), 1, sums, weight, team);
+}
+
 void squares_from_own(const Rows& rows, const int32_t* labels, const double* centers, double* squares, Team& team) {
     const double work = 8.0 * double(rows.n_samples) * double(rows.n_features);
     const Index n_parts = count_parts(rows.n_samples, work);

@@ -249,6 +249,9 @@ double inertia(const Rows&, const double* sample_weight, const int32_t* labels, 
 void sum_clusters(const Rows&, const double* sample_weight, const int32_t* labels, Index n_clusters, double* sums,
                   double* weights, Team&);
 
+// Sum of all rows, (n_features,), and their weight.
+void sum_rows(const Rows&, const double* sample_weight, double* sums, double* weight, Team&);
+
 // Product of two vectors.
 double dot(const double* a, const double* b, Index n);
 

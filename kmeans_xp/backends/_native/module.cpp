@@ -376,8 +376,7 @@ void sum_of_rows(AnyRows X, Vector<const double> origin, Vector<const double> sa
     require_shape(sums, 1, rows.n_features);
     require_rows(weight, 1);
     without_lock(n_threads, [&](Team& team) {
-        const std::vector<int32_t> together(rows.n_samples);
-        sum_clusters(rows, sample_weight.data(), together.data(), 1, sums.data(), weight.data(), team);
+        sum_rows(rows, sample_weight.data(), sums.data(), weight.data(), team);
     });
 }
 

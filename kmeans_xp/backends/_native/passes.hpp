@@ -220,6 +220,9 @@ struct Passes {
     Split (*best_split)(const Sums&, const double* before, Index first, Index last, Index end);
 };
 
+// The row at a place of an order, which is null for the rows' own.
+static inline Index row_at(const Index* order, Index place) { return order == nullptr ? place : order[place]; }
+
 constexpr Index MOST_LANES = 32;   // rows of a block, at most
 constexpr Index SQUARE = 8;        // numbers of compact rows come in whole squares of rows and features
 constexpr Index FEW = 4;           // features up to which no vectors are made along a row

@@ -40,11 +40,6 @@ class Draws {
     std::vector<double> cumulative_;
 };
 
-// A row of numbers, relative to the origin.
-void row_as_point(const Rows& rows, Index row, double* point) {
-    for (Index f = 0; f < rows.n_features; f++) point[f] = number_of(rows, row, f) - rows.origin[f];
-}
-
 // Candidates for one center after the other, compared with all rows; these are told by their places in an order.
 class Trials {
   public:
@@ -70,13 +65,10 @@ class Trials {
 
     const double* squares() const { return squares_; }
 
-    // The row at a place.
-    Index row_at(Index place) const { return order_ == nullptr ? place : order_[place]; }
-
     // The first center.
     void begin(Index place) {
         std::vector<double> points(2 * d_);  // and the origin
-        row_as_point(rows_, row_at(place), points_);
+        row_as_point(rows_, row_at(order_, place), points_);
         std::copy_n(static_cast<double*>(points_), d_, points.begin());
         std::fill_n(static_cast<int32_t*>(nearest_), n_, 0);
         n_centers_ = 1;
@@ -87,9 +79,9 @@ class Trials {
         });
         double widest = 0;
         for (Index i = 0; i < n_; i++) {
-            squares_[i] = found[row_at(i)];
-            widest = std::max(widest, found[n_ + row_at(i)]);
-            least_[i] = how_.rounding * found[n_ + row_at(i)];
+            squares_[i] = found[row_at(order_, i)];
+            widest = std::max(widest, found[n_ + row_at(order_, i)]);
+            least_[i] = how_.rounding * found[n_ + row_at(order_, i)];
         }
         // Squares within the range of float32
         if (d_ >= FILTERED && how_.n_clusters > 2 && widest > 1e-25 && widest < 1e30) {
@@ -107,7 +99,7 @@ class Trials {
 
     // The one of the trials that lowers the potential most becomes a center. -> its place
     Index choose(const Index* trials) {
-        for (Index t = 0; t < how_.n_trials; t++) row_as_candidate(row_at(trials[t]), t);
+        for (Index t = 0; t < how_.n_trials; t++) row_as_candidate(row_at(order_, trials[t]), t);
         for (Index c = 0; c < n_centers_; c++) {  // triangle inequality: nearer only if beyond half of this distance
             double least = std::numeric_limits<double>::infinity();
             for (Index t = 0; t < how_.n_trials; t++)
@@ -225,6 +217,10 @@ class Trials {
 
 }  // namespace
 
+void row_as_point(const Rows& rows, Index row, double* point) {
+    for (Index f = 0; f < rows.n_features; f++) point[f] = number_of(rows, row, f) - rows.origin[f];
+}
+
 std::vector<Index> greedy(const Rows& rows, const double* sample_weight, const Greedy& how, const Index* order,
                           const Uniforms& uniforms, Team& team) {
     const Index n = rows.n_samples;
@@ -269,7 +265,7 @@ std::vector<Index> greedy(const Rows& rows, const double* sample_weight, const G
             chosen.push_back(trials.choose(accepted.data()));
         }
     }
-    for (Index& place : chosen) place = trials.row_at(place);
+    for (Index& place : chosen) place = row_at(order, place);
     return chosen;
 }
 

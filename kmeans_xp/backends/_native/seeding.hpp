@@ -24,6 +24,9 @@ using Uniforms = std::function<std::vector<double>(Index)>;
 std::vector<Index> greedy(const Rows&, const double* sample_weight, const Greedy&, const Index* order,
                           const Uniforms& uniforms, Team&);
 
+// A row of numbers, (n_features,), relative to the origin.
+void row_as_point(const Rows&, Index row, double* point);
+
 // Row numbers sorted by keys; of equal keys in their order.
 void sorted_by(const double* keys, Index n, Index* order);
 
