@@ -55,6 +55,8 @@ ORDER = [
     "breathing",
     "seeding/draws",
     "seeding/greedy",
+    "seeding/hierarchical",
+    "seeding/plus_plus",
     "seeding/parallel",
     "seeding/chain",
     "seeding/random_rows",

@@ -15,7 +15,8 @@ from sklearn.utils import check_random_state
 from kmeans_xp import KMeans, MiniBatchKMeans, kmeans_plusplus, passes, seeding
 from kmeans_xp.arrays import to_numpy
 from kmeans_xp.data.memory import InMemory
-from kmeans_xp.seeding import chain, draws, greedy
+from kmeans_xp.estimators import runs
+from kmeans_xp.seeding import chain, draws, greedy, hierarchical, plus_plus
 
 METHODS = sorted(seeding.METHODS)
 
@@ -30,12 +31,27 @@ def seeds(method, X, k, seed, sample_weight=None, lib=None):
     return brute_force(to_numpy(frame.leave(centers)), X).argmin(axis=1)
 
 
-@pytest.fixture(params=["all rows", "sample"])
+def use_two_levels(monkeypatch):
+    """Have k-means++ choose few centers as it chooses many."""
+    for module in (plus_plus, runs):
+        monkeypatch.setattr(module, "MANY", 2)
+
+
+@pytest.fixture(params=["all rows", "sample", "two levels"])
 def looks_at(request, monkeypatch):
-    """k-means++ as it is with few rows and with many."""
+    """k-means++ as it is with few rows, with many, and with many clusters."""
     if request.param == "sample":
         monkeypatch.setattr(greedy, "MIN_SAMPLE", 100)
         monkeypatch.setattr(greedy, "SAMPLE_PER_CLUSTER", 5)
+    elif request.param == "two levels":
+        use_two_levels(monkeypatch)
+
+
+@pytest.fixture(params=["one level", "two levels"])
+def levels(request, monkeypatch):
+    """k-means++ of all rows, for few clusters and for many."""
+    if request.param == "two levels":
+        use_two_levels(monkeypatch)
 
 
 def test_batches_of_candidates_follow_the_law_of_one_at_a_time(rng, monkeypatch):
@@ -80,6 +96,7 @@ def test_a_seed_picks_the_same_rows_on_every_library(foreign, rng, method, dtype
         np.testing.assert_array_equal(seeds(method, X, 15, seed, weights, foreign), expected)
 
 
+@pytest.mark.usefixtures("levels")
 @pytest.mark.parametrize("method", ["k-means++", "k-means||"])
 def test_points_depend_neither_on_the_order_of_rows_nor_on_how_weight_is_written(rng, method):
     X = blobs(rng, 300, 4)
@@ -92,6 +109,7 @@ def test_points_depend_neither_on_the_order_of_rows_nor_on_how_weight_is_written
         np.testing.assert_array_equal(repeated[seeds(method, repeated, 12, seed)], points)
 
 
+@pytest.mark.usefixtures("levels")
 @pytest.mark.parametrize("method", METHODS)
 def test_rows_are_distinct_and_carry_weight(rng, method):
     X = blobs(rng, 200, 3)
@@ -195,6 +213,7 @@ def test_random_follows_the_weights():
     np.testing.assert_allclose(np.bincount(first) / 3000, weights / 10, atol=0.03)
 
 
+@pytest.mark.usefixtures("levels")
 @pytest.mark.quality
 @pytest.mark.parametrize("method", ["k-means++", "k-means||"])
 @pytest.mark.parametrize("shape", ["blobs", "heavy tail", "tiny far clusters", "uneven weights"])
@@ -253,6 +272,7 @@ def test_ties_between_candidates_do_not_depend_on_the_order_of_rows(method, shap
         np.testing.assert_array_equal(twice[seeds(method, twice, 9, seed)], points)
 
 
+@pytest.mark.usefixtures("levels")
 def test_every_distinct_row_is_chosen_before_one_is_chosen_again(lib, rng):
     X = np.repeat(rng.normal(size=(12, 3)), 5, axis=0)
     for seed in range(20):
@@ -281,6 +301,30 @@ def test_every_method_works_wherever_rows_lie(rng, method, n_samples):
             np.testing.assert_array_equal(memory.labels_, blocks.labels_)
         else:
             assert blocks.inertia_ < 3 * memory.inertia_
+
+
+@pytest.mark.parametrize("shape", ["uneven", "heavy tail", "few different", "as many as rows"])
+def test_many_clusters_come_from_coarse_ones(rng, shape):
+    """As many centers as there shall be, all of them different rows, and nearly as good as those of one level."""
+    X, k = np.concat([blobs(rng, 2900, 3, n_clusters=300, spread=9), rng.normal(scale=40, size=(100, 3))]), 400
+    if shape == "heavy tail":
+        X = rng.standard_t(1, size=(3000, 3))
+    elif shape == "few different":
+        X, k = X[:450].repeat(4, axis=0), 440
+    elif shape == "as many as rows":
+        X, k = X[::3], 999
+    frame = moments(X, np.ones(len(X)), 2**20)
+    centers = frame.leave(hierarchical.hierarchical(X, np.ones(len(X)), k, frame, np.random.RandomState(0)))
+    assert centers.shape == (k, 3)
+    assert len(np.unique(centers, axis=0)) == k
+    one_level = X[seeds("k-means++", X, k, 0)]
+    assert inertia(X, centers) <= 1.3 * inertia(X, one_level) + 1e-9
+
+
+def test_the_largest_gains_are_allotted():
+    gains = [np.array([np.inf, 5.0, 1.0, 4.0]), np.array([np.inf]), np.array([np.inf, 3.0, 2.0])]
+    np.testing.assert_array_equal(hierarchical.allotted(gains, 3), [1, 1, 1])
+    np.testing.assert_array_equal(hierarchical.allotted(gains, 6), [3, 1, 2])
 
 
 def test_a_chain_ends_by_the_law_of_k_means_plus_plus():

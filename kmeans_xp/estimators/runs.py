@@ -17,7 +17,9 @@ from kmeans_xp.frame import frame_at
 from kmeans_xp.lloyd import Run, SizedRun, completed, is_better, lloyd
 from kmeans_xp.metric import EUCLIDEAN, unit_rows
 from kmeans_xp.optimal import optimal_centers
-from kmeans_xp.seeding.greedy import REFINE_FROM, sample_of, sample_size
+from kmeans_xp.seeding.greedy import sample_of, sample_size
+from kmeans_xp.seeding.hierarchical import MANY
+from kmeans_xp.seeding.plus_plus import REFINE_FROM
 from kmeans_xp.steps import lloyd_step, side_by_side
 
 ROWS_TO_REFINE_ON = 2  # times the sample of k-means++: what is better on fewer need not be so on all of them
@@ -71,7 +73,9 @@ def comes_at_once(model, n_samples):
         return False
     if model.size_min is not None or model.size_max is not None or model.algorithm == OPTIMAL:
         return False
-    return n_samples <= sample_size(model.n_clusters) and not is_watched(model)  # more of them are sampled first
+    if model.n_clusters >= MANY or n_samples > sample_size(model.n_clusters):
+        return False
+    return not is_watched(model)
 
 
 def best_at_once(n_runs, model, data, random_state):

@@ -2,8 +2,8 @@
 
 Every method picks rows, and distances are float64, so a seed picks the same rows on every library. Random choices run
 through the rows in an order that depends on their values alone (`draws.canonical_order`), where all of them are in
-memory. So k-means|| and, up to `greedy.sample_size` rows, k-means++ pick the same points whatever the order of the
-rows, and whether a row stands there twice or has weight 2.
+memory. So k-means|| and, up to `greedy.sample_size` rows and of fewer than `hierarchical.MANY` clusters, k-means++ pick
+the same points whatever the order of the rows, and whether a row stands there twice or has weight 2.
 """
 
 import re
@@ -16,8 +16,9 @@ from typing import Any
 from kmeans_xp.data.memory import InMemory
 from kmeans_xp.metric import EUCLIDEAN
 from kmeans_xp.seeding.chain import afk_mc2
-from kmeans_xp.seeding.greedy import k_means_plus_plus, sample_size
+from kmeans_xp.seeding.greedy import sample_size
 from kmeans_xp.seeding.parallel import k_means_parallel
+from kmeans_xp.seeding.plus_plus import k_means_plus_plus
 from kmeans_xp.seeding.random_rows import random_rows
 from kmeans_xp.steps import computing
 from kmeans_xp.validation import check_centers
@@ -41,7 +42,8 @@ METHODS = {
         "one after the other among the rows, with probability proportional to weight times squared distance from the "
         "nearest so far, the best of `2 + log(n_clusters)` draws each time [1]_. Of more than "
         "`max(20_000, 50 * n_clusters)` rows, it looks at a weighted sample of that size [4]_; of 4 times as many or "
-        "more, the run starts from centers that were iterated on the sample [5]_.",
+        "more, the run starts from centers that were iterated on the sample [5]_. 2,000 clusters or more are chosen in two "
+        "levels: within about `sqrt(n_clusters)` coarse clusters, which k-means++ and iterations find first.",
     ),
     "k-means||": Seeding(
         k_means_parallel,

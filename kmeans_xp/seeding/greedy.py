@@ -23,7 +23,6 @@ from kmeans_xp.steps import sq_distances_to
 
 MIN_SAMPLE = 20_000  # see sample_size
 SAMPLE_PER_CLUSTER = 50
-REFINE_FROM = 4  # times the sample: fewer rows go without iterations on the sample
 MAX_DISTANCES = 2**21  # numbers, 16 MiB, that greedy k-means++ holds at a time
 TIE = 1e-9  # relative difference of potentials that are equal; the same in cuda/seeding.cu
 STALENESS = 3  # greedy k-means++ draws for a third as many centers as it has before it measures distances anew
@@ -48,25 +47,17 @@ class Sample(NamedTuple):
     numbers: Any  # of the rows; None for all of them
 
 
-def k_means_plus_plus(data, n_clusters, frame, rng, refine=None):
-    """Centers by greedy k-means++ on a sample and, where that is little beside all rows, iterations on the sample.
-
-    They cost little, and leave fewer for all rows (Bradley and Fayyad, "Refining initial points for k-means
-    clustering", 1998).
-    """
-    sample, rows = choose_rows(data, n_clusters, frame, rng)
-    centers = frame.enter(take_rows(sample.X, rows))
-    repays = data.shape[0] >= REFINE_FROM * sample_size(n_clusters)
-    return refine(sample.X, sample.weights, centers) if repays and refine is not None else centers
-
-
 def choose_rows(data, n_clusters, frame, rng):
     """A sample, or all rows if they are few, and the row numbers in it that greedy k-means++ chooses."""
     sample = sample_of(data, n_clusters, frame, rng)
+    return sample, greedy(sample.X, sample.weights, n_clusters, frame, rng, order_of(data, sample, frame))
+
+
+def order_of(data, sample, frame):
+    """In which order draws run through a sample: that of the rows' values, if it is all of them; else as it stands."""
     if sample.numbers is not None:
-        return sample, greedy(sample.X, sample.weights, n_clusters, frame, rng)
-    order = canonical_order(sample.X, frame) if data.in_blocks else data.order(frame)
-    return sample, greedy(sample.X, sample.weights, n_clusters, frame, rng, order)
+        return None
+    return canonical_order(sample.X, frame) if data.in_blocks else data.order(frame)
 
 
 def sample_of(data, n_clusters, frame, rng, n_sample=None):
