@@ -34,12 +34,18 @@ STEPS = sorted(set(REPLACEABLE) & set(vars(ours)))
 FAR = 2**20  # bytes of a tile
 
 
-@pytest.fixture(params=["all centers", "candidates"])
+WAYS = {"all centers": (np.inf, np.inf), "candidates": (-1, np.inf), "leading coordinates": (np.inf, -1, 0)}
+
+
+@pytest.fixture(params=list(WAYS))
 def ways(request, monkeypatch):
-    """Rows are compared with all centers or with those that may be near, on two threads however few they are."""
+    """Rows are compared with all centers or with those that may be near, on two threads however few they are.
+
+    By leading coordinates, clusters are summed one after the other too.
+    """
     monkeypatch.setattr(ours, "PARALLEL_WORK", 0)
     monkeypatch.setattr(ours.blas, "n_threads", lambda: 2)
-    before = native.set_thresholds(0, -1 if request.param == "candidates" else np.inf)
+    before = native.set_thresholds(0, *WAYS[request.param])
     yield request.param
     native.set_thresholds(*before)
 
@@ -137,6 +143,10 @@ def near_ties(name, rng):
     if name == "stretches of features":  # whose products are all positive: the sums round one way
         X = (1 + rng.integers(0, 2**20, size=(60, 200)) * 2.0**-23).astype("float32").astype(float)
         return X, X[:1] + rng.integers(-9, 10, size=(12, 200)) * 2.0**-17
+    if name == "apart where leading coordinates don't tell":
+        X = rng.integers(-8, 9, size=(120, 3)) @ rng.integers(-8, 9, size=(3, 40)) * 2.0
+        X += rng.integers(-2, 3, size=X.shape) * 2.0**-8
+        return X, np.concat([X[:30], X[:6] + 2.0**-8, X[:6, ::-1]])
     if name == "the middle":
         return np.repeat([[0.5, 0.0]], 70, axis=0), np.array([[1.0, 0.0], [0.0, 0.0], [1.0, 0.0], [5.0, 5.0]])
     if name == "huge":
@@ -160,7 +170,7 @@ def near_ties(name, rng):
 
 TIES = ["integers", "last bits", "last bits of float32", "far away", "the middle", "huge", "small"]
 TIES += ["denormal float32 beside ordinary numbers", "squares hardly normal in float32", "far beyond the centers"]
-TIES += ["beside a large square", "stretches of features"]
+TIES += ["beside a large square", "stretches of features", "apart where leading coordinates don't tell"]
 
 
 @pytest.mark.usefixtures("ways", "instructions")
@@ -223,6 +233,43 @@ def test_rows_of_float64_in_float32_have_exact_labels(rng):
             mass = np.bincount(labels, minlength=k)[:, None]
             means = np.where(mass > 0, np.add.reduce(X[:, None] * (labels[:, None] == np.arange(k))[:, :, None]), 0)
             assert_allclose(centers[mass[:, 0] > 0], (means / np.maximum(mass, 1))[mass[:, 0] > 0], rtol=1e-12)
+
+
+@pytest.mark.usefixtures("instructions")
+@pytest.mark.parametrize("scale", [1e-18, 1.0, 1e15])
+@pytest.mark.parametrize("axis", ["first", "last", "all"])
+def test_many_centers_are_compared_by_leading_coordinates_as_one_by_one(rng, axis, scale):
+    """More of them than a tile; rows that vary along a few directions, those of most features little, or all alike."""
+    n, d, k = 300, 70, 1300
+    spread = {"first": np.geomspace(1, 1e-4, d), "last": np.repeat([1e-5, 1], [d - 3, 3]), "all": np.ones(d)}[axis]
+    X, centers = ((rng.normal(size=(m, d)) * spread * scale).astype("float32") for m in (n, k))
+    centers[5:9], X[3], X[4] = centers[1000:1004], centers[1002], (centers[7] + centers[1200]) / 2
+    X[5] = 0
+    given, frame = (X, rng.integers(1, 4, size=n).astype(float), centers.astype("float64")), seen_from_zero(X)
+    bounds_of = [np.zeros(n, "i4"), np.full(n, -np.inf), np.zeros(k)]
+    found = []
+    for ways in WAYS["all centers"], WAYS["leading coordinates"]:
+        before = native.set_thresholds(0, *ways)
+        labels, slack, path = (x.copy() for x in bounds_of)
+        sums = np.zeros((k, d)), np.zeros(k)
+        found.append((ours.lloyd_step(*given, frame), ours.bounded_step(*given, (labels, slack, path), sums, frame)))
+        native.set_thresholds(*before)
+    (plain, bounded), (by_leading, bounded_by_leading) = found
+    expected = steps.assign.portable(X, given[2], frame)
+    for labels in (plain[0], bounded[0], by_leading[0], bounded_by_leading[0]):
+        assert_array_equal(labels, expected)
+    assert_allclose(by_leading[1], plain[1], atol=1e-12 * scale)
+    assert_array_equal(by_leading[2], plain[2])
+    assert (bounded_by_leading[1] <= gaps(X, given[2]) + 1e-12 * scale).all()
+    if scale == 1:
+        apart = bounded[1] > 0
+        assert np.median(bounded_by_leading[1][apart] / bounded[1][apart]) > 0.8
+
+
+def gaps(X, centers):
+    """How much farther the second nearest center of each row is than the nearest."""
+    nearest = np.sort(np.linalg.norm(X[:, None].astype("float64") - centers, axis=2), axis=1)
+    return nearest[:, 1] - nearest[:, 0]
 
 
 @pytest.mark.usefixtures("instructions")

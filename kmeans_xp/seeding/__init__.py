@@ -42,8 +42,8 @@ METHODS = {
         "one after the other among the rows, with probability proportional to weight times squared distance from the "
         "nearest so far, the best of `2 + log(n_clusters)` draws each time [1]_. Of more than "
         "`max(20_000, 50 * n_clusters)` rows, it looks at a weighted sample of that size [4]_; of 4 times as many or "
-        "more, the run starts from centers that were iterated on the sample [5]_. 2,000 clusters or more are chosen in two "
-        "levels: within about `sqrt(n_clusters)` coarse clusters, which k-means++ and iterations find first.",
+        "more, the run starts from centers that were iterated on the sample [5]_. 2,000 centers or more are chosen in "
+        "two levels: within about `sqrt(n_clusters)` coarse clusters, which k-means++ and iterations find first.",
     ),
     "k-means||": Seeding(
         k_means_parallel,

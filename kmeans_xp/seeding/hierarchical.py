@@ -15,7 +15,7 @@ from kmeans_xp.seeding.greedy import MAX_DISTANCES, greedy, sample_size
 from kmeans_xp.steps import assign, sq_distances_to, sq_distances_to_own
 
 MANY = 2000  # clusters; up to these one level finds better ones
-MORE = 2.5  # times the centers that a coarse cluster is expected to get: so many are chosen in it
+MORE = 2.0  # times the centers that a coarse cluster is expected to get: so many are chosen in it
 UNEVEN = 4  # times the average: a coarse cluster that is expected to get more centers is divided
 
 

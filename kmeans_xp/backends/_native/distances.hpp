@@ -46,6 +46,24 @@ void sum(const Rows& rows, const double* sample_weight, const int32_t* labels, P
     });
 }
 
+void sum_changes(const Rows& rows, const double* sample_weight, const int32_t* before, const int32_t* labels, Index begin,
+                 Index end, double* sums, double* weights) {
+    with_type(rows.dtype, [&](auto type) {
+        for (Index row = 0; row < rows.n_samples; row++) {
+            const Index now = labels[row], was = before == nullptr ? -1 : before[row];
+            if (now == was) continue;
+            if (begin <= now && now < end) {
+                weights[now] += sample_weight[row];
+                add_row<decltype(type)>(rows, row, sample_weight[row], sums + now * rows.n_features);
+            }
+            if (begin <= was && was < end) {
+                weights[was] -= sample_weight[row];
+                add_row<decltype(type)>(rows, row, -sample_weight[row], sums + was * rows.n_features);
+            }
+        }
+    });
+}
+
 template <class T>
 inline double sq_distance(const char* place, Index step, const double* origin, const double* center, Index n_features) {
     double total = 0;

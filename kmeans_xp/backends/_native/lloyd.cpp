@@ -10,6 +10,7 @@ namespace {
 
 constexpr Index MOST_BETWEEN = 2048;  // centers whose distances from each other are kept, 32 MiB
 constexpr Index MOST_COMPACT = 1 << 22;  // bytes of compact rows, that caches may hold
+constexpr Index FEWEST_TO_LEAD = 32;  // features, for leading coordinates
 constexpr double ROUNDED_UP = 1 + 1e-12;
 
 std::vector<const Passes*> runnable() {  // from the best one
@@ -61,7 +62,10 @@ Lloyd<C>::Lloyd(const Rows& rows, const double* sample_weight, Index n_clusters,
       doubt_((double(roundings_of_sum(rows.n_features)) + 10) * double(std::numeric_limits<C>::epsilon())),
       n_parts_(count_parts(rows.n_samples, double(rows.n_samples) * size_, n_clusters)),
       pays_(double(rows.n_samples) * size_ > thresholds.parallel_work),
-      bytes_(workspace_bytes(rows.n_samples, rows.n_features, n_clusters)), minus_2_centers_(size_),
+      may_lead_(thresholds.leading_work < 0 ||
+                (double(rows.n_samples) * size_ > thresholds.leading_work && rows.n_features >= FEWEST_TO_LEAD)),
+      bytes_(workspace_bytes(rows.n_samples, rows.n_features, n_clusters) +
+             (may_lead_ ? leading_bytes(rows.n_features) : 0)), minus_2_centers_(size_),
       sq_norms_(n_clusters), workspaces_((pays_ ? team.n_threads() : 1) * bytes_) {
     job_.rows = rows;
     job_.sample_weight = sample_weight;
@@ -94,6 +98,57 @@ void Lloyd<C>::compare_with(const double* centers) {
                      in_range ? C(doubt_) : std::numeric_limits<C>::infinity(), C(flushed)};
 }
 
+// Have rows compared by their coordinates along the first axes.
+template <class C>
+void Lloyd<C>::lead_by(Index n_axes) {
+    const Index d = job_.rows.n_features, m = n_axes;
+    const double epsilon = double(std::numeric_limits<C>::epsilon());
+    leading_centers_.resize(n_clusters_ * (m + 1));
+    team_.run(16, pays_, [&](Index part, int) {
+        for (Index c = n_clusters_ * part / 16; c < n_clusters_ * (part + 1) / 16; c++) {
+            const double* center = job_.centers + c * d;
+            const double whole = dot(center, center, d);
+            double left = whole;
+            for (Index a = 0; a < m; a++) {
+                double along = 0;
+                for (Index f = 0; f < d; f++) along += center[f] * double(axes_[a * d + f]);
+                leading_centers_[c * (m + 1) + a] = C(-2 * along);
+                left -= along * along;
+            }
+            left = std::sqrt(std::max(left, 0.0) + 4 * std::sqrt(double(m)) * epsilon * whole);
+            leading_centers_[c * (m + 1) + m] = C(-2 * left * (1 + epsilon));
+        }
+    });
+    const double of_coordinates = std::sqrt(double(m)) * (double(roundings_of_sum(d)) + 4) * epsilon;
+    const double error = 2 * (of_coordinates + (double(m) + 6) * epsilon), least = double(job_.rounding.least);
+    const double most = (double(job_.rounding.offset) - least) / rounding_, margin = 1.01 * (error + doubt_);
+    job_.leading = {m, axes_.data(), leading_centers_.data(), C(4 * of_coordinates + (double(m) + 8) * epsilon),
+                    C(error), C(error * most + least), C(margin), C(margin * most + 3 * least)};
+}
+
+// Axes, and how many of them to make use of, if any; judged by some rows.
+template <class C>
+void Lloyd<C>::find_axes() {
+    may_lead_ = false;
+    const Index n = job_.rows.n_samples, d = job_.rows.n_features, k = n_clusters_, most = std::min(MOST_AXES, d / 2);
+    const std::vector<double> axes = leading_axes(job_.rows, most, team_);
+    axes_.assign(axes.begin(), axes.end());
+    constexpr Index JUDGED = 4 * MOST_LANES;
+    Index which[JUDGED], best = 0;
+    for (Index i = 0; i < JUDGED; i++) which[i] = n * i / JUDGED;
+    double least = thresholds.leading_work < 0 ? INFINITY : 0.8 * double(k * d);  // multiplications a row
+    for (Index m = std::min<Index>(16, most); m > 0 && m <= most; m *= 2) {
+        lead_by(m);
+        const Index n_compared = passes_in<C>().count_candidates(job_, which, JUDGED, workspaces_);
+        const double work = 1.25 * double(k * (m + 1)) + double(m * d) + double(n_compared) / JUDGED * (6.0 * double(d) + 300);
+        if (work >= least) continue;
+        least = work;
+        best = m;
+    }
+    axes_.resize(best * d);
+    job_.leading.n_axes = best;
+}
+
 // Rows that passes go on to look at are made compact, if they are few; wide enough to be turned over in squares.
 template <class C>
 void Lloyd<C>::make_compact() {
@@ -108,26 +163,43 @@ void Lloyd<C>::make_compact() {
     job_.compact = {numbers, stride};
 }
 
+// Bring sums up to date, by ranges of clusters: for parts of the rows to have sums of their own would take much memory.
+void sum_changes(const Rows& rows, const double* sample_weight, const int32_t* before, const int32_t* labels,
+                 Index n_clusters, double* sums, double* weights, Team& team) {
+    const Index n_ranges = std::min(FEW_PARTS, n_clusters);
+    team.run(n_ranges, true, [&](Index range, int) {
+        const Index begin = n_clusters * range / n_ranges, end = n_clusters * (range + 1) / n_ranges;
+        passes().sum_changes(rows, sample_weight, before, labels, begin, end, sums, weights);
+    });
+}
+
 template <class C>
 Counts Lloyd<C>::relabel(State* state) {
     job_.labels = state->labels;
     job_.slack = state->slack;
     job_.path = state->path;
-    if (!totals_) totals_ = std::make_unique<PartTotals>(n_parts_, n_clusters_, job_.rows.n_features);
+    const bool adds_later = this->adds_later(), anew = state->slack == nullptr;
+    if (!totals_) totals_ = std::make_unique<PartTotals>(n_parts_, adds_later ? 0 : n_clusters_, job_.rows.n_features);
+    if (adds_later && !anew) labels_before_.assign(state->labels, state->labels + job_.rows.n_samples);
     for (Index part = 0; part < n_parts_; part++) totals_->begin(part);
     team_.run(n_parts_, pays_, [&](Index part, int worker) {
         passes_in<C>().relabel(job_, {part, n_parts_}, &totals_->begin(part), workspaces_ + worker * bytes_);
     });
-    if (state->slack == nullptr) {
+    if (anew) {
         std::fill_n(state->sums, size_, 0.0);
         std::fill_n(state->weights, n_clusters_, 0.0);
     }
+    if (adds_later)
+        sum_changes(job_.rows, job_.sample_weight, anew ? nullptr : labels_before_.data(), state->labels, n_clusters_,
+                    state->sums, state->weights, team_);
     return totals_->add_to(state->sums, state->weights);
 }
 
 template <class C>
 void Lloyd<C>::assign(const double* centers, int32_t* labels) {
     compare_with(centers);
+    if (may_lead_) find_axes();
+    if (job_.leading.n_axes > 0) lead_by(job_.leading.n_axes);
     job_.labels = labels;
     const Index n_parts = count_parts(job_.rows.n_samples, double(job_.rows.n_samples) * size_);
     team_.run(n_parts, pays_, [&](Index part, int worker) {
@@ -213,8 +285,11 @@ Counts Lloyd<C>::step(const double* centers, State& state) {
         advance(moved.data(), n_clusters_, state.path);
     }
     compare_with(centers);
+    job_.slack = state.slack;
+    if (may_lead_) find_axes();
+    if (job_.leading.n_axes > 0) lead_by(job_.leading.n_axes);
     job_.between = nullptr;
-    if (state.slack != nullptr && measure_between(state)) {
+    if (job_.leading.n_axes == 0 && state.slack != nullptr && measure_between(state)) {
         job_.between = *between_;
         job_.nearest_other = *nearest_other_;
     }
@@ -332,16 +407,18 @@ Completed complete_run(const Rows& rows, const double* sample_weight, double* ce
     bool ended = false, in_order = true;
     const auto go_on = [&](auto type) {
         Lloyd<decltype(type)> lloyd(rows, sample_weight, n_clusters, frame, team);
-        const auto found = lloyd.iterate(centers, state, most - Index(run.numbers.size()), tol);
-        run.numbers.insert(run.numbers.end(), found.begin(), found.end());
-        in_order = !team.stopped() && !lloyd.too_large() && std::isfinite(found.back().shift) &&
-                   std::isfinite(found.back().inertia) && found.back().n_empty == 0;
-        if (!in_order) return;
-        const Numbers& last = found.back();
-        ended = last.n_changed == 0 || last.shift <= tol || Index(run.numbers.size()) == most;
-        if (ended) run.converged = lloyd.finish(centers, state, last, tol);
-        in_order = !team.stopped() && !lloyd.too_large();
-        floats = floats && !lloyd.many_doubts();
+        while (in_order && !ended && floats == (sizeof(type) == 4)) {
+            const auto found = lloyd.iterate(centers, state, most - Index(run.numbers.size()), tol);
+            run.numbers.insert(run.numbers.end(), found.begin(), found.end());
+            in_order = !team.stopped() && !lloyd.too_large() && std::isfinite(found.back().shift) &&
+                       std::isfinite(found.back().inertia) && found.back().n_empty == 0;
+            if (!in_order) return;
+            const Numbers& last = found.back();
+            ended = last.n_changed == 0 || last.shift <= tol || Index(run.numbers.size()) == most;
+            if (ended) run.converged = lloyd.finish(centers, state, last, tol);
+            in_order = !team.stopped() && !lloyd.too_large();
+            floats = floats && !lloyd.many_doubts();
+        }
     };
     while (in_order && !ended) floats ? go_on(float()) : go_on(double());
     if (!in_order) return {};
@@ -395,6 +472,11 @@ void sum_clusters(const Rows& rows, const double* sample_weight, const int32_t* 
                   double* weights, Team& team) {
     const double work = 8.0 * double(rows.n_samples) * double(rows.n_features);
     const Index n_parts = count_parts(rows.n_samples, work, n_clusters);
+    if (double(n_parts) * double(n_clusters * rows.n_features) > thresholds.most_summed) {
+        std::fill_n(sums, n_clusters * rows.n_features, 0.0);
+        std::fill_n(weights, n_clusters, 0.0);
+        return sum_changes(rows, sample_weight, nullptr, labels, n_clusters, sums, weights, team);
+    }
     PartTotals totals(n_parts, n_clusters, rows.n_features);
     for (Index part = 0; part < n_parts; part++) totals.begin(part);
     team.run(n_parts, work > thresholds.parallel_work, [&](Index part, int) {

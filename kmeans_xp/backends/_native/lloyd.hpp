@@ -31,6 +31,8 @@ bool use_passes(const std::string& name);
 struct Thresholds {
     double parallel_work = 2e6;   // multiplications of a pass from which several threads pay
     double saved_products = 500;  // multiplications a row that repay the search for its candidates
+    double leading_work = 4e9;  // multiplications of a pass from which leading coordinates are looked for; always, if < 0
+    double most_summed = 1 << 23;  // numbers of the sums that parts of a pass have of their own, 64 MiB
 };
 extern Thresholds thresholds;
 
@@ -73,7 +75,7 @@ struct Counts {
     Index n_changed = 0, n_active = 0, n_settled = 0;
 };
 
-// Sums of clusters by the parts of a pass. No two parts share a line of a cache: threads would wait for it at each row.
+// Sums of clusters by the parts of a pass; of none, if rows are only counted. No two parts share a line of a cache: threads would wait for it at each row.
 class PartTotals {
   public:
     PartTotals(Index n_parts, Index n_clusters, Index n_features)
@@ -86,7 +88,7 @@ class PartTotals {
         double* weights = sums + n_clusters_ * n_features_;
         uint8_t* touched = reinterpret_cast<uint8_t*>(weights + n_clusters_);
         std::fill_n(touched, n_clusters_, 0);
-        totals_[part] = {{sums, weights, touched, 0, 0, 0}};
+        totals_[part] = {{n_clusters_ > 0 ? sums : nullptr, weights, touched, 0, 0, 0}};
         return totals_[part];
     }
 
@@ -218,6 +220,9 @@ class Lloyd : public Iterations {
   private:
     void compare_with(const double* centers);
     bool measure_between(const State& state);
+    void find_axes();
+    bool adds_later() const { return double(n_parts_) * double(size_) > thresholds.most_summed; }
+    void lead_by(Index n_axes);
     Numbers move(double* centers, const State& state) override;
     void sum(State& state) override;
     Counts relabel(State* state);
@@ -226,12 +231,15 @@ class Lloyd : public Iterations {
     const double rounding_, doubt_;  // as frame.Frame has them, for sums by stretches
     Index n_parts_;
     bool pays_;  // whether threads do
+    bool may_lead_;  // whether leading coordinates may repay to be looked for
     const Index bytes_;  // of a workspace
     Memory<C> minus_2_centers_, sq_norms_;
     Memory<char> workspaces_;
     std::unique_ptr<PartTotals> totals_;
     std::unique_ptr<Memory<C>> compact_;
     std::unique_ptr<Memory<double>> between_, nearest_other_;
+    std::vector<C> axes_, leading_centers_;
+    std::vector<int32_t> labels_before_;
     Index last_active_ = -1, looked_at_ = 0;  // rows that the last step looked at, and all of them
     int too_large_ = 0, not_finite_ = 0;
     bool many_doubts_ = false;
@@ -254,6 +262,10 @@ void sum_rows(const Rows&, const double* sample_weight, double* sums, double* we
 
 // Product of two vectors.
 double dot(const double* a, const double* b, Index n);
+
+// Orthogonal directions of norm 1, (n_axes, n_features), or of zeros if there are not so many: nearly the first
+// principal ones of some of the rows about the origin, by orthogonal iteration.
+std::vector<double> leading_axes(const Rows&, Index n_axes, Team&);
 
 // Squared distance between two points.
 double sq_distance(const double* a, const double* b, Index n);

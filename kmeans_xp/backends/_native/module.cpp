@@ -725,10 +725,11 @@ NB_MODULE(_kmeans, module) {
     module.def("instructions", [] { return passes().name; });
     module.def("use_instructions", use_passes);
     // Set them. -> those of before
-    module.def("set_thresholds", [](double parallel_work, double saved_products) {
-        const Thresholds before = std::exchange(thresholds, {parallel_work, saved_products});
-        return std::pair(before.parallel_work, before.saved_products);
-    });
+    module.def("set_thresholds", [](double parallel_work, double saved_products, double leading_work, double most_summed) {
+        const Thresholds before = std::exchange(thresholds, {parallel_work, saved_products, leading_work, most_summed});
+        return std::tuple(before.parallel_work, before.saved_products, before.leading_work, before.most_summed);
+    }, "parallel_work"_a, "saved_products"_a, "leading_work"_a = thresholds.leading_work,
+               "most_summed"_a = thresholds.most_summed);
     // Arrays that are written to are never converted: what is written to a copy would be lost
     for_kinds([&](auto kind) {
         using Kind = decltype(kind);

@@ -17,9 +17,10 @@ extern const Passes avx2 = {"AVX2",
 #else
 extern const Passes baseline = {"baseline",
 #endif
-                              {LANES<float>, relabel<float>, compact<float>, lead<float>},
-                              {LANES<double>, relabel<double>, compact<double>, lead<double>},
-                              sum, own, squares, distances, squares_of, pack, estimate_gains, try_candidates,
+                              {LANES<float>, relabel<float>, compact<float>, lead<float>, count_candidates<float>},
+                              {LANES<double>, relabel<double>, compact<double>, lead<double>,
+                               count_candidates<double>},
+                              sum, sum_changes, own, squares, distances, squares_of, pack, estimate_gains, try_candidates,
                               take_candidate, relabel_sparse, tabulate, best_split};
 
 }  // namespace kmeans

@@ -26,7 +26,7 @@ struct Part {
 
 // What a part adds to the clusters. Only those that are touched have been set to 0 before.
 struct Totals {
-    double *sums, *weights;  // (n_clusters, n_features), (n_clusters,)
+    double *sums, *weights;  // (n_clusters, n_features), (n_clusters,); null if rows are only counted
     uint8_t* touched;        // (n_clusters,)
     Index n_changed, n_active, n_settled;  // rows
 };
@@ -45,6 +45,17 @@ struct Compact {
     Index stride;
 };
 
+// Coordinates of rows and centers along a few axes, orthogonal ones, in which they differ most (leading.hpp).
+template <class C>
+struct Leading {
+    Index n_axes;              // 0 if they are not made use of
+    const C* axes;             // (n_axes, n_features)
+    const C* minus_2_centers;  // (n_clusters, n_axes + 1): of the coordinates, and of the length of what is left
+    C left;                    // what is left of ||x||² may be so many times ||x||² more, by rounding
+    C error, offset;           // of a score, see leading.hpp: <= error * ||x||² + offset
+    C margin, margin_offset;   // the same, with what else leaves doubt
+};
+
 // Rows that are to be compared with centers, in floating-point numbers C.
 template <class C>
 struct Job {
@@ -56,6 +67,7 @@ struct Job {
     const C* minus_2_centers;    // the same
     const C* sq_norms;           // (n_clusters,), a little too small
     Rounding<C> rounding;
+    Leading<C> leading;
     int32_t* labels;             // (n_samples,), -1 for none yet; written
     double* slack;               // (n_samples,), written; null to compare all rows and sum all of them
     const double* path;          // (n_clusters,)
@@ -184,6 +196,8 @@ struct PassesIn {
     void (*compact)(const Rows&, Index begin, Index end, C* numbers, Index stride);
     // Label some rows, and by how much the second lowest score is higher, less what is in doubt on account of ||x||²
     void (*lead)(const Job<C>&, const Index* which, Index n_which, double* leads, char* workspace);
+    // With how many centers some rows are compared that leading coordinates don't leave out
+    Index (*count_candidates)(const Job<C>&, const Index* which, Index n_which, char* workspace);
 };
 
 struct Passes {
@@ -192,6 +206,10 @@ struct Passes {
     PassesIn<double> in_double;
     // Sums of given clusters
     void (*sum)(const Rows&, const double* sample_weight, const int32_t* labels, Part, Totals&);
+    // Rows of clusters begin to end whose label is new are added to their sums, and taken from those of the label
+    // `before`; null for none
+    void (*sum_changes)(const Rows&, const double* sample_weight, const int32_t* before, const int32_t* labels,
+                        Index begin, Index end, double* sums, double* weights);
     // Squared distance of each row from the center of its cluster, summed directly
     void (*own)(const Rows&, const int32_t* labels, const double* centers, Part, double* squares);
     // (n_points, n_samples) of rows begin to end
@@ -251,10 +269,18 @@ static inline Index roundings_of_sum(Index n_features) {
     return n_features <= STRETCH ? n_features : STRETCH + (n_features + STRETCH - 1) / STRETCH;
 }
 
+constexpr Index MOST_AXES = 128;
+constexpr Index CENTERS_OF_TILE = 1024;  // whose scores are in a cache
+
 // Bytes that a part needs for itself.
 static inline Index workspace_bytes(Index n_samples, Index n_features, Index n_clusters) {
     Index rows = 2 * room_for_rows(n_samples, n_clusters), numbers = (MOST_LANES + 4) * n_features + 8 * MOST_LANES;
     return 8 * (rows + numbers + 4 * n_clusters + 64 + MOST_LANES * n_clusters);
+}
+
+// The same of a block that is compared by leading coordinates.
+static inline Index leading_bytes(Index n_features) {
+    return 8 * MOST_LANES * (MOST_AXES + 1 + n_features + MOST_LANES + CENTERS_OF_TILE);
 }
 
 // Nearest center by differences (exact.cpp).

@@ -1,132 +1,9 @@
-// Which two centers are nearest to each row, and what follows. Scores of a block of rows from a few centers are kept in
-// vector registers, and reduced there to the two lowest of each row. For passes.cpp.
+// Which two centers are nearest to each row, and what follows. For passes.cpp.
 #pragma once
-#include "blocks.hpp"
+#include "leading.hpp"
 
 namespace kmeans {
 namespace {
-
-// The nearest two centers of each row of a block.
-template <class C>
-struct Nearest {
-    alignas(VECTOR) C reach[LANES<C>];   // at most how far the nearest is
-    alignas(VECTOR) C second[LANES<C>];  // at least how far the second is
-    alignas(VECTOR) C lead[LANES<C>];    // how much higher its score is, less what is in doubt on account of ||x||²
-    alignas(VECTOR) int32_t index[LANES<C>];
-};
-
-template <class C>
-struct LowestTwo {
-    Reals<C> lowest[2], second[2];
-    Integers<C> index[2];
-};
-
-// Add products of some features of a block of rows with those of N centers.
-template <int N, class C>
-inline void add_products(const C* block, Index begin, Index end, const C* const (&center)[N], Reals<C> (&sums)[N][2]) {
-    using V = Reals<C>;
-    for (Index f = begin; f < end; f++) {
-        const V x0 = load<V>(block + f * LANES<C>), x1 = load<V>(block + f * LANES<C> + WIDTH<C>);
-#pragma GCC unroll 6
-        for (int c = 0; c < N; c++) {
-            const V factor = splat<V>(center[c][f]);
-            sums[c][0] += factor * x0;
-            sums[c][1] += factor * x1;
-        }
-    }
-}
-
-// Compare a block of rows with N centers.
-template <int N, class C>
-inline void compare_with(const C* block, Index n_features, const C* minus_2_centers, const C* sq_norms,
-                         const int32_t* which, LowestTwo<C>& found) {
-    using V = Reals<C>;
-    V scores[N][2];
-    const C* center[N];
-#pragma GCC unroll 6
-    for (int c = 0; c < N; c++) {
-        scores[c][0] = scores[c][1] = splat<V>(sq_norms[which[c]]);
-        center[c] = minus_2_centers + which[c] * n_features;
-    }
-    Index f = 0;
-    for (; f + STRETCH < n_features; f += STRETCH) {
-        V sums[N][2] = {};
-        add_products<N>(block, f, f + STRETCH, center, sums);
-#pragma GCC unroll 6
-        for (int c = 0; c < N; c++) {
-            scores[c][0] += sums[c][0];
-            scores[c][1] += sums[c][1];
-        }
-    }
-    add_products<N>(block, f, n_features, center, scores);
-#pragma GCC unroll 6
-    for (int c = 0; c < N; c++) {
-        const Integers<C> name = splat<Integers<C>>(which[c]);
-        for (int half = 0; half < 2; half++) {
-            const V score = scores[c][half];
-            found.index[half] = score < found.lowest[half] ? name : found.index[half];
-            found.second[half] = lower(higher(score, found.lowest[half]), found.second[half]);
-            found.lowest[half] = lower(score, found.lowest[half]);
-        }
-    }
-}
-
-// Put up to a block of rows into `block` (at least n_features, lanes); -> (lanes,) ||x||² of them if they are known.
-template <class C>
-const C* gather_for(const Job<C>& job, const Index* which, Index count, C* block) {
-    if (job.compact.numbers == nullptr) {
-        gather_any(job.rows, which, count, block);
-        return nullptr;
-    }
-    gather_compact(job.compact, which, count, block);
-    return block + job.rows.n_features * LANES<C>;
-}
-
-template <class C>
-void nearest_two(const Job<C>& job, const C* block, const C* norms, const int32_t* candidates, Index n_candidates,
-                 Nearest<C>& found) {
-    using V = Reals<C>;
-    const Index n_features = job.rows.n_features;
-    LowestTwo<C> two;
-    for (int half = 0; half < 2; half++) {
-        two.lowest[half] = two.second[half] = splat<V>(C(__builtin_inf()));
-        two.index[half] = Integers<C>{};
-    }
-    const C *centers = job.minus_2_centers, *sq_norms = job.sq_norms;
-    Index done = 0;
-    for (; done + 6 <= n_candidates; done += 6)
-        compare_with<6>(block, n_features, centers, sq_norms, candidates + done, two);
-    switch (n_candidates - done) {
-        case 5: compare_with<5>(block, n_features, centers, sq_norms, candidates + done, two); break;
-        case 4: compare_with<4>(block, n_features, centers, sq_norms, candidates + done, two); break;
-        case 3: compare_with<3>(block, n_features, centers, sq_norms, candidates + done, two); break;
-        case 2: compare_with<2>(block, n_features, centers, sq_norms, candidates + done, two); break;
-        case 1: compare_with<1>(block, n_features, centers, sq_norms, candidates + done, two); break;
-        default: break;
-    }
-    for (int half = 0; half < 2; half++) {
-        V norm{};
-        if (norms != nullptr) norm = load<V>(norms + half * WIDTH<C>);
-        for (Index begin = 0; begin < n_features && norms == nullptr; begin += STRETCH) {
-            V sum{};
-            for (Index f = begin; f < least(begin + STRETCH, n_features); f++) {
-                const V x = load<V>(block + f * LANES<C> + half * WIDTH<C>);
-                sum += x * x;
-            }
-            norm += sum;
-        }
-        const V error = splat<V>(job.rounding.offset) + splat<V>(job.rounding.coefficient) * norm, zero{};
-        const Index at = half * WIDTH<C>;
-        store(found.reach + at, higher(two.lowest[half] + norm, zero) + error);
-        store(found.second + at, higher(two.second[half] + norm - error, zero));
-        store(found.lead + at, two.second[half] - two.lowest[half] - splat<V>(job.rounding.doubt) * norm);
-        for (Index i = 0; i < WIDTH<C>; i++) found.index[at + i] = int32_t(two.index[half][i]);
-    }
-    for (Index i = 0; i < LANES<C>; i++) {
-        found.reach[i] = root(found.reach[i]);
-        found.second[i] = root(found.second[i]);
-    }
-}
 
 // Memory of a part, cut up.
 template <class C>
@@ -135,8 +12,10 @@ struct Workspace {
     Index *rows, *ordered, *ends;
     int32_t *everyone, *candidates;
     double* exact;      // for settling
+    LeadingMemory<C> leading;  // if there are leading coordinates
 
-    Workspace(char* memory, const Job<C>& job) {
+    Workspace(char* memory, const Job<C>& job)
+        : leading(memory + workspace_bytes(job.rows.n_samples, job.rows.n_features, job.n_clusters), job.rows.n_features) {
         const Index n_rows = room_for_rows(job.rows.n_samples, job.n_clusters), d = job.rows.n_features, k = job.n_clusters;
         block = reinterpret_cast<C*>(memory);
         exact = reinterpret_cast<double*>(memory + 8 * MOST_LANES * d);
@@ -166,13 +45,14 @@ void write_down(const Job<C>& job, const Index* which, Index count, const Neares
         if (totals == nullptr) continue;
         totals->n_changed += label != before;
         totals->n_settled += !sure;
+        const bool adds = totals->sums != nullptr;
         if (job.slack == nullptr) {
-            add_row_of_any(job.rows, row, job.sample_weight[row], label, *totals);
+            if (adds) add_row_of_any(job.rows, row, job.sample_weight[row], label, *totals);
             continue;
         }
         const double gap = sure ? double(found.second[i]) - double(found.reach[i]) : -__builtin_inf();
         job.slack[row] = gap == gap ? job.path[label] + gap : -__builtin_inf();
-        if (label != before) {
+        if (adds && label != before) {
             add_row_of_any(job.rows, row, job.sample_weight[row], label, *totals);
             if (before >= 0) add_row_of_any(job.rows, row, -job.sample_weight[row], before, *totals);
         }
@@ -186,7 +66,10 @@ void compare(const Job<C>& job, const Index* which, Index n_rows, Totals* totals
     for (Index first = 0; first < n_rows; first += LANES<C>) {
         const Index count = least(LANES<C>, n_rows - first);
         const C* norms = gather_for(job, which + first, count, memory.block);
-        nearest_two(job, memory.block, norms, memory.everyone, job.n_clusters, found);
+        if (job.leading.n_axes > 0)
+            nearest_two_by_leading(job, memory.block, count, norms, memory.leading, found);
+        else
+            nearest_two(job, memory.block, norms, memory.everyone, job.n_clusters, found);
         write_down(job, which + first, count, found, totals, memory);
     }
 }
@@ -255,6 +138,20 @@ void lead(const Job<C>& job, const Index* which, Index n_which, double* leads, c
             leads[first + i] = double(found.lead[i]);
         }
     }
+}
+
+template <class C>
+Index count_candidates(const Job<C>& job, const Index* which, Index n_which, char* workspace) {
+    const Flushing flushing(sizeof(C) == 4);
+    Workspace<C> memory(workspace, job);
+    Nearest<C> found;
+    Index n_compared = 0;
+    for (Index first = 0; first < n_which; first += LANES<C>) {
+        const Index count = least(LANES<C>, n_which - first);
+        const C* norms = gather_for(job, which + first, count, memory.block);
+        n_compared += nearest_two_by_leading(job, memory.block, count, norms, memory.leading, found);
+    }
+    return n_compared;
 }
 
 // Order rows by their labels (counting sort); `ends` become where each cluster ends.
