@@ -76,11 +76,14 @@ ORDER = [
     "estimators/minibatch",
     "estimators/fits",
     "estimators/sweep",
+    "estimators/replacements",
     "estimators/__init__",
     "projection",
     "plotting",
     "versions",
+    "acceleration",
     "__init__",
+    "__main__",
 ]
 # Libraries other than NumPy, by who may import them
 LIBRARIES = {

@@ -74,6 +74,7 @@ class Monitor:
         self._lowest = math.inf
         self.smoothed = None  # mean inertia of a row
         self._latest = None
+        self.reason = None  # to stop
 
     def stops(self, inertia, shift, smoothing):
         """Take note of a batch; whether to stop. The first one shows what the seeding was worth."""
@@ -86,10 +87,14 @@ class Monitor:
         if self._n_steps == 1:
             return False
         if self._tol > 0 and shift <= self._tol:
+            self.reason = "small centers change"
             return True
         self._n_worse = 0 if self.smoothed < self._lowest else self._n_worse + 1
         self._lowest = min(self._lowest, self.smoothed)
-        return self._max_no_improvement is not None and self._n_worse >= self._max_no_improvement
+        if self._max_no_improvement is not None and self._n_worse >= self._max_no_improvement:
+            self.reason = "lack of improvement in inertia"
+            return True
+        return False
 
     def __str__(self):
         return f"mean batch inertia: {self._latest}, ewa inertia: {self.smoothed}"
@@ -123,17 +128,19 @@ def unit_weights(X):
 class Draw:
     """Draws row numbers with replacement, with probability proportional to weight, without looking at all weights.
 
-    sample_weight (n_samples,) or None for equal weights.
+    sample_weight (n_samples,) or None for weights of 1. Equal weights are as good as none.
     """
 
     def __init__(self, n_samples, sample_weight):
-        self._n_samples = n_samples
-        self._cumulative = None if sample_weight is None else np.cumsum(arrays.to_numpy(sample_weight))
+        self._n_samples, self._cumulative = n_samples, None
         self.total_weight = float(n_samples)
         if sample_weight is not None:
-            self.total_weight = float(self._cumulative[-1])
-            # Rounding may carry a target up to the total: the last row that has weight
-            self._last = np.searchsorted(self._cumulative, self.total_weight)
+            weights = arrays.to_numpy(sample_weight)
+            cumulative = np.cumsum(weights)
+            self.total_weight = float(cumulative[-1])
+            if (weights != weights[0]).any():
+                # Rounding may carry a target up to the total: the last row that has weight
+                self._cumulative, self._last = cumulative, np.searchsorted(cumulative, self.total_weight)
 
     def __call__(self, n_rows, rng):
         if self._cumulative is None:

@@ -90,12 +90,14 @@ class NearestCenters(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, C
 
     _needed_when_fitted = ("cluster_centers_",)
     _known_of_fit: tuple[str, ...] = ("_origin", "_spread")  # of its frame
+    _known_of_rows: tuple[str, ...] = OF_ROWS
 
     n_features_in_: int
     feature_names_in_: Any
     metric = "euclidean"  # of those that have no such parameter
     zero_rows = "warn"
     refine = False
+    _tells_unfinished = True  # whether a fit warns that `max_iter` ended it
 
     @property
     def cluster_centers_(self) -> Any:
@@ -111,7 +113,7 @@ class NearestCenters(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, C
         with computing(given):
             rows = unit_rows(given) if self._metric.spherical else given
             centers = arrays.namespace(given).astype(rows, given.dtype, copy=True)
-        for name in (*self._known_of_fit, *OF_ROWS):
+        for name in (*self._known_of_fit, *self._known_of_rows):
             vars(self).pop(name, None)
         if getattr(self, "n_features_in_", None) != centers.shape[1]:
             vars(self).pop("feature_names_in_", None)
@@ -369,6 +371,11 @@ class NearestCenters(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, C
         centers = arrays.to_numpy(self.cluster_centers_).astype(np.float64)
         origin = np.median(centers, axis=0)  # amid them, also if one is far away
         return origin, float(((centers - origin) ** 2).sum(axis=1).mean())
+
+    @property
+    def _algorithm(self):
+        """By which the runs of a fit label the rows."""
+        return self.algorithm
 
     @property
     def _metric(self):

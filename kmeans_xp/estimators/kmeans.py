@@ -6,7 +6,7 @@ from numbers import Integral, Real
 from typing import Any, Literal, Self
 
 import numpy as np
-from sklearn.utils.validation import validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from kmeans_xp import arrays, seeding
 from kmeans_xp._sklearn_private import Interval, StrOptions
@@ -397,7 +397,8 @@ class KMeans(NearestCenters):
         model : sklearn.cluster.KMeans
             Among its parameters, an `init` that scikit-learn does not have becomes 'k-means++', and 'auto' 'lloyd'.
         """
-        return conversion.to_sklearn(self)
+        check_is_fitted(self)
+        return conversion.kmeans_to_sklearn(self)
 
     @classmethod
     def from_sklearn(cls, model: Any) -> Self:

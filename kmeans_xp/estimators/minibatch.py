@@ -11,13 +11,16 @@ from typing import Any, Literal, Self
 
 import numpy as np
 from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
 
 from kmeans_xp import arrays, seeding
 from kmeans_xp._sklearn_private import Interval, StrOptions
 from kmeans_xp.data import Purpose, frame_of, open_data
 from kmeans_xp.data.memory import InMemory
+from kmeans_xp.estimators import conversion
 from kmeans_xp.estimators.batches import Batches, Monitor, State
 from kmeans_xp.estimators.centers import NearestCenters, attributes, checking_parameters
+from kmeans_xp.estimators.runs import seedings_of
 from kmeans_xp.metric import EUCLIDEAN
 from kmeans_xp.prediction import inertia
 from kmeans_xp.validation import check_n_samples, check_not_lazy
@@ -207,6 +210,8 @@ class MiniBatchKMeans(NearestCenters):
                     if self.verbose:
                         print(f"Minibatch step {step + 1}/{n_steps}: {monitor}")
                     if stop:
+                        if self.verbose:
+                            print(f"Converged ({monitor.reason}) at step {step + 1}/{n_steps}")
                         break
                 self._learn(state, data.home)
 
@@ -264,6 +269,18 @@ class MiniBatchKMeans(NearestCenters):
             raise
         return self
 
+    def to_sklearn(self) -> Any:
+        """A fitted :class:`sklearn.cluster.MiniBatchKMeans` with these centers, on NumPy.
+
+        Returns
+        -------
+        model : sklearn.cluster.MiniBatchKMeans
+            Its `partial_fit` goes on with what the centers have seen here. An `init` that scikit-learn does not have
+            becomes 'k-means++'.
+        """
+        check_is_fitted(self)
+        return conversion.minibatch_to_sklearn(self)
+
     def _opened_to_fit(self, X, sample_weight, learns):
         """Context in which X is a source, to draw batches of or as a batch."""
         return open_data(X, sample_weight, Purpose(self.n_clusters, device=self.device, estimator=self, learns=learns))
@@ -287,7 +304,7 @@ class MiniBatchKMeans(NearestCenters):
         """The state before the first batch, from rows and their weights."""
         data = InMemory(X, sample_weight, EUCLIDEAN, fitting=False)
         frame = frame_of(data)
-        n_runs = seeding.n_runs(self.init, self.n_init, in_batches=True)
+        n_runs = seedings_of(self, in_batches=True, stacklevel=5)
         candidates = [self._first_centers(data, frame, rng) for _ in range(n_runs)]
         best = min(candidates, key=lambda centers: inertia(X, sample_weight, centers, frame, EUCLIDEAN))
         return State.unseen(best, frame)

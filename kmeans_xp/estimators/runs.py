@@ -78,7 +78,7 @@ def best_at_once(n_runs, model, data, random_state):
     """The same as `best_by_parts` in one call, or None where there is none."""
     began = time.perf_counter()
     (n_samples, n_features), like = data.shape, data.like
-    limits, algorithm = Limits(model.max_iter, model.tol), ALGORITHMS[model.algorithm]
+    limits, algorithm = Limits(model.max_iter, model.tol), ALGORITHMS[model._algorithm]
     how = fitting(model.n_clusters, n_features, n_runs, algorithm, limits)
     begins = np.asarray([0, n_samples])
     found = fits_at_once(*data.all_rows(), begins, how, lambda _, n: random_state.random_sample(n))
@@ -96,7 +96,7 @@ def trouble_of(result, interrupted, model):
         return f"The fit was interrupted after {result.n_iter} iterations."
     if result.n_distinct < model.n_clusters:
         return trouble_of_few(result.n_distinct, model, MAY_BE_EMPTY if result.proof else EQUAL_ROWS)
-    if not result.converged and result.n_iter == model.max_iter:
+    if not result.converged and result.n_iter == model.max_iter and model._tells_unfinished:
         return (
             f"KMeans did not converge in max_iter={model.max_iter} iterations: in the last one "
             f"{result.history['n_changed'][-1]} rows changed cluster. Increase max_iter or tol."
@@ -173,7 +173,7 @@ def run_from(centers, model, data, frame, sized=None):
     run = (
         SizedRun(data, *given, sized)
         if sized
-        else Run(data, *given, ALGORITHMS["auto" if model.algorithm == OPTIMAL else model.algorithm])
+        else Run(data, *given, ALGORITHMS["auto" if model.algorithm == OPTIMAL else model._algorithm])
     )
     return lloyd(run, centers, **stopping(model, frame), **watching)
 
@@ -211,7 +211,7 @@ def in_order_of_sizes(data, centers, frame, sized):
 def run_on_sample(model, sample, centers, frame, max_iter=None):
     """Result of a run on rows and weights that stand for all of them, which nobody watches."""
     data = InMemory(*sample, model._metric, fitting=False)
-    run = Run(data, centers.shape[0], frame, model._metric, ALGORITHMS[model.algorithm])
+    run = Run(data, centers.shape[0], frame, model._metric, ALGORITHMS[model._algorithm])
     return lloyd(run, centers, **(stopping(model, frame) | ({"max_iter": max_iter} if max_iter else {})))
 
 
@@ -225,13 +225,18 @@ def number_of_runs(model):
     """Number of runs that `n_init` asks for; one finds the best centers."""
     if model.algorithm == OPTIMAL:
         return 1
-    n_runs = seeding.n_runs(model.init, model.n_init)
+    return seedings_of(model, stacklevel=6)
+
+
+def seedings_of(model, *, in_batches=False, stacklevel):
+    """How often `init` is to find first centers: once, if it has them, and then `n_init` should not say otherwise."""
+    n_runs = seeding.n_runs(model.init, model.n_init, in_batches=in_batches)
     if model.n_init not in ("auto", n_runs):
         warnings.warn(
-            "Explicit initial center position passed: performing only one init in KMeans instead of "
+            f"Explicit initial center position passed: performing only one init in {type(model).__name__} instead of "
             f"n_init={model.n_init}.",
             RuntimeWarning,
-            stacklevel=5,
+            stacklevel=stacklevel,
         )
     return n_runs
 
