@@ -64,6 +64,7 @@ ORDER = [
     "metrics",
     "estimators/random_numbers",
     "estimators/saving",
+    "estimators/callbacks",
     "estimators/conversion",
     "estimators/centers",
     "estimators/runs",

@@ -117,7 +117,7 @@ def test_when_to_stop():
 
 def test_verbose(capsys, rng):
     model = MiniBatchKMeans(2, random_state=0, verbose=1, max_iter=1, batch_size=50).fit(rng.normal(size=(200, 2)))
-    lines = capsys.readouterr().out.splitlines()
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Minibatch step")]
     assert len(lines) == model.n_steps_
     assert lines[-1].startswith(f"Minibatch step {model.n_steps_}/4: mean batch inertia: ")
 

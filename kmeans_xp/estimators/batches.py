@@ -1,6 +1,8 @@
 """A batch of mini-batch k-means: how its rows are drawn, how it moves the centers, when batches no longer help."""
 
 import math
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -9,6 +11,18 @@ from kmeans_xp.backends import replaceable
 from kmeans_xp.metric import EUCLIDEAN
 from kmeans_xp.rows.array import take_rows
 from kmeans_xp.steps import in_unit, lloyd_step, means, sq_distances_to_own
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one batch did, for callbacks."""
+
+    number: int  # from 1
+    centers: Any  # (n_clusters, n_features) after it
+    inertia: float  # of the centers that it started from, mean of its rows
+    smoothed_inertia: float  # that of the batches before as well, which decides when to stop
+    center_shift: float  # sum of the squared distances that the centers moved
+    seconds: float
 
 
 class State:
@@ -73,13 +87,13 @@ class Monitor:
         self._n_steps = self._n_worse = 0
         self._lowest = math.inf
         self.smoothed = None  # mean inertia of a row
-        self._latest = None
+        self.latest = None
         self.reason = None  # to stop
 
     def stops(self, inertia, shift, smoothing):
         """Take note of a batch; whether to stop. The first one shows what the seeding was worth."""
         self._n_steps += 1
-        self._latest = inertia
+        self.latest = inertia
         if self.smoothed is None or self._n_steps == 2:
             self.smoothed = inertia
         else:
@@ -97,7 +111,7 @@ class Monitor:
         return False
 
     def __str__(self):
-        return f"mean batch inertia: {self._latest}, ewa inertia: {self.smoothed}"
+        return f"mean batch inertia: {self.latest}, ewa inertia: {self.smoothed}"
 
 
 class Batches:

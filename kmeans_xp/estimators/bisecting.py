@@ -14,6 +14,7 @@ from kmeans_xp._sklearn_private import Interval, StrOptions
 from kmeans_xp.algorithms import ALGORITHMS
 from kmeans_xp.data import Purpose, frame_of, open_data
 from kmeans_xp.estimators import conversion
+from kmeans_xp.estimators.callbacks import task_of
 from kmeans_xp.estimators.centers import NearestCenters, attributes, checking_parameters
 from kmeans_xp.estimators.kmeans import KMeans
 from kmeans_xp.estimators.random_numbers import generator
@@ -227,7 +228,8 @@ class BisectingKMeans(NearestCenters):
                 refuse_blocks(data.in_blocks)
                 check_n_samples(data, self.n_clusters)
                 frame = frame_of(data)
-                grown = grow(Splitter(self._runs(), data, frame, rng), self.n_clusters, self._score, self.verbose)
+                splitter = Splitter(self._runs(), data, frame, rng)
+                grown = grow(splitter, self.n_clusters, self._score, self.verbose, task_of(self))
 
                 self._keep(grown.centers(self.n_clusters), frame, data.home)
                 self._tree = grown.tree(data.home)
@@ -239,6 +241,10 @@ class BisectingKMeans(NearestCenters):
             self.__dict__ = before
             raise
         return self
+
+    def _n_parts(self, X):
+        """Number of splits, of which callbacks are told."""
+        return self.n_clusters - 1
 
     def to_sklearn(self) -> Any:
         """A fitted :class:`sklearn.cluster.BisectingKMeans` with these centers and this tree, on NumPy.

@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 from kmeans_xp import arrays, neighbors, passes, prediction
 from kmeans_xp._sklearn_private import fit_context
 from kmeans_xp.data import Purpose, open_data, working_memory
+from kmeans_xp.estimators.callbacks import Watched, watched_fit
 from kmeans_xp.estimators.saving import Saved
 from kmeans_xp.metric import EUCLIDEAN, Cosine, unit_rows
 from kmeans_xp.prediction import Model
@@ -60,6 +61,8 @@ def checking_parameters(fit: Fit) -> Fit:
     def checked(self, *args, **kwargs):
         if plain_parameters(self) not in _valid:
             check(self)
+        if "_skl_callbacks" in vars(self) and fit.__name__ == "fit":
+            return watched_fit(fit, self, *args, **kwargs)
         return fit(self, *args, **kwargs)
 
     return cast(Fit, checked)
@@ -82,7 +85,7 @@ OF_SIZES = "prices_", "duality_gap_"  # if those are bounded
 OF_ROWS = ("labels_", "inertia_", "cluster_sizes_", "n_iter_", "n_steps_", "converged_", "history_", *OF_SIZES)
 
 
-class NearestCenters(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):
+class NearestCenters(Saved, Watched, ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):
     """Abstract: an estimator that has `cluster_centers_` and, if they are of a fit, knows how that saw the rows.
 
     A subclass has the parameters `n_clusters` and `device`.

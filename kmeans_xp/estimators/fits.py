@@ -8,6 +8,7 @@ from sklearn.base import clone
 
 from kmeans_xp import arrays
 from kmeans_xp.data import frame_of
+from kmeans_xp.estimators.callbacks import UNWATCHED
 from kmeans_xp.estimators.runs import run_on_sample
 from kmeans_xp.rows.array import take_rows
 from kmeans_xp.seeding.greedy import added, greedy, sample_of
@@ -20,8 +21,8 @@ SMALLEST = np.finfo(float).tiny  # of inertias whose logarithm is taken
 class Fits:
     """Models for ascending numbers of clusters, each from the centers of the one before or from fresh ones."""
 
-    def __init__(self, model, numbers, X, sample_weight, rng):
-        self.model, self.numbers, self.rng = model, numbers, rng
+    def __init__(self, model, numbers, X, sample_weight, rng, task=UNWATCHED):
+        self.model, self.numbers, self.rng, self._task = model, numbers, rng, task
         self._given = X, sample_weight
         with model._opened_to_fit(X, sample_weight) as self.data:
             check_n_samples(self.data, numbers[-1])
@@ -38,7 +39,8 @@ class Fits:
                 centers = self._start(centers, k)
                 init = arrays.asarray_like(frame.leave(centers), self.data.home)
             fitted = clone(self.model).set_params(n_clusters=k, init=init, n_init=1, **self._seed())
-            fitted.fit(X, sample_weight=sample_weight)
+            with self._task.by(f"n_clusters={k}", fitted):
+                fitted.fit(X, sample_weight=sample_weight)
             with computing(like, lender=lender):
                 centers = frame.enter(arrays.asarray_like(fitted.cluster_centers_, like))
             yield fitted, time.perf_counter() - began

@@ -65,7 +65,7 @@ class KMeans(NearestCenters):
         variance of the columns (weighted), or when no label changed.
 
     verbose : int, default=0
-        Print a line an iteration.
+        Print what a fit does: the seeding of each run, and a line an iteration, with seconds and the rows that changed.
 
     random_state : int, RandomState instance or None, default=None
         Source of the random numbers for `init`. They are drawn on the host.
@@ -332,6 +332,10 @@ class KMeans(NearestCenters):
             self.__dict__ = before
             raise
         return self
+
+    def _n_parts(self, X):
+        """Number of runs, of which callbacks are told."""
+        return 1 if self.algorithm == OPTIMAL else seeding.n_runs(self.init, self.n_init)
 
     def _opened_to_fit(self, X, sample_weight):
         """Context in which X is a source, for a fit."""

@@ -11,6 +11,7 @@ from kmeans_xp.algorithms import ALGORITHMS, OPTIMAL, Limits
 from kmeans_xp.breathing import breathe
 from kmeans_xp.data import frame_of, working_memory
 from kmeans_xp.data.memory import InMemory
+from kmeans_xp.estimators.callbacks import UNWATCHED, task_of
 from kmeans_xp.estimators.random_numbers import Recorded, generator
 from kmeans_xp.fitting import fits_at_once, fitting
 from kmeans_xp.frame import frame_at
@@ -119,7 +120,7 @@ def trouble_of_zeros(n_rows):
 
 def results_of(n_runs, model, data, frame, random_state, sized=None):
     """Iterator over the results of runs; side by side where nobody watches. Only seedings draw random numbers."""
-    starts = (first_centers(model, data, frame, random_state, sized) for _ in range(n_runs))
+    starts = (first_centers(model, data, frame, random_state, sized, (run, n_runs)) for run in range(n_runs))
     if n_runs == 1 or is_watched(model) or data.in_blocks or sized:
         return (run_from(centers, model, data, frame, sized) for centers in starts)
     return iter(
@@ -129,12 +130,22 @@ def results_of(n_runs, model, data, frame, random_state, sized=None):
 
 def is_watched(model):
     """Whether somebody wants to know of each iteration, or to have what was found before an interruption."""
-    return model.verbose or model.on_iteration is not None or model.keep_interrupted
+    return model.verbose or model.on_iteration is not None or model.keep_interrupted or model._has_callbacks
 
 
-def first_centers(model, data, frame, random_state, sized=None):
-    """Centers that a run starts from, relative to the origin."""
-    n_clusters = model.n_clusters
+def first_centers(model, data, frame, random_state, sized=None, run=(0, 1)):
+    """Centers that a run starts from, relative to the origin. It is that of a number among so many."""
+    n_clusters, began = model.n_clusters, time.perf_counter()
+    if model.verbose:
+        how = model.init if isinstance(model.init, str) else type(model.init).__name__
+        how = (
+            "the best centers"
+            if model.algorithm == OPTIMAL
+            else f"init={how}, refined"
+            if model.refine
+            else f"init={how}"
+        )
+        print(f"{f'Run {run[0] + 1} of {run[1]}: ' if run[1] > 1 else ''}Initialization, {how}", flush=True)
     if model.algorithm == OPTIMAL:
         centers = optimal_centers(data, n_clusters, frame)
     elif isinstance(model.init, str) and sized:
@@ -151,7 +162,7 @@ def first_centers(model, data, frame, random_state, sized=None):
     if model.refine:
         centers = refined(model, data, centers, frame, random_state)
     if model.verbose:
-        print("Initialization complete")
+        print(f"Initialization complete, {time.perf_counter() - began:.3g} s", flush=True)
     return centers
 
 
@@ -168,14 +179,27 @@ def refined(model, data, centers, frame, random_state):
 
 def run_from(centers, model, data, frame, sized=None):
     """Result of one run."""
-    watching = {name: getattr(model, name) for name in ("verbose", "on_iteration", "keep_interrupted")}
     given = model.n_clusters, frame, model._metric
     run = (
         SizedRun(data, *given, sized)
         if sized
         else Run(data, *given, ALGORITHMS["auto" if model.algorithm == OPTIMAL else model._algorithm])
     )
-    return lloyd(run, centers, **stopping(model, frame), **watching)
+    watching = {"verbose": model.verbose, "keep_interrupted": model.keep_interrupted}
+    with task_of(model).part("run", model.max_iter) as task:
+        return lloyd(run, centers, **stopping(model, frame), on_iteration=listener(model, task), **watching)
+
+
+def listener(model, task):
+    """What is called after each iteration: callbacks of the task, and the callable of the model."""
+    if task is UNWATCHED:
+        return model.on_iteration
+
+    def on_iteration(iteration):
+        is_over = task.tell("iteration", iteration.centers)
+        return (model.on_iteration is not None and model.on_iteration(iteration) is True) or is_over
+
+    return on_iteration
 
 
 def first_centers_of_sizes(model, data, frame, random_state, sized):

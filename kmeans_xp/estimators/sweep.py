@@ -15,6 +15,7 @@ from kmeans_xp import arrays
 from kmeans_xp._sklearn_private import Interval, StrOptions
 from kmeans_xp.criteria import CRITERIA, Clusters, UndefinedCriterionError
 from kmeans_xp.data.memory import InMemory
+from kmeans_xp.estimators.callbacks import Watched, task_of
 from kmeans_xp.estimators.centers import attributes, checking_parameters
 from kmeans_xp.estimators.fits import Fits, gaps
 from kmeans_xp.estimators.kmeans import KMeans
@@ -27,7 +28,7 @@ from kmeans_xp.steps import computing
 LARGEST_UNIT = 2.0**100  # of weights as counts
 
 
-class KMeansSweep(Saved, MetaEstimatorMixin, TransformerMixin, ClusterMixin, BaseEstimator):
+class KMeansSweep(Saved, Watched, MetaEstimatorMixin, TransformerMixin, ClusterMixin, BaseEstimator):
     """K-means for a range of numbers of clusters, and a recommendation.
 
     Each number starts from the centers of the one before and as many more, which greedy k-means++ adds on a weighted
@@ -173,7 +174,7 @@ class KMeansSweep(Saved, MetaEstimatorMixin, TransformerMixin, ClusterMixin, Bas
                 "of its estimator, and fit KMeans with the number that it recommends."
             )
         rng = check_random_state(self.random_state)
-        fits = Fits(model, numbers, X, sample_weight, rng)
+        fits = Fits(model, numbers, X, sample_weight, rng, task_of(self))
         if "gap" in names and isinstance(fits.sample[0], SparseRows):
             raise ValueError("criterion 'gap' needs dense data: rows without clusters fill the box of the data.")
         ordinary = [name for name in names if name != "gap"]
@@ -247,6 +248,10 @@ class KMeansSweep(Saved, MetaEstimatorMixin, TransformerMixin, ClusterMixin, Bas
             raise ValueError(f"criterion={criterion!r} is not in results_: name it in `criteria` before the fit.")
         place, reason = recommend(self.results_, criterion)
         return self.results_["n_clusters"][place], reason
+
+    def _n_parts(self, X):
+        """Number of fits, of which callbacks are told."""
+        return len(self._numbers())
 
     def _numbers(self):
         """The numbers of clusters, ascending."""
