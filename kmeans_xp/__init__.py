@@ -3,6 +3,12 @@
 from importlib.metadata import version
 
 from kmeans_xp import metrics
+from kmeans_xp.acceleration import (
+    install,
+    load_ipython_extension,
+    uninstall,
+    unload_ipython_extension,
+)
 from kmeans_xp.estimators import BisectingKMeans, KMeans, KMeansSweep, MiniBatchKMeans, kmeans_batch, kmeans_plusplus
 from kmeans_xp.versions import show_versions
 
@@ -13,8 +19,12 @@ __all__ = [
     "KMeansSweep",
     "MiniBatchKMeans",
     "__version__",
+    "install",
     "kmeans_batch",
     "kmeans_plusplus",
+    "load_ipython_extension",
     "metrics",
     "show_versions",
+    "uninstall",
+    "unload_ipython_extension",
 ]

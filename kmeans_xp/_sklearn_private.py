@@ -2,7 +2,9 @@
 
 Beside these names, there are three attributes of estimators that begin with an underscore: `_parameter_constraints`,
 which `fit_context` checks before a fit by `_validate_params`, overridden to remember what is valid, and
-`_n_features_out`, from which `get_feature_names_out` makes names.
+`_n_features_out`, from which `get_feature_names_out` makes names. `estimators/replacements.py` also takes
+`_skl_parameter_constraints` of functions; `estimators/conversion.py` what fitted models keep: `_counts`,
+`_n_since_last_reassign`, `_random_state`, `_X_mean`, `_bisecting_tree` with its nodes.
 """
 
 from sklearn.base import _fit_context as fit_context

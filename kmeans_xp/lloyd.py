@@ -263,7 +263,12 @@ def _require_finite(run, *values):
 def _print_progress(history, unchanged, converged, tol, weight_unit):
     """One line an iteration, in scikit-learn's words."""
     iteration = len(history["inertia"]) - 1
-    print(f"Iteration {iteration}, inertia {history['inertia'][-1] * weight_unit}.")
+    n_changed, seconds = history["n_changed"][-1], history["seconds"][-1]
+    print(
+        f"Iteration {iteration}, inertia {history['inertia'][-1] * weight_unit}, {n_changed} rows changed cluster, "
+        f"{seconds:.3g} s.",
+        flush=True,
+    )
     if unchanged:
         print(f"Converged at iteration {iteration}: strict convergence.")
     elif converged:

@@ -8,7 +8,7 @@ from kmeans_xp.arrays import asarray_like, namespace, tile_bytes, to_floats
 from kmeans_xp.backends import replaceable
 from kmeans_xp.frame import frame_at, is_ordinary
 from kmeans_xp.nearest import TOO_LARGE
-from kmeans_xp.steps import assign, in_unit, sq_distances_to_own
+from kmeans_xp.steps import assign, in_unit, lloyd_step, sq_distances_to_own
 from kmeans_xp.steps import distances as distances_from
 from kmeans_xp.validation import has_finite_sum
 
@@ -64,6 +64,18 @@ def inertia_and_weight(block, model):
     """Inertia of the rows, and their weight, floats."""
     (weight,) = to_floats(namespace(block.sample_weight).sum(block.sample_weight))
     return inertia(block.X, block.sample_weight, *model.seen_from(block.X), model.metric), weight
+
+
+def inertia_and_sizes(block, model):
+    """Inertia of the rows, a float, and weights of their clusters, (n_clusters,) float64."""
+    sample_weight, unit = in_unit(block.sample_weight)
+    centers, frame = model.seen_from(block.X)
+    labels, _, weights = lloyd_step(block.X, sample_weight, centers, frame)
+    squares = sq_distances_to_own(block.X, labels, centers, frame)
+    (total,) = to_floats(namespace(squares).sum(sample_weight * squares))
+    if not math.isfinite(total):
+        raise ValueError(TOO_LARGE)
+    return unit * total, unit * weights
 
 
 def inertia(X, sample_weight, centers, frame, metric):

@@ -348,7 +348,7 @@ def test_history_and_convergence(lib, rng, capsys):
     assert history["center_shift"].iloc[-1] == 0
     np.testing.assert_allclose(history["inertia"].iloc[-1], model.inertia_, rtol=1e-9)
     printed = capsys.readouterr().out
-    assert printed.startswith("Initialization complete\nIteration 0, inertia ")
+    assert re.match(r"Initialization, init=k-means\+\+\nInitialization complete, .* s\nIteration 0, inertia ", printed)
     assert f"Converged at iteration {model.n_iter_ - 1}: strict convergence." in printed
 
     loose = KMeans(6, random_state=0, tol=0.1, verbose=1).fit(X)

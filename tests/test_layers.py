@@ -66,6 +66,7 @@ ORDER = [
     "metrics",
     "estimators/random_numbers",
     "estimators/saving",
+    "estimators/callbacks",
     "estimators/conversion",
     "estimators/centers",
     "estimators/runs",
@@ -78,11 +79,14 @@ ORDER = [
     "estimators/minibatch",
     "estimators/fits",
     "estimators/sweep",
+    "estimators/replacements",
     "estimators/__init__",
     "projection",
     "plotting",
     "versions",
+    "acceleration",
     "__init__",
+    "__main__",
 ]
 # Libraries other than NumPy, by who may import them
 LIBRARIES = {

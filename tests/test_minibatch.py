@@ -115,9 +115,29 @@ def test_when_to_stop():
     assert not any(monitor.stops(5, 0.0, 0.5) for _ in range(100))
 
 
+def test_equal_weights_are_as_good_as_none(rng):
+    X = blobs(rng, 300)
+    plain = MiniBatchKMeans(5, random_state=0).fit(X)
+    weighted = MiniBatchKMeans(5, random_state=0).fit(X, sample_weight=np.full(300, 0.5))
+    assert_array_equal(weighted.cluster_centers_, plain.cluster_centers_)
+    assert weighted.inertia_ == plain.inertia_ / 2
+    assert_array_equal(weighted.cluster_sizes_, plain.cluster_sizes_ / 2)
+    rough = MiniBatchKMeans(5, random_state=0, compute_labels=False).fit(X, sample_weight=np.full(300, 0.5))
+    assert rough.inertia_ == MiniBatchKMeans(5, random_state=0, compute_labels=False).fit(X).inertia_ / 2
+
+
+def test_given_centers_are_one_seeding(rng):
+    X = blobs(rng)
+    with pytest.warns(
+        RuntimeWarning, match="performing only one init in MiniBatchKMeans instead of n_init=4"
+    ) as caught:
+        MiniBatchKMeans(3, init=X[:3], n_init=4).fit(X)
+    assert caught[0].filename == __file__
+
+
 def test_verbose(capsys, rng):
     model = MiniBatchKMeans(2, random_state=0, verbose=1, max_iter=1, batch_size=50).fit(rng.normal(size=(200, 2)))
-    lines = capsys.readouterr().out.splitlines()
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Minibatch step")]
     assert len(lines) == model.n_steps_
     assert lines[-1].startswith(f"Minibatch step {model.n_steps_}/4: mean batch inertia: ")
 

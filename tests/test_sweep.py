@@ -1,5 +1,7 @@
 """A range of numbers of clusters, and which one is recommended."""
 
+import pickle
+import re
 import tracemalloc
 
 import numpy as np
@@ -7,13 +9,14 @@ import pytest
 import sklearn
 from conftest import blobs, load
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from kmeans_xp import KMeans, KMeansSweep, metrics
+from kmeans_xp import KMeans, KMeansSweep, MiniBatchKMeans, metrics
 from kmeans_xp.arrays import to_numpy
 from kmeans_xp.estimators.fits import without_clusters
-from kmeans_xp.estimators.sweep import recommend
+from kmeans_xp.estimators.sweep import Results, recommend
 from kmeans_xp.metrics import CRITERIA
 
 
@@ -273,3 +276,75 @@ def test_recommendation_by_gap():
     )
     results["gap_error"][3] = 0.19
     assert recommend(results, "gap")[0] == 2
+
+
+def test_one_number_means_from_two_on():
+    sweep = KMeansSweep(4, criterion="bic", criteria=(), random_state=0).fit(apart(100))
+    assert sweep.results_["n_clusters"] == [2, 3, 4]
+    with pytest.raises(ValueError, match="'n_clusters' parameter of KMeansSweep must be an int in the range"):
+        KMeansSweep(1).fit(apart(100))
+
+
+@pytest.mark.parametrize("criterion", ["bic", "gap"])
+def test_fewer_rows_than_clusters_stop_it(rng, criterion):
+    X = rng.normal(size=(5, 2))
+    sweep = KMeansSweep([2, 4, 6, 8], criterion=criterion, criteria=(), random_state=0)
+    with pytest.warns(
+        UserWarning, match="X has 5 rows, and n_clusters goes up to 8: no more than 4 clusters are tried"
+    ):
+        sweep.fit(X)
+    assert sweep.results_["n_clusters"] == [2, 4]
+    with pytest.raises(ValueError, match="n_samples=5 should be >= n_clusters=6"):
+        KMeansSweep([6, 7]).fit(X)
+
+
+def test_in_batches(lib):
+    X = lib.asarray(apart())
+    estimator = MiniBatchKMeans(batch_size=200, compute_labels=False, on_iteration=lambda _: None)
+    sweep = KMeansSweep(8, criterion="bic", estimator=estimator, random_state=0).fit(X)
+    assert sweep.best_n_clusters_ == 6
+    assert type(sweep.best_estimator_) is MiniBatchKMeans
+    assert to_numpy(sweep.cluster_sizes_).sum() == 1200
+    again = KMeansSweep(8, criterion="bic", estimator=estimator, random_state=0).fit(X)
+    assert again.results_["inertia"] == sweep.results_["inertia"]
+    assert pickle.loads(pickle.dumps(sweep)).estimator.on_iteration is None
+    gap = KMeansSweep([5, 6, 7], criterion="gap", n_references=3, estimator=MiniBatchKMeans(), random_state=0).fit(X)
+    assert gap.best_n_clusters_ == 6
+
+
+def test_the_table_is_printed():
+    results = Results({"n_clusters": [2, 10], "inertia": [1234567.0, 0.25], "bic": [np.nan, -1.5]})
+    assert repr(results) == (
+        "n_clusters      inertia   bic\n         2  1.23457e+06   nan\n        10         0.25  -1.5"
+    )
+    assert pickle.loads(pickle.dumps(results))["inertia"] == results["inertia"]
+    sweep = KMeansSweep(4, criterion="bic", random_state=0).fit(apart(100))
+    assert [line.split()[0] for line in str(sweep.results_).splitlines()] == ["n_clusters", "2", "3", "4"]
+
+
+def test_rows_and_sizes_of_the_best():
+    X = apart()
+    sweep = KMeansSweep(8, random_state=0).fit(X)
+    best = sweep.best_estimator_
+    assert_array_equal(sweep.cluster_sizes_, np.bincount(sweep.labels_))
+    for name in ("nearest_rows", "nearest_centers"):
+        for found, expected in zip(getattr(sweep, name)(X, 2), getattr(best, name)(X, 2), strict=True):
+            assert_array_equal(found, expected)
+        with pytest.raises(NotFittedError):
+            getattr(KMeansSweep(), name)(X)
+    assert_array_equal(sweep.nearest_rows(X, return_distance=False), best.nearest_rows(X, return_distance=False))
+
+
+def test_each_number_is_told_of(capsys):
+    KMeansSweep(3, criterion="gap", criteria=["bic"], n_references=2, random_state=0, verbose=1).fit(apart(100))
+    told = capsys.readouterr().out.splitlines()
+    assert [re.sub(r"-?\d[\d.e+-]* s$|(?<=inertia )[\d.e+-]+|(?<=bic )[\d.e+-]+", "*", line) for line in told] == [
+        "n_clusters=2: inertia *, *",
+        "n_clusters=2: bic *, *",
+        "n_clusters=3: inertia *, *",
+        "n_clusters=3: bic *, *",
+        "gap, reference 1 of 2, n_clusters=2: inertia *, *",
+        "gap, reference 1 of 2, n_clusters=3: inertia *, *",
+        "gap, reference 2 of 2, n_clusters=2: inertia *, *",
+        "gap, reference 2 of 2, n_clusters=3: inertia *, *",
+    ]

@@ -1,6 +1,8 @@
 """A batch of mini-batch k-means: how its rows are drawn, how it moves the centers, when batches no longer help."""
 
 import math
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -9,6 +11,18 @@ from kmeans_xp.backends import replaceable
 from kmeans_xp.metric import EUCLIDEAN
 from kmeans_xp.rows.array import take_rows
 from kmeans_xp.steps import in_unit, lloyd_step, means, sq_distances_to_own
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one batch did, for callbacks."""
+
+    number: int  # from 1
+    centers: Any  # (n_clusters, n_features) after it
+    inertia: float  # of the centers that it started from, mean of its rows
+    smoothed_inertia: float  # that of the batches before as well, which decides when to stop
+    center_shift: float  # sum of the squared distances that the centers moved
+    seconds: float
 
 
 class State:
@@ -73,12 +87,13 @@ class Monitor:
         self._n_steps = self._n_worse = 0
         self._lowest = math.inf
         self.smoothed = None  # mean inertia of a row
-        self._latest = None
+        self.latest = None
+        self.reason = None  # to stop
 
     def stops(self, inertia, shift, smoothing):
         """Take note of a batch; whether to stop. The first one shows what the seeding was worth."""
         self._n_steps += 1
-        self._latest = inertia
+        self.latest = inertia
         if self.smoothed is None or self._n_steps == 2:
             self.smoothed = inertia
         else:
@@ -86,13 +101,17 @@ class Monitor:
         if self._n_steps == 1:
             return False
         if self._tol > 0 and shift <= self._tol:
+            self.reason = "small centers change"
             return True
         self._n_worse = 0 if self.smoothed < self._lowest else self._n_worse + 1
         self._lowest = min(self._lowest, self.smoothed)
-        return self._max_no_improvement is not None and self._n_worse >= self._max_no_improvement
+        if self._max_no_improvement is not None and self._n_worse >= self._max_no_improvement:
+            self.reason = "lack of improvement in inertia"
+            return True
+        return False
 
     def __str__(self):
-        return f"mean batch inertia: {self._latest}, ewa inertia: {self.smoothed}"
+        return f"mean batch inertia: {self.latest}, ewa inertia: {self.smoothed}"
 
 
 class Batches:
@@ -123,17 +142,19 @@ def unit_weights(X):
 class Draw:
     """Draws row numbers with replacement, with probability proportional to weight, without looking at all weights.
 
-    sample_weight (n_samples,) or None for equal weights.
+    sample_weight (n_samples,) or None for weights of 1. Equal weights are as good as none.
     """
 
     def __init__(self, n_samples, sample_weight):
-        self._n_samples = n_samples
-        self._cumulative = None if sample_weight is None else np.cumsum(arrays.to_numpy(sample_weight))
+        self._n_samples, self._cumulative = n_samples, None
         self.total_weight = float(n_samples)
         if sample_weight is not None:
-            self.total_weight = float(self._cumulative[-1])
-            # Rounding may carry a target up to the total: the last row that has weight
-            self._last = np.searchsorted(self._cumulative, self.total_weight)
+            weights = arrays.to_numpy(sample_weight)
+            cumulative = np.cumsum(weights)
+            self.total_weight = float(cumulative[-1])
+            if (weights != weights[0]).any():
+                # Rounding may carry a target up to the total: the last row that has weight
+                self._cumulative, self._last = cumulative, np.searchsorted(cumulative, self.total_weight)
 
     def __call__(self, n_rows, rng):
         if self._cumulative is None:

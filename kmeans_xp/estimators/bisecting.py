@@ -7,11 +7,14 @@ from typing import Any, Literal, Self
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils.validation import check_is_fitted
 
 from kmeans_xp import arrays, seeding, tree
 from kmeans_xp._sklearn_private import Interval, StrOptions
 from kmeans_xp.algorithms import ALGORITHMS
 from kmeans_xp.data import Purpose, frame_of, open_data
+from kmeans_xp.estimators import conversion
+from kmeans_xp.estimators.callbacks import task_of
 from kmeans_xp.estimators.centers import NearestCenters, attributes, checking_parameters
 from kmeans_xp.estimators.kmeans import KMeans
 from kmeans_xp.estimators.random_numbers import generator
@@ -225,7 +228,8 @@ class BisectingKMeans(NearestCenters):
                 refuse_blocks(data.in_blocks)
                 check_n_samples(data, self.n_clusters)
                 frame = frame_of(data)
-                grown = grow(Splitter(self._runs(), data, frame, rng), self.n_clusters, self._score, self.verbose)
+                splitter = Splitter(self._runs(), data, frame, rng)
+                grown = grow(splitter, self.n_clusters, self._score, self.verbose, task_of(self))
 
                 self._keep(grown.centers(self.n_clusters), frame, data.home)
                 self._tree = grown.tree(data.home)
@@ -238,10 +242,25 @@ class BisectingKMeans(NearestCenters):
             raise
         return self
 
+    def _n_parts(self, X):
+        """Number of splits, of which callbacks are told."""
+        return self.n_clusters - 1
+
+    def to_sklearn(self) -> Any:
+        """A fitted :class:`sklearn.cluster.BisectingKMeans` with these centers and this tree, on NumPy.
+
+        Returns
+        -------
+        model : sklearn.cluster.BisectingKMeans
+            Among its parameters, an `init` that scikit-learn does not have becomes 'k-means++', and 'auto' 'lloyd'.
+        """
+        check_is_fitted(self)
+        return conversion.bisecting_to_sklearn(self)
+
     def _runs(self):
         """What a split is: an estimator with two clusters."""
-        names = "init", "max_iter", "verbose", "tol", "algorithm", "metric", "zero_rows"
-        return KMeans(2, n_init=self.n_init, **{name: getattr(self, name) for name in names})
+        names = "init", "n_init", "max_iter", "verbose", "tol", "metric", "zero_rows"
+        return KMeans(2, algorithm=self._algorithm, **{name: getattr(self, name) for name in names})
 
     def _score(self, leaf):
         """By which a cluster is chosen to be split."""
@@ -264,7 +283,7 @@ class BisectingKMeans(NearestCenters):
             warnings.warn(trouble_of_zeros(n_lost), UserWarning, stacklevel=4)
         if n_found < self.n_clusters:
             warnings.warn(trouble_of_few(n_found, self), ConvergenceWarning, stacklevel=4)
-        elif n_unfinished:
+        elif n_unfinished and self._tells_unfinished:
             warnings.warn(
                 f"{n_unfinished} of {n_found - 1} splits did not converge in max_iter={self.max_iter} iterations. "
                 "Increase max_iter or tol.",

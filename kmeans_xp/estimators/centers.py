@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 from kmeans_xp import arrays, neighbors, passes, prediction
 from kmeans_xp._sklearn_private import fit_context
 from kmeans_xp.data import Purpose, open_data, working_memory
+from kmeans_xp.estimators.callbacks import Watched, watched_fit
 from kmeans_xp.estimators.saving import Saved
 from kmeans_xp.metric import EUCLIDEAN, Cosine, unit_rows
 from kmeans_xp.prediction import Model
@@ -60,6 +61,8 @@ def checking_parameters(fit: Fit) -> Fit:
     def checked(self, *args, **kwargs):
         if plain_parameters(self) not in _valid:
             check(self)
+        if "_skl_callbacks" in vars(self) and fit.__name__ == "fit":
+            return watched_fit(fit, self, *args, **kwargs)
         return fit(self, *args, **kwargs)
 
     return cast(Fit, checked)
@@ -82,7 +85,7 @@ OF_SIZES = "prices_", "duality_gap_"  # if those are bounded
 OF_ROWS = ("labels_", "inertia_", "cluster_sizes_", "n_iter_", "n_steps_", "converged_", "history_", *OF_SIZES)
 
 
-class NearestCenters(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):
+class NearestCenters(Saved, Watched, ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):
     """Abstract: an estimator that has `cluster_centers_` and, if they are of a fit, knows how that saw the rows.
 
     A subclass has the parameters `n_clusters` and `device`.
@@ -90,12 +93,14 @@ class NearestCenters(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, C
 
     _needed_when_fitted = ("cluster_centers_",)
     _known_of_fit: tuple[str, ...] = ("_origin", "_spread")  # of its frame
+    _known_of_rows: tuple[str, ...] = OF_ROWS
 
     n_features_in_: int
     feature_names_in_: Any
     metric = "euclidean"  # of those that have no such parameter
     zero_rows = "warn"
     refine = False
+    _tells_unfinished = True  # whether a fit warns that `max_iter` ended it
 
     @property
     def cluster_centers_(self) -> Any:
@@ -111,7 +116,7 @@ class NearestCenters(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, C
         with computing(given):
             rows = unit_rows(given) if self._metric.spherical else given
             centers = arrays.namespace(given).astype(rows, given.dtype, copy=True)
-        for name in (*self._known_of_fit, *OF_ROWS):
+        for name in (*self._known_of_fit, *self._known_of_rows):
             vars(self).pop(name, None)
         if getattr(self, "n_features_in_", None) != centers.shape[1]:
             vars(self).pop("feature_names_in_", None)
@@ -369,6 +374,11 @@ class NearestCenters(Saved, ClassNamePrefixFeaturesOutMixin, TransformerMixin, C
         centers = arrays.to_numpy(self.cluster_centers_).astype(np.float64)
         origin = np.median(centers, axis=0)  # amid them, also if one is far away
         return origin, float(((centers - origin) ** 2).sum(axis=1).mean())
+
+    @property
+    def _algorithm(self):
+        """By which the runs of a fit label the rows."""
+        return self.algorithm
 
     @property
     def _metric(self):

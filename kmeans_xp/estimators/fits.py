@@ -8,6 +8,8 @@ from sklearn.base import clone
 
 from kmeans_xp import arrays
 from kmeans_xp.data import frame_of
+from kmeans_xp.estimators.callbacks import UNWATCHED
+from kmeans_xp.estimators.kmeans import KMeans
 from kmeans_xp.estimators.runs import run_on_sample
 from kmeans_xp.rows.array import take_rows
 from kmeans_xp.seeding.greedy import added, greedy, sample_of
@@ -17,16 +19,23 @@ from kmeans_xp.validation import check_n_samples
 SMALLEST = np.finfo(float).tiny  # of inertias whose logarithm is taken
 
 
+def untold(what):
+    """For those who do not want to know."""
+
+
 class Fits:
     """Models for ascending numbers of clusters, each from the centers of the one before or from fresh ones."""
 
-    def __init__(self, model, numbers, X, sample_weight, rng):
-        self.model, self.numbers, self.rng = model, numbers, rng
+    def __init__(self, model, numbers, X, sample_weight, rng, *, task=UNWATCHED, tell=untold):
+        self.model, self.rng, self._task, self._tell = model, rng, task, tell
         self._given = X, sample_weight
-        with model._opened_to_fit(X, sample_weight) as self.data:
-            check_n_samples(self.data, numbers[-1])
+        # What makes first centers on the sample
+        self._starter = model if isinstance(model, KMeans) else KMeans(numbers[-1], device=model.device)
+        with self._starter._opened_to_fit(X, sample_weight) as self.data:
+            self.numbers = [k for k in numbers if k <= self.data.shape[0]]
+            check_n_samples(self.data, numbers[0])
             self._frame = frame_of(self.data)
-            self.sample = sample_of(self.data, numbers[-1], self._frame, rng)[:2]
+            self.sample = sample_of(self.data, self.numbers[-1], self._frame, rng)[:2]
 
     def __iter__(self):
         """Yield fitted models and the seconds that each took."""
@@ -37,15 +46,20 @@ class Fits:
             with computing(like, k, lender=lender):
                 centers = self._start(centers, k)
                 init = arrays.asarray_like(frame.leave(centers), self.data.home)
-            fitted = clone(self.model).set_params(n_clusters=k, init=init, n_init=1, **self._seed())
-            fitted.fit(X, sample_weight=sample_weight)
+            fitted = clone(self.model).set_params(n_clusters=k, init=init, n_init=1, **self._more())
+            with self._task.by(f"n_clusters={k}", fitted):
+                fitted.fit(X, sample_weight=sample_weight)
             with computing(like, lender=lender):
                 centers = frame.enter(arrays.asarray_like(fitted.cluster_centers_, like))
-            yield fitted, time.perf_counter() - began
+            seconds = time.perf_counter() - began
+            self._tell(f"n_clusters={k}: inertia {fitted.inertia_:.6g}, {seconds:.3g} s")
+            yield fitted, seconds
 
-    def _seed(self):
-        """Parameters of a fit that draws random numbers although its first centers are given."""
-        return {"random_state": self.rng.randint(2**31 - 1)} if self.model.refine else {}
+    def _more(self):
+        """Parameters of a fit that draws random numbers although its first centers are given, and of one in batches."""
+        in_batches = not isinstance(self.model, KMeans)
+        seed = {"random_state": self.rng.randint(2**31 - 1)} if self.model.refine or in_batches else {}
+        return seed | ({"compute_labels": True} if in_batches else {})
 
     def _start(self, centers, n_clusters):
         """Centers, relative to the origin: the better on the sample of a fresh start and one that adds to `centers`."""
@@ -54,20 +68,24 @@ class Fits:
         if centers is not None:
             starts.append(added(*self.sample, self._frame.leave(centers), *job))
         entered = map(self._frame.enter, starts)
-        results = [run_on_sample(self.model, self.sample, start, self._frame) for start in entered]
+        results = [run_on_sample(self._starter, self.sample, start, self._frame) for start in entered]
         return self._frame.enter(min(results, key=lambda result: result.inertia).centers)
 
 
-def gaps(fits, inertias, n_references):
+def gaps(fits, inertias, n_references, tell=untold):
     """Gap statistic for each number of clusters, and its standard error: lists."""
     X, sample_weight = map(arrays.to_numpy, fits.sample)
     X, sample_weight = X[sample_weight > 0], sample_weight[sample_weight > 0]
     logs = []
-    for _ in range(n_references):
+    for reference in range(n_references):
         with computing(fits.data.like, lender=fits.data.shown):
             rows = without_clusters(X.astype(float), sample_weight, fits.rng)
             rows = arrays.asarray_like(rows, fits.data.shown, arrays.result_dtype(fits.data.shown))
-        references = Fits(fits.model, fits.numbers, rows, None, fits.rng)
+        check_n_samples(rows, fits.numbers[-1])
+        which = f"gap, reference {reference + 1} of {n_references}, "
+        references = Fits(
+            fits.model, fits.numbers, rows, None, fits.rng, tell=lambda what, which=which: tell(which + what)
+        )
         scale = sample_weight.sum() / len(sample_weight)
         logs.append([math.log(max(fitted.inertia_ * scale, SMALLEST)) for fitted, _ in references])
     logs = np.asarray(logs)

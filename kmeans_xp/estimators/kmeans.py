@@ -6,7 +6,7 @@ from numbers import Integral, Real
 from typing import Any, Literal, Self
 
 import numpy as np
-from sklearn.utils.validation import validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from kmeans_xp import arrays, seeding
 from kmeans_xp._sklearn_private import Interval, StrOptions
@@ -65,7 +65,7 @@ class KMeans(NearestCenters):
         variance of the columns (weighted), or when no label changed.
 
     verbose : int, default=0
-        Print a line an iteration.
+        Print what a fit does: the seeding of each run, and a line an iteration, with seconds and the rows that changed.
 
     random_state : int, RandomState instance or None, default=None
         Source of the random numbers for `init`. They are drawn on the host.
@@ -333,6 +333,10 @@ class KMeans(NearestCenters):
             raise
         return self
 
+    def _n_parts(self, X):
+        """Number of runs, of which callbacks are told."""
+        return 1 if self.algorithm == OPTIMAL else seeding.n_runs(self.init, self.n_init)
+
     def _opened_to_fit(self, X, sample_weight):
         """Context in which X is a source, for a fit."""
         given = {"metric": self._metric, "device": self.device, "estimator": self}
@@ -397,7 +401,8 @@ class KMeans(NearestCenters):
         model : sklearn.cluster.KMeans
             Among its parameters, an `init` that scikit-learn does not have becomes 'k-means++', and 'auto' 'lloyd'.
         """
-        return conversion.to_sklearn(self)
+        check_is_fitted(self)
+        return conversion.kmeans_to_sklearn(self)
 
     @classmethod
     def from_sklearn(cls, model: Any) -> Self:

@@ -5,21 +5,27 @@ scikit-learn's.
 """
 
 import math
+import time
 import warnings
+from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any, Literal, Self
 
 import numpy as np
 from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
 
-from kmeans_xp import arrays, seeding
+from kmeans_xp import arrays, passes, seeding
 from kmeans_xp._sklearn_private import Interval, StrOptions
 from kmeans_xp.data import Purpose, frame_of, open_data
 from kmeans_xp.data.memory import InMemory
-from kmeans_xp.estimators.batches import Batches, Monitor, State
+from kmeans_xp.estimators import conversion
+from kmeans_xp.estimators.batches import Batch, Batches, Monitor, State
+from kmeans_xp.estimators.callbacks import UNWATCHED, task_of
 from kmeans_xp.estimators.centers import NearestCenters, attributes, checking_parameters
+from kmeans_xp.estimators.runs import seedings_of
 from kmeans_xp.metric import EUCLIDEAN
-from kmeans_xp.prediction import inertia
+from kmeans_xp.prediction import inertia, inertia_and_sizes
 from kmeans_xp.validation import check_n_samples, check_not_lazy
 
 
@@ -47,7 +53,7 @@ class MiniBatchKMeans(NearestCenters):
         Rows in a batch. They are drawn with replacement, with probability proportional to weight.
 
     verbose : int, default=0
-        Print a line a batch.
+        Print what a fit does: the seedings, and a line a batch.
 
     compute_labels : bool, default=True
         Whether to label all rows at the end, and to sum the inertia.
@@ -76,6 +82,11 @@ class MiniBatchKMeans(NearestCenters):
     device : None, 'auto', 'cpu', 'cuda' or 'cuda:i', default=None
         Where to compute; see :class:`KMeans`.
 
+    on_iteration : callable, default=None
+        Called after each batch of `fit` with an object that has `number` (from 1), `centers`, `inertia` (mean of the
+        rows of the batch, of the centers that it started from), `smoothed_inertia`, `center_shift` and `seconds`. If it
+        returns True, the fit ends there. A fitted model is pickled without it.
+
     Attributes
     ----------
     cluster_centers_ : array of shape (n_clusters, n_features)
@@ -83,6 +94,9 @@ class MiniBatchKMeans(NearestCenters):
 
     labels_ : array of shape (n_samples,), int32
         Cluster of each row, if `compute_labels`; after `partial_fit`, of the rows of that call.
+
+    cluster_sizes_ : array of shape (n_clusters,), float64
+        Total weight of the rows of each cluster, if `compute_labels`; after `partial_fit`, of the rows of that call.
 
     inertia_ : float
         Weighted sum of the squared distances of the rows from their centers; without `compute_labels`, an estimate from
@@ -118,6 +132,7 @@ class MiniBatchKMeans(NearestCenters):
 
     _known_of_fit = (*NearestCenters._known_of_fit, "_counts", "_n_since")
 
+    cluster_sizes_: Any
     labels_: Any
     inertia_: float
     n_iter_: int
@@ -137,6 +152,7 @@ class MiniBatchKMeans(NearestCenters):
         "n_init": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "reassignment_ratio": [Interval(Real, 0, None, closed="left")],
         "device": [None, str],
+        "on_iteration": [None, callable],
     }
 
     def __init__(
@@ -155,6 +171,7 @@ class MiniBatchKMeans(NearestCenters):
         n_init: int | Literal["auto"] = "auto",
         reassignment_ratio: float = 0.01,
         device: str | None = None,
+        on_iteration: Callable[[Batch], object] | None = None,
     ) -> None:
         self.n_clusters = n_clusters
         self.init = init
@@ -169,6 +186,7 @@ class MiniBatchKMeans(NearestCenters):
         self.n_init = n_init
         self.reassignment_ratio = reassignment_ratio
         self.device = device
+        self.on_iteration = on_iteration
 
     @checking_parameters
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
@@ -202,11 +220,15 @@ class MiniBatchKMeans(NearestCenters):
                 n_steps = max(1, self.max_iter * n_samples // batch_size)
                 smoothing = min(1.0, 2 * batch_size / (n_samples + 1))
                 for step in range(n_steps):
+                    began = time.perf_counter()
                     batch_inertia, shift = state.step(*batches.draw(batch_size, rng), self.reassignment_ratio, rng)
                     stop = monitor.stops(batch_inertia / batch_size, shift, smoothing)
+                    seconds = time.perf_counter() - began
                     if self.verbose:
-                        print(f"Minibatch step {step + 1}/{n_steps}: {monitor}")
-                    if stop:
+                        print(f"Minibatch step {step + 1}/{n_steps}: {monitor}, {seconds:.3g} s", flush=True)
+                    if stop and self.verbose:
+                        print(f"Converged ({monitor.reason}) at step {step + 1}/{n_steps}")
+                    if self._tell(step + 1, state, monitor, shift, seconds, data) or stop:
                         break
                 self._learn(state, data.home)
 
@@ -264,6 +286,37 @@ class MiniBatchKMeans(NearestCenters):
             raise
         return self
 
+    def to_sklearn(self) -> Any:
+        """A fitted :class:`sklearn.cluster.MiniBatchKMeans` with these centers, on NumPy.
+
+        Returns
+        -------
+        model : sklearn.cluster.MiniBatchKMeans
+            Its `partial_fit` goes on with what the centers have seen here. An `init` that scikit-learn does not have
+            becomes 'k-means++'.
+        """
+        check_is_fitted(self)
+        return conversion.minibatch_to_sklearn(self)
+
+    def _n_parts(self, X):
+        """Most batches, of which callbacks are told; None where that is not known."""
+        n_samples = X.shape[0] if hasattr(X, "shape") else len(X)
+        if not isinstance(n_samples, Integral):
+            return None
+        return max(1, self.max_iter * n_samples // min(self.batch_size, n_samples))
+
+    def _tell(self, number, state, monitor, shift, seconds, data):
+        """Tell callbacks of a batch; whether they want no more."""
+        task = task_of(self)
+        if task is UNWATCHED and self.on_iteration is None:
+            return False
+        centers = arrays.asarray_like(state.frame.leave(state.centers), data.shown)
+        is_over = task.tell("batch", centers)
+        numbers = monitor.latest, monitor.smoothed, shift, seconds
+        return (
+            self.on_iteration is not None and self.on_iteration(Batch(number, centers, *numbers)) is True
+        ) or is_over
+
     def _opened_to_fit(self, X, sample_weight, learns):
         """Context in which X is a source, to draw batches of or as a batch."""
         return open_data(X, sample_weight, Purpose(self.n_clusters, device=self.device, estimator=self, learns=learns))
@@ -287,10 +340,17 @@ class MiniBatchKMeans(NearestCenters):
         """The state before the first batch, from rows and their weights."""
         data = InMemory(X, sample_weight, EUCLIDEAN, fitting=False)
         frame = frame_of(data)
-        n_runs = seeding.n_runs(self.init, self.n_init, in_batches=True)
-        candidates = [self._first_centers(data, frame, rng) for _ in range(n_runs)]
-        best = min(candidates, key=lambda centers: inertia(X, sample_weight, centers, frame, EUCLIDEAN))
-        return State.unseen(best, frame)
+        n_runs = seedings_of(self, in_batches=True, stacklevel=5)
+        candidates, inertias = [], []
+        for run in range(n_runs):
+            if self.verbose:
+                how = self.init if isinstance(self.init, str) else type(self.init).__name__
+                print(f"Init {run + 1}/{n_runs} with method {how}", flush=True)
+            candidates.append(self._first_centers(data, frame, rng))
+            inertias.append(inertia(X, sample_weight, candidates[-1], frame, EUCLIDEAN))
+            if self.verbose:
+                print(f"Inertia for init {run + 1}/{n_runs}: {inertias[-1]}", flush=True)
+        return State.unseen(candidates[inertias.index(min(inertias))], frame)
 
     def _first_centers(self, data, frame, rng):
         """Centers relative to the origin."""
@@ -312,6 +372,11 @@ class MiniBatchKMeans(NearestCenters):
         self._n_since = state.n_since
 
     def _label(self, X, sample_weight):
-        """Set `labels_` and `inertia_` for X."""
+        """Set what is known of the rows of X."""
+        began = time.perf_counter()
         self.labels_ = self.predict(X)
-        self.inertia_ = -self.score(X, sample_weight=sample_weight)
+        with self._opened(X, "score", sample_weight) as data:
+            self.inertia_, sizes = data.reduce(inertia_and_sizes, passes.add, self._model())
+            self.cluster_sizes_ = arrays.asarray_like(sizes, data.home)
+        if self.verbose:
+            print(f"Labels of all rows, {time.perf_counter() - began:.3g} s", flush=True)

@@ -11,6 +11,7 @@ from kmeans_xp.algorithms import ALGORITHMS, OPTIMAL, Limits
 from kmeans_xp.breathing import breathe
 from kmeans_xp.data import frame_of, working_memory
 from kmeans_xp.data.memory import InMemory
+from kmeans_xp.estimators.callbacks import UNWATCHED, task_of
 from kmeans_xp.estimators.random_numbers import Recorded, generator
 from kmeans_xp.fitting import fits_at_once, fitting
 from kmeans_xp.frame import frame_at
@@ -82,7 +83,7 @@ def best_at_once(n_runs, model, data, random_state):
     """The same as `best_by_parts` in one call, or None where there is none."""
     began = time.perf_counter()
     (n_samples, n_features), like = data.shape, data.like
-    limits, algorithm = Limits(model.max_iter, model.tol), ALGORITHMS[model.algorithm]
+    limits, algorithm = Limits(model.max_iter, model.tol), ALGORITHMS[model._algorithm]
     how = fitting(model.n_clusters, n_features, n_runs, algorithm, limits)
     begins = np.asarray([0, n_samples])
     found = fits_at_once(*data.all_rows(), begins, how, lambda _, n: random_state.random_sample(n))
@@ -100,7 +101,7 @@ def trouble_of(result, interrupted, model):
         return f"The fit was interrupted after {result.n_iter} iterations."
     if result.n_distinct < model.n_clusters:
         return trouble_of_few(result.n_distinct, model, MAY_BE_EMPTY if result.proof else EQUAL_ROWS)
-    if not result.converged and result.n_iter == model.max_iter:
+    if not result.converged and result.n_iter == model.max_iter and model._tells_unfinished:
         return (
             f"KMeans did not converge in max_iter={model.max_iter} iterations: in the last one "
             f"{result.history['n_changed'][-1]} rows changed cluster. Increase max_iter or tol."
@@ -123,7 +124,7 @@ def trouble_of_zeros(n_rows):
 
 def results_of(n_runs, model, data, frame, random_state, sized=None):
     """Iterator over the results of runs; side by side where nobody watches. Only seedings draw random numbers."""
-    starts = (first_centers(model, data, frame, random_state, sized) for _ in range(n_runs))
+    starts = (first_centers(model, data, frame, random_state, sized, (run, n_runs)) for run in range(n_runs))
     if n_runs == 1 or is_watched(model) or data.in_blocks or sized:
         return (run_from(centers, model, data, frame, sized) for centers in starts)
     return iter(
@@ -133,12 +134,22 @@ def results_of(n_runs, model, data, frame, random_state, sized=None):
 
 def is_watched(model):
     """Whether somebody wants to know of each iteration, or to have what was found before an interruption."""
-    return model.verbose or model.on_iteration is not None or model.keep_interrupted
+    return model.verbose or model.on_iteration is not None or model.keep_interrupted or model._has_callbacks
 
 
-def first_centers(model, data, frame, random_state, sized=None):
-    """Centers that a run starts from, relative to the origin."""
-    n_clusters = model.n_clusters
+def first_centers(model, data, frame, random_state, sized=None, run=(0, 1)):
+    """Centers that a run starts from, relative to the origin. It is that of a number among so many."""
+    n_clusters, began = model.n_clusters, time.perf_counter()
+    if model.verbose:
+        how = model.init if isinstance(model.init, str) else type(model.init).__name__
+        how = (
+            "the best centers"
+            if model.algorithm == OPTIMAL
+            else f"init={how}, refined"
+            if model.refine
+            else f"init={how}"
+        )
+        print(f"{f'Run {run[0] + 1} of {run[1]}: ' if run[1] > 1 else ''}Initialization, {how}", flush=True)
     if model.algorithm == OPTIMAL:
         centers = optimal_centers(data, n_clusters, frame)
     elif isinstance(model.init, str) and sized:
@@ -155,7 +166,7 @@ def first_centers(model, data, frame, random_state, sized=None):
     if model.refine:
         centers = refined(model, data, centers, frame, random_state)
     if model.verbose:
-        print("Initialization complete")
+        print(f"Initialization complete, {time.perf_counter() - began:.3g} s", flush=True)
     return centers
 
 
@@ -172,14 +183,27 @@ def refined(model, data, centers, frame, random_state):
 
 def run_from(centers, model, data, frame, sized=None):
     """Result of one run."""
-    watching = {name: getattr(model, name) for name in ("verbose", "on_iteration", "keep_interrupted")}
     given = model.n_clusters, frame, model._metric
     run = (
         SizedRun(data, *given, sized)
         if sized
-        else Run(data, *given, ALGORITHMS["auto" if model.algorithm == OPTIMAL else model.algorithm])
+        else Run(data, *given, ALGORITHMS["auto" if model.algorithm == OPTIMAL else model._algorithm])
     )
-    return lloyd(run, centers, **stopping(model, frame), **watching)
+    watching = {"verbose": model.verbose, "keep_interrupted": model.keep_interrupted}
+    with task_of(model).part("run", model.max_iter) as task:
+        return lloyd(run, centers, **stopping(model, frame), on_iteration=listener(model, task), **watching)
+
+
+def listener(model, task):
+    """What is called after each iteration: callbacks of the task, and the callable of the model."""
+    if task is UNWATCHED:
+        return model.on_iteration
+
+    def on_iteration(iteration):
+        is_over = task.tell("iteration", iteration.centers)
+        return (model.on_iteration is not None and model.on_iteration(iteration) is True) or is_over
+
+    return on_iteration
 
 
 def first_centers_of_sizes(model, data, frame, random_state, sized):
@@ -215,7 +239,7 @@ def in_order_of_sizes(data, centers, frame, sized):
 def run_on_sample(model, sample, centers, frame, max_iter=None):
     """Result of a run on rows and weights that stand for all of them, which nobody watches."""
     data = InMemory(*sample, model._metric, fitting=False)
-    run = Run(data, centers.shape[0], frame, model._metric, ALGORITHMS[model.algorithm])
+    run = Run(data, centers.shape[0], frame, model._metric, ALGORITHMS[model._algorithm])
     return lloyd(run, centers, **(stopping(model, frame) | ({"max_iter": max_iter} if max_iter else {})))
 
 
@@ -229,13 +253,18 @@ def number_of_runs(model):
     """Number of runs that `n_init` asks for; one finds the best centers."""
     if model.algorithm == OPTIMAL:
         return 1
-    n_runs = seeding.n_runs(model.init, model.n_init)
+    return seedings_of(model, stacklevel=6)
+
+
+def seedings_of(model, *, in_batches=False, stacklevel):
+    """How often `init` is to find first centers: once, if it has them, and then `n_init` should not say otherwise."""
+    n_runs = seeding.n_runs(model.init, model.n_init, in_batches=in_batches)
     if model.n_init not in ("auto", n_runs):
         warnings.warn(
-            "Explicit initial center position passed: performing only one init in KMeans instead of "
+            f"Explicit initial center position passed: performing only one init in {type(model).__name__} instead of "
             f"n_init={model.n_init}.",
             RuntimeWarning,
-            stacklevel=5,
+            stacklevel=stacklevel,
         )
     return n_runs
 

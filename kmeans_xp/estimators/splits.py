@@ -7,6 +7,7 @@ from typing import Any
 from kmeans_xp import arrays
 from kmeans_xp.data import working_memory
 from kmeans_xp.data.memory import InMemory
+from kmeans_xp.estimators.callbacks import UNWATCHED
 from kmeans_xp.estimators.runs import results_of
 from kmeans_xp.frame import frame_at
 from kmeans_xp.lloyd import is_better
@@ -146,7 +147,7 @@ class Grown:
         )
 
 
-def grow(splitter, n_clusters, score, verbose=0):
+def grow(splitter, n_clusters, score, verbose=0, task=UNWATCHED):
     """A tree of `n_clusters` leaves, or as many as can be told apart: that of the highest score is split next."""
     grown = Grown(splitter.root())
     while len(grown.leaves) < n_clusters:
@@ -164,5 +165,8 @@ def grow(splitter, n_clusters, score, verbose=0):
         grown.n_unfinished += not result.converged
         if verbose:
             left, right = split.sides
-            print(f"{len(grown.leaves)} clusters: one was split into weights {left.weight} and {right.weight}.")
+            weights = f"weights {left.weight} and {right.weight}"
+            print(f"{len(grown.leaves)} of {n_clusters} clusters: one was split into {weights}.", flush=True)
+        if task.tell("split", None):
+            break
     return grown

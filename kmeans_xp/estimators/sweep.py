@@ -1,8 +1,10 @@
 """How many clusters? One k-means for each number, each from the centers of the one before, judged by criteria."""
 
 import copy
+import time
 import warnings
 from collections.abc import Iterable
+from functools import partial
 from numbers import Integral
 from typing import Any, Self
 
@@ -15,9 +17,11 @@ from kmeans_xp import arrays
 from kmeans_xp._sklearn_private import Interval, StrOptions
 from kmeans_xp.criteria import CRITERIA, Clusters, UndefinedCriterionError
 from kmeans_xp.data.memory import InMemory
+from kmeans_xp.estimators.callbacks import Watched, task_of
 from kmeans_xp.estimators.centers import attributes, checking_parameters
-from kmeans_xp.estimators.fits import Fits, gaps
+from kmeans_xp.estimators.fits import Fits, gaps, untold
 from kmeans_xp.estimators.kmeans import KMeans
+from kmeans_xp.estimators.minibatch import MiniBatchKMeans
 from kmeans_xp.estimators.saving import Saved
 from kmeans_xp.metric import EUCLIDEAN
 from kmeans_xp.rows.array import take_rows
@@ -27,7 +31,22 @@ from kmeans_xp.steps import computing
 LARGEST_UNIT = 2.0**100  # of weights as counts
 
 
-class KMeansSweep(Saved, MetaEstimatorMixin, TransformerMixin, ClusterMixin, BaseEstimator):
+class Results(dict[str, list[Any]]):
+    """Columns of a table, which prints as one."""
+
+    def __repr__(self) -> str:
+        columns = [[name, *map(_shown, values)] for name, values in self.items()]
+        widths = [max(map(len, column)) for column in columns]
+        rows = zip(*columns, strict=True)
+        return "\n".join("  ".join(map(str.rjust, row, widths)) for row in rows)
+
+
+def _shown(value):
+    """A number, in few digits if it is not whole."""
+    return str(value) if isinstance(value, Integral) else f"{value:.6g}"
+
+
+class KMeansSweep(Saved, Watched, MetaEstimatorMixin, TransformerMixin, ClusterMixin, BaseEstimator):
     """K-means for a range of numbers of clusters, and a recommendation.
 
     Each number starts from the centers of the one before and as many more, which greedy k-means++ adds on a weighted
@@ -35,8 +54,8 @@ class KMeansSweep(Saved, MetaEstimatorMixin, TransformerMixin, ClusterMixin, Bas
 
     Parameters
     ----------
-    n_clusters : sequence of int, default=range(2, 11)
-        Numbers of clusters to try.
+    n_clusters : int or sequence of int, default=range(2, 11)
+        Numbers of clusters to try; 10 means 2 to 10. Those above the number of rows are left out, with a warning.
 
     criterion : {'elbow', 'calinski_harabasz', 'davies_bouldin', 'simplified_silhouette', 'sq_silhouette', \
 'silhouette', 'bic', 'gap'}, default='simplified_silhouette'
@@ -66,32 +85,36 @@ class KMeansSweep(Saved, MetaEstimatorMixin, TransformerMixin, ClusterMixin, Bas
     n_references : int, default=10
         Sets of rows without clusters for 'gap'.
 
-    estimator : KMeans, default=None
-        Its other parameters (`max_iter`, `tol`, `algorithm`, `device` and so on); None for the defaults. With
-        `refine=True`, the fit of each number is refined, from which the next starts, and so are those for 'gap'.
-        `init`, `n_init` and `random_state` are not looked at; `size_min` and `size_max` are refused.
+    estimator : KMeans or MiniBatchKMeans, default=None
+        What is fitted to all rows, and its other parameters (`max_iter`, `tol`, `algorithm`, `device` and so on); None
+        for KMeans and the defaults. With `refine=True`, the fit of each number is refined, from which the next starts,
+        and so are those for 'gap'. `init`, `n_init`, `compute_labels` and `random_state` are not looked at; `size_min`
+        and `size_max` are refused.
 
     random_state : int, RandomState instance or None, default=None
         Source of the random numbers, which are drawn on the host.
 
+    verbose : int, default=0
+        Print a line for each fit, of the references for 'gap' too, and one for its criteria. The estimator has a
+        `verbose` of its own, for its iterations.
+
     Attributes
     ----------
     results_ : dict of lists
-        A table: 'n_clusters', 'inertia', 'n_iter', 'seconds' and each of the criteria but 'elbow'; beside 'gap' its
-        standard error 'gap_error'.
-        `pandas.DataFrame(results_)` shows it.
+        A table, and printed as one: 'n_clusters', 'inertia', 'n_iter', 'seconds' and each of the criteria but 'elbow';
+        beside 'gap' its standard error 'gap_error'. `pandas.DataFrame(results_)` takes it.
 
     best_n_clusters_ : int
         The recommended number.
 
-    best_estimator_ : KMeans
+    best_estimator_ : KMeans or MiniBatchKMeans
         The fitted model with that number.
 
     reason_ : str
         Why that number, in a sentence.
 
     labels_ : array of shape (n_samples,), int32
-        Of the best estimator, as are `cluster_centers_` and `inertia_`.
+        Of the best estimator, as are `cluster_centers_`, `cluster_sizes_` and `inertia_`.
 
     n_features_in_ : int
         Number of features.
@@ -108,30 +131,32 @@ class KMeansSweep(Saved, MetaEstimatorMixin, TransformerMixin, ClusterMixin, Bas
 
     results_: dict[str, list[Any]]
     best_n_clusters_: int
-    best_estimator_: KMeans
+    best_estimator_: Any
     reason_: str
     n_features_in_: int
 
     _needed_when_fitted = ("best_estimator_", "results_")
 
     _parameter_constraints = {
-        "n_clusters": ["array-like", range],
+        "n_clusters": [Interval(Integral, 2, None, closed="left"), "array-like", range],
         "criterion": [StrOptions(dict.fromkeys(["elbow", "gap", *CRITERIA]).keys())],
         "criteria": ["array-like", tuple, set],
         "n_references": [Interval(Integral, 1, None, closed="left")],
-        "estimator": [KMeans, None],
+        "estimator": [KMeans, MiniBatchKMeans, None],
         "random_state": ["random_state"],
+        "verbose": ["verbose"],
     }
 
     def __init__(
         self,
-        n_clusters: Iterable[int] = range(2, 11),
+        n_clusters: int | Iterable[int] = range(2, 11),
         *,
         criterion: str = "simplified_silhouette",
         criteria: Iterable[str] = ("calinski_harabasz", "davies_bouldin"),
         n_references: int = 10,
-        estimator: KMeans | None = None,
+        estimator: KMeans | MiniBatchKMeans | None = None,
         random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
     ) -> None:
         self.n_clusters = n_clusters
         self.criterion = criterion
@@ -139,6 +164,7 @@ class KMeansSweep(Saved, MetaEstimatorMixin, TransformerMixin, ClusterMixin, Bas
         self.n_references = n_references
         self.estimator = estimator
         self.random_state = random_state
+        self.verbose = verbose
 
     @checking_parameters
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
@@ -167,29 +193,42 @@ class KMeansSweep(Saved, MetaEstimatorMixin, TransformerMixin, ClusterMixin, Bas
         if unknown:
             raise ValueError(f"criteria {unknown} are not known: use {[*CRITERIA, 'gap']}.")
         model = clone(self.estimator or KMeans()).set_params(n_clusters=numbers[-1])
-        if model.size_min is not None or model.size_max is not None:
+        if isinstance(model, KMeans) and (model.size_min is not None or model.size_max is not None):
             raise ValueError(
                 "size_min and size_max are for one number of clusters, and KMeansSweep tries several: leave them out "
                 "of its estimator, and fit KMeans with the number that it recommends."
             )
         rng = check_random_state(self.random_state)
-        fits = Fits(model, numbers, X, sample_weight, rng)
+        tell = partial(print, flush=True) if self.verbose else untold
+        fits = Fits(model, numbers, X, sample_weight, rng, task=task_of(self), tell=tell)
+        if fits.numbers != numbers:
+            warnings.warn(
+                f"X has {fits.data.shape[0]} rows, and n_clusters goes up to {numbers[-1]}: no more than "
+                f"{fits.numbers[-1]} clusters are tried.",
+                UserWarning,
+                stacklevel=3,
+            )
+            numbers = fits.numbers
         if "gap" in names and isinstance(fits.sample[0], SparseRows):
             raise ValueError("criterion 'gap' needs dense data: rows without clusters fill the box of the data.")
         ordinary = [name for name in names if name != "gap"]
-        results = {name: [] for name in ("n_clusters", "inertia", "n_iter", "seconds", *ordinary)}
+        results = Results({name: [] for name in ("n_clusters", "inertia", "n_iter", "seconds", *ordinary)})
         models = []
         for fitted, seconds in fits:
             row = {"n_clusters": fitted.n_clusters, "inertia": fitted.inertia_, "n_iter": fitted.n_iter_}
+            began = time.perf_counter()
             with computing(fits.data.like, lender=fits.data.shown):
                 row |= {"seconds": seconds, **self._judge(ordinary, fitted, fits.data, fits.sample)}
+            if ordinary:
+                found = ", ".join(f"{name} {row[name]:.6g}" for name in ordinary)
+                tell(f"n_clusters={fitted.n_clusters}: {found}, {time.perf_counter() - began:.3g} s")
             for name, value in row.items():
                 results[name].append(value)
             del fitted.labels_  # those of all models would take n_samples * len(n_clusters) numbers
             models.append(fitted)
 
         if "gap" in names:
-            results["gap"], results["gap_error"] = gaps(fits, results["inertia"], self.n_references)
+            results["gap"], results["gap_error"] = gaps(fits, results["inertia"], self.n_references, tell)
         place, reason = recommend(results, self.criterion)
         before = attributes(self)
         try:
@@ -207,7 +246,7 @@ class KMeansSweep(Saved, MetaEstimatorMixin, TransformerMixin, ClusterMixin, Bas
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
-        if self._is_fitted(state) and self.estimator is not None:
+        if self._is_fitted(state) and "on_iteration" in vars(self.estimator or self):
             state["estimator"] = clone(self.estimator).set_params(on_iteration=None)
         return state
 
@@ -225,6 +264,11 @@ class KMeansSweep(Saved, MetaEstimatorMixin, TransformerMixin, ClusterMixin, Bas
     def inertia_(self) -> float:
         """Inertia of the best estimator."""
         return self.best_estimator_.inertia_
+
+    @property
+    def cluster_sizes_(self) -> Any:
+        """Total weight of the rows of each cluster of the best estimator."""
+        return self.best_estimator_.cluster_sizes_
 
     def recommend(self, criterion: str) -> tuple[int, str]:
         """What another criterion recommends.
@@ -248,8 +292,14 @@ class KMeansSweep(Saved, MetaEstimatorMixin, TransformerMixin, ClusterMixin, Bas
         place, reason = recommend(self.results_, criterion)
         return self.results_["n_clusters"][place], reason
 
+    def _n_parts(self, X):
+        """Number of fits, of which callbacks are told."""
+        return len(self._numbers())
+
     def _numbers(self):
         """The numbers of clusters, ascending."""
+        if isinstance(self.n_clusters, Integral):
+            return list(range(2, self.n_clusters + 1))
         numbers = sorted({int(k) for k in self.n_clusters if isinstance(k, Integral)})
         if len(numbers) != len(list(self.n_clusters)) or not numbers or numbers[0] < 1:
             raise ValueError(f"n_clusters={self.n_clusters!r} must be different integers from 1 on.")
@@ -285,6 +335,16 @@ class KMeansSweep(Saved, MetaEstimatorMixin, TransformerMixin, ClusterMixin, Bas
         """Distances from the centers of the best estimator; see :meth:`KMeans.transform`."""
         check_is_fitted(self)
         return self.best_estimator_.transform(X)
+
+    def nearest_rows(self, X: Any, n_rows: int = 1, *, return_distance: bool = True) -> Any:
+        """The rows nearest to each center of the best estimator; see :meth:`KMeans.nearest_rows`."""
+        check_is_fitted(self)
+        return self.best_estimator_.nearest_rows(X, n_rows, return_distance=return_distance)
+
+    def nearest_centers(self, X: Any, n_centers: int = 1, *, return_distance: bool = True) -> Any:
+        """The nearest centers of the best estimator; see :meth:`KMeans.nearest_centers`."""
+        check_is_fitted(self)
+        return self.best_estimator_.nearest_centers(X, n_centers, return_distance=return_distance)
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Minus the inertia of X by the best estimator; see :meth:`KMeans.score`."""
