@@ -30,6 +30,8 @@ class State(Protocol):
 
     labels: Any  # (n_samples,) int32
     doubtful: bool  # whether comparisons in float32 left many doubts, as a backend has found
+    n_done: int  # iterations of the run that a backend has made
+    dense_left: int  # iterations for which bounds don't pay
 
     def step(self, X: Any, sample_weight: Any, centers: Any, frame: Any, active: Any = None) -> tuple[Any, ...]:
         """Label the rows: sums and weights of the clusters; how many labels changed and, if that was for bounds
@@ -55,6 +57,9 @@ class State(Protocol):
 
     def went_on(self, memory: Memory) -> None:
         """Take note of iterations that wrote into it."""
+
+    def compared_all(self, n_iterations: int) -> None:
+        """Take note of iterations that compared all rows, although there are bounds, and wrote into `labels` only."""
 
 
 class Algorithm(Protocol):
@@ -182,7 +187,7 @@ def dense_step(labels_old, X, sample_weight, centers, frame):
 class DenseState:
     """Labels."""
 
-    doubtful = False
+    doubtful, n_done, dense_left = False, 0, 0
 
     def __init__(self, labels):
         self.labels = labels
@@ -206,6 +211,9 @@ class DenseState:
     def went_on(self, memory):
         """Nothing but the labels is kept."""
 
+    def compared_all(self, n_iterations):
+        """Always."""
+
 
 class BoundedState:
     """Labels, bounds (see `bounds`), and the sums of clusters that go with them.
@@ -214,7 +222,7 @@ class BoundedState:
     next iterations compare all rows with all centers: 1 iteration, then 2, then 4, until bounds are tried again.
     """
 
-    doubtful = False
+    doubtful, n_done = False, 0
 
     def __init__(self, labels, sample_weight, n_clusters, largest_share):
         self.labels, self._n_clusters, self._largest_share = labels, n_clusters, largest_share
@@ -223,12 +231,12 @@ class BoundedState:
         self._centers = self._path = None  # of the last bounded step
         self._measured = False  # whether that started from bounds
         self._pause = 1  # iterations
-        self._dense_left = 0
+        self.dense_left = 0
 
     def step(self, X, sample_weight, centers, frame, active=None):
         if active is not None:
             return self._step_on(active, X, sample_weight, centers, frame)
-        if self._dense_left > 0:
+        if self.dense_left > 0:
             return self._dense(X, sample_weight, centers, frame)
         self._path = self._path_to(centers)
         self._measured = self._centers is not None
@@ -244,11 +252,11 @@ class BoundedState:
 
     def looked_at(self, n_active):
         if self._measured and n_active > self._largest_share * self.labels.shape[0]:
-            self._dense_left = self._pause
+            self.dense_left = self._pause
             self._pause *= 2
 
     def stale(self, centers):
-        if self._dense_left > 0 or self._centers is None:
+        if self.dense_left > 0 or self._centers is None:
             return None
         xp = namespace(centers)
         return xp.nonzero(self._slack <= xp.take(self._path_to(centers), self.labels))[0]
@@ -261,6 +269,12 @@ class BoundedState:
     def went_on(self, memory):
         self._slack, self._path, self._sums, self._weights, self._centers = memory
         self._measured = True
+
+    def compared_all(self, n_iterations):
+        self.dense_left -= n_iterations
+        if self._centers is not None:  # the last step had bounds
+            slack = namespace(self._slack).full_like(self._slack, -math.inf)
+            self._slack, self._centers, self._measured = slack, None, False
 
     def _step_on(self, active, X, sample_weight, centers, frame):
         """The step when X are the stale rows only."""
@@ -286,8 +300,5 @@ class BoundedState:
     def _dense(self, X, sample_weight, centers, frame):
         found = dense_step(self.labels, X, sample_weight, centers, frame)
         self.labels, self._sums, self._weights, *counts = found
-        self._dense_left -= 1
-        if self._centers is not None:  # the last step had bounds
-            slack = namespace(centers).full_like(self._slack, -math.inf)
-            self._slack, self._centers, self._measured = slack, None, False
+        self.compared_all(1)
         return self._sums, self._weights, *counts

@@ -7,11 +7,13 @@ import warnings
 import numpy as np
 import pytest
 from conftest import blobs, moments, unbounded
+from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
 from test_bounds import SHAPES, check_bounded_step
 
 from benchmarks import gpu, gpu_variants
 from kmeans_xp import KMeans, KMeansSweep, arrays, bounds, devices, kmeans_plusplus, steps
-from kmeans_xp.algorithms import ALGORITHMS
+from kmeans_xp.algorithms import ALGORITHMS, Bounded
 from kmeans_xp.frame import frame_at
 from kmeans_xp.metric import EUCLIDEAN
 
@@ -231,25 +233,149 @@ def test_the_same_bits_from_run_to_run(cupy, rng):
 
 
 @pytest.mark.usefixtures("products")
-@pytest.mark.parametrize("algorithm", ["lloyd", "elkan"])
-def test_one_synchronisation_an_iteration(cupy, rng, algorithm):
-    """Counted by the stand-in: copies from the device, which stall the host."""
+@pytest.mark.parametrize(("algorithm", "n_launches"), [("lloyd", 8), ("elkan", 10)])
+def test_waits_and_launches_of_iterations(cupy, rng, algorithm, n_launches):
+    """Counted by the stand-in: copies from the device, which stall the host, after 2, 4, 8, 16, 24, ... iterations."""
     gpusim = pytest.importorskip("gpusim")
     X = cupy.asarray(rng.uniform(size=(3000, 6)))
     init = X[:20]
 
-    def transfers(max_iter):
+    def asked(max_iter):
         model = KMeans(20, init=init, tol=0, max_iter=max_iter, algorithm=algorithm)
         with gpusim.sync_counts() as counts, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             model.fit(X)
         assert model.n_iter_ == max_iter
-        return counts.to_host, counts.waits
+        return np.array([counts.to_host, counts.waits, counts.launches, counts.to_device])
 
-    transfers(2)  # compiles
-    few, many = transfers(3), transfers(13)
-    assert many[0] - few[0] == 10
-    assert many[1] - few[1] <= 10
+    asked(2)  # compiles
+    one, two, eight, many = map(asked, (1, 2, 8, 24))
+    np.testing.assert_array_equal((two - one)[[0, 1, 3]], 0)
+    np.testing.assert_array_equal((eight - two)[[0, 1, 3]], [2, 2, 0])
+    np.testing.assert_array_equal(many - eight, [2, 2, 16 * n_launches + 2 * OF_A_LOOK, 0])
+
+
+OF_A_LOOK = 4  # launches: what iterations share, and a copy of the weights
+
+
+def test_no_more_is_launched_than_takes_a_moment(backend):
+    """Whatever the size of the data; and looks are at the same iterations, whatever makes a run stop in between."""
+    frame = argparse.Namespace(distance_dtype="float32")
+
+    def launched(done, n_clusters=9, most=10**6, dense_left=0, size=10**6):
+        state = argparse.Namespace(n_done=done, dense_left=dense_left)
+        return backend._n_together(state, argparse.Namespace(size=size), n_clusters, frame, most)
+
+    assert [launched(done) for done in range(10)] == [2, 1, 2, 1, 4, 3, 2, 1, 8, 7]
+    assert [launched(done) for done in (15, 16, 17, 31, 32, 40)] == [1, 8, 7, 1, 8, 8]
+    assert launched(16, most=3) == launched(16, dense_left=3) == 3
+    assert launched(16, size=2**31, n_clusters=1000) == 1
+    assert launched(16, size=2**27, n_clusters=192) == 4
+
+
+def by_parts(backend, monkeypatch):
+    """One iteration at a time, by the portable function."""
+    monkeypatch.delattr(backend, "iterations")
+
+
+RESULTS = "labels_", "cluster_centers_", "inertia_", "cluster_sizes_", "n_iter_", "converged_"
+
+
+@pytest.mark.usefixtures("products")
+@pytest.mark.parametrize("algorithm", ["lloyd", "elkan"])
+@pytest.mark.parametrize("kind", ["blobs", "grid", "empty clusters", "weights", "float16"])
+@pytest.mark.parametrize("stopping", [{"tol": 0}, {"tol": 1e-2}, {"tol": 0, "max_iter": 5}, {"max_iter": 1}], ids=str)
+@pytest.mark.filterwarnings("ignore:KMeans did not converge", "ignore:Number of distinct clusters")
+def test_several_iterations_at_a_time_are_one_at_a_time(cupy, backend, rng, algorithm, kind, stopping, monkeypatch):
+    """The same bits, also where what has been launched goes on beyond the end; and for those who watch."""
+    X, weights = blobs(rng, 1500, 3, n_clusters=9, spread=2), None
+    if kind == "grid":
+        X = rng.integers(0, 4, size=(1500, 3)).astype(float)
+    init = X[:9].copy()
+    if kind == "empty clusters":
+        init[6:] += 1e4
+    if kind == "weights":
+        weights = cupy.asarray(
+            rng.uniform(size=1500) * (rng.uniform(size=1500) < 0.3) * 10.0 ** rng.integers(-12, 3, 1500)
+        )
+    if kind == "float16":
+        X, init = X.astype("float16"), init.astype("float32")
+    X, rounds, launched = cupy.asarray(X), [], backend._n_together
+    model = KMeans(9, init=init, algorithm=algorithm, **stopping)
+    monkeypatch.setattr(backend, "_n_together", lambda *given: rounds.append(launched(*given)) or rounds[-1])
+    found = clone(model).fit(X, sample_weight=weights)
+    assert max(rounds) == min(8, stopping.get("max_iter", 8)) or found.n_iter_ <= 8
+    watched = clone(model).set_params(on_iteration=lambda _: None).fit(X, sample_weight=weights)
+    by_parts(backend, monkeypatch)
+    expected = clone(model).fit(X, sample_weight=weights)
+    for name in RESULTS:
+        for other in found, watched:
+            np.testing.assert_array_equal(*(cupy.asnumpy(getattr(m, name)) for m in (other, expected)), err_msg=name)
+    for name in ("inertia", "center_shift", "n_changed"):
+        assert found.history_[name] == watched.history_[name] == expected.history_[name]
+
+
+@pytest.mark.usefixtures("backend")
+def test_bounds_that_do_not_pay_are_left(cupy, backend, rng, monkeypatch):
+    """All rows are compared once, then twice, and then bounds are tried until the next look."""
+    X, bounded = cupy.asarray(rng.uniform(size=(2000, 9))), []
+    compare = backend._compare
+
+    def noting(kernels, X, centers, frame, labels, slack=None, path=None, look=None):
+        bounded.append(slack is not None)
+        return compare(kernels, X, centers, frame, labels, slack, path, look)
+
+    monkeypatch.setattr(backend, "_compare", noting)
+    monkeypatch.setattr(ALGORITHMS["elkan"].__class__, "start", Bounded(0.01).start)
+    model = KMeans(300, init=X[:300], algorithm="elkan", tol=0, max_iter=16)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.fit(X)
+    assert "".join("b" if one else "-" for one in bounded[:16]) == "bb-bbbbb--bbbbbb"
+
+
+@pytest.mark.usefixtures("backend")
+@pytest.mark.parametrize("algorithm", ["lloyd", "elkan"])
+def test_an_interruption_among_several_iterations(cupy, backend, rng, algorithm, monkeypatch):
+    """What was given before is kept, and of what was not given nothing."""
+    X = cupy.asarray(blobs(rng, 1500, 3, n_clusters=9, spread=2))
+    several, given = backend.iterations, []
+
+    def interrupted(X, sample_weight, centers, state, *args):
+        if sum(given) == 8:
+            state.labels[::2] = 0
+            raise KeyboardInterrupt
+        found = several(X, sample_weight, centers, state, *args)
+        given.append(len(found[4]))
+        return found
+
+    model = KMeans(9, init=X[:9], tol=0, keep_interrupted=True, algorithm=algorithm)
+    with monkeypatch.context() as patch:
+        patch.setattr(backend, "iterations", interrupted)
+        with pytest.warns(ConvergenceWarning, match="interrupted after 8 iterations"):
+            model.fit(X)
+    assert given == [2, 2, 4]
+    with pytest.warns(ConvergenceWarning, match="did not converge"):
+        expected = clone(model).set_params(max_iter=8).fit(X)
+    for name in ("labels_", "cluster_centers_", "inertia_"):
+        np.testing.assert_array_equal(*(cupy.asnumpy(getattr(m, name)) for m in (model, expected)))
+
+
+@pytest.mark.usefixtures("backend")
+def test_x_that_goes_bad_among_several_iterations_is_named(cupy, backend, rng, monkeypatch):
+    X, looks = cupy.asarray(blobs(rng, 3000, 3, n_clusters=9, spread=2).astype("float32")), []
+    several = backend.iterations
+
+    def spoiling(X, *args):
+        if len(looks) == 2:
+            X[7, 1] = np.nan
+        looks.append(several(X, *args))
+        return looks[-1]
+
+    monkeypatch.setattr(backend, "iterations", spoiling)
+    with pytest.raises(ValueError, match="X contains NaN or infinity in row 7: it was changed while"):
+        KMeans(9, init=X[:9].copy(), tol=0).fit(X)
+    assert len(looks[-1][4]) == 1, "the device notes it at once"
 
 
 def test_kernels_that_do_not_compile_give_one_warning(cupy, backend, rng, monkeypatch):
@@ -294,7 +420,11 @@ def test_kernels_that_compute_something_else_are_noticed(backend, dtype, product
 
 
 @pytest.mark.parametrize(
-    "name", ["move_centers_float64", "sum_up", "weigh_trials", "choose_trial", "coefficients_float32"]
+    "name",
+    [
+        *("move_centers_float64", "sum_up", "weigh_trials", "choose_trial", "coefficients_float32"),
+        *("shifts", "advance_paths"),
+    ],
 )
 def test_plain_kernels_that_compute_something_else_are_noticed(backend, name):
     kernels = backend._plain_kernels(0)

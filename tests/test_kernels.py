@@ -16,6 +16,7 @@ import pytest
 from conftest import REQUIRED, brute_force
 
 from kmeans_xp import cuda as _cuda
+from kmeans_xp.bounds import advance
 from kmeans_xp.seeding.greedy import choose
 
 ROOT = Path(__file__).parent.parent
@@ -147,10 +148,10 @@ def tiled(launch, centers, width):
     """The centers as `relabel_certain` has them, and the largest squared norm."""
     k, d = centers.shape
     tiles = np.full((-(-k // width), -(-d // 16), width * 17), np.nan, dtype=np.float32)
-    sq_norms = np.full(k, np.nan, dtype=np.float32)
-    launch(f"tile_centers<{width}>", len(tiles) * width // 8, (32, 8), centers.astype(float), k, d, tiles, sq_norms)
-    np.testing.assert_allclose(sq_norms, np.vecdot(centers, centers).astype(np.float32), rtol=1e-6)
-    return tiles, sq_norms.max(keepdims=True)
+    largest = np.zeros(1, dtype=np.float32)
+    launch(f"tile_centers<{width}>", len(tiles) * width // 8, (32, 8), centers.astype(float), k, d, tiles, largest)
+    np.testing.assert_allclose(largest, np.vecdot(centers, centers).max().astype(np.float32), rtol=1e-6)
+    return tiles, largest
 
 
 def relabel_certain(launch, dtype, width, X, origin, centers, path, labels, slack, rows, room, stay, first=0):
@@ -247,12 +248,19 @@ def test_ties_go_to_the_lowest_label(launch, dtype, shape):
 def test_stale_rows(launch, rng, n):
     labels = rng.integers(-1, 4, size=n).astype(np.int32)
     slack, path = rng.integers(0, 3, size=n).astype(float), np.array([0.0, 1.0, 2.0, -1.0])
-    rows, count = np.full(n, -5, dtype=np.int32), np.zeros(1, dtype=np.uint64)
-    launch("stale_rows", -(-n // 256) + 1, 256, labels, slack, path, n, rows, count)
     stale = np.flatnonzero((labels < 0) | (slack <= path[labels]))
-    assert count == len(stale)
-    np.testing.assert_array_equal(np.sort(rows[: len(stale)]), stale)
-    assert (rows[len(stale) :] == -5).all()
+    for most, expected in (None, stale), (2**40, stale), (n, stale), (0, []):
+        rows, count, active = (
+            np.full(n, -5, dtype=np.int32),
+            np.zeros(1, dtype=np.uint64),
+            np.full(1, 3, dtype=np.uint64),
+        )
+        most_rows = None if most is None else np.array([most], dtype=np.uint64)
+        launch("stale_rows", -(-n // 256) + 1, 256, labels, slack, path, n, most_rows, rows, count, active)
+        assert count == len(expected)
+        assert active == 3 + len(expected)
+        np.testing.assert_array_equal(np.sort(rows[: len(expected)]), expected)
+        assert (rows[len(expected) :] == -5).all()
 
 
 @pytest.mark.parametrize("dtype", list(TYPES))
@@ -341,9 +349,22 @@ def test_sq_distances_to(launch, rng, dtype, n, d, n_points):
 def test_coefficients(launch, rng, dtype, k, d):
     centers = rng.normal(size=(k, d))
     minus_2_centers, sq_norms = np.full((k, d), np.nan, dtype), np.full(k, np.nan, dtype)
-    launch(f"coefficients<{TYPES[dtype]}>", -(-k // 8) + 1, (32, 8), centers, k, d, minus_2_centers, sq_norms)
+    largest = np.zeros(1, dtype)
+    job = centers, k, d, minus_2_centers, sq_norms, largest
+    launch(f"coefficients<{TYPES[dtype]}>", -(-k // 8) + 1, (32, 8), *job)
     np.testing.assert_array_equal(minus_2_centers, (-2 * centers).astype(dtype))
     np.testing.assert_allclose(sq_norms, (centers**2).sum(axis=1), rtol=1e-6 if dtype == "float32" else 1e-13)
+    assert largest == sq_norms.max()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("number", [np.inf, np.nan, -np.nan])
+def test_the_largest_number_may_be_none(launch, dtype, number):
+    centers = np.ones((20, 3))
+    centers[7, 1] = number
+    sq_norms, largest = np.full(20, np.nan, dtype), np.zeros(1, dtype)
+    launch(f"coefficients<{TYPES[dtype]}>", 3, (32, 8), centers, 20, 3, np.empty((20, 3), dtype), sq_norms, largest)
+    np.testing.assert_array_equal(largest, [abs(number)])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -353,15 +374,78 @@ def test_centers_move_to_the_means(launch, rng, dtype, k, d):
     sums, old, origin = rng.normal(size=(k, d + 1)), rng.normal(size=(k, d)), rng.normal(size=d)
     weights = rng.integers(0, 3, size=k).astype(float)
     centers, parts, numbers = np.full((k, d), np.nan), np.full((k, 2), np.nan), np.full(5, np.nan)
-    given = sums, weights, old, origin, k, d, np.uintp(d + 1), np.uintp(1), centers, parts
-    launch(f"move_centers<{TYPES[dtype]}>", -(-k // 8) + 1, (32, 8), *given)
-    counts = (np.array([count], dtype=float) for count in (7, 5))
-    launch("sum_up", 1, 32, parts, weights, *counts, np.float64(1e3), k, numbers)
+    both = np.stack((weights, np.full(k, np.nan)), axis=1)  # with a stride
+    strides = np.uintp(d + 1), np.uintp(1), np.uintp(2)
+    launch(
+        f"move_centers<{TYPES[dtype]}>",
+        *(-(-k // 8) + 1, (32, 8)),
+        *(sums, both, old, origin, k, d, *strides, None, centers, parts),
+    )
+    launch("sum_up", 1, 32, *summed_up(parts, both), None, numbers)
     means = np.where(weights[:, None] > 0, sums[:, :-1] / np.maximum(weights, 1)[:, None], old)
     np.testing.assert_array_equal(centers, (means + origin).astype(dtype).astype(float) - origin)
     inertia = 1e3 * weights.sum() - (2 * old * sums[:, :-1] - weights[:, None] * old**2).sum()
     expected = 7, 5, ((centers - old) ** 2).sum(), max(inertia, 0), np.count_nonzero(weights == 0)
     np.testing.assert_allclose(numbers, expected, rtol=1e-11)
+
+
+def summed_up(parts, weights, n_changed=7, spread=1e3, tol=0.0, faint=0.0):
+    """Arguments of `sum_up`."""
+    counts = (np.array([count], dtype=np.uint64) for count in (n_changed, 5))
+    return parts, weights, np.uintp(2), *counts, np.float64(spread), len(parts), np.float64(tol), np.float64(faint)
+
+
+@pytest.mark.parametrize(
+    ("changes", "ends"),
+    [
+        ({}, False),
+        ({"n_changed": 0}, True),
+        ({"tol": 6.0}, True),
+        ({"tol": 5.9}, False),
+        ({"spread": np.inf}, True),
+        ({"spread": np.nan}, True),
+        ({"shift": np.nan}, True),
+        ({"weight": 0.0}, True),
+        ({"weight": 1e-8}, False),
+        ({"weight": 1e-8, "faint": 1e-7}, True),
+        ({"weight": -1e-20, "faint": 1e-9}, True),
+    ],
+)
+def test_a_run_ends(launch, changes, ends):
+    """And then numbers, centers and paths stay as they are."""
+    changes = dict(changes)
+    shift, weight = changes.pop("shift", 3.0), changes.pop("weight", 2.0)
+    parts, weights = np.array([[shift, 1.0], [3.0, 0.5]]), np.array([[weight, np.nan], [2.0, np.nan]])
+    most_rows, numbers = np.array([1000], dtype=np.uint64), np.full(5, np.nan)
+    given = summed_up(parts, weights, **changes)
+    launch("sum_up", 1, 32, *given, most_rows, numbers)
+    assert numbers[0] == changes.get("n_changed", 7)
+    assert most_rows == (0 if ends else 1000)
+    if not ends:
+        return
+    numbers[:] = -1
+    launch("sum_up", 1, 32, *given, most_rows, numbers)
+    centers, path = np.full((2, 1), -7.0), np.ones(2)
+    job = np.ones((2, 1)), weights, np.ones((2, 1)), np.zeros(1), 2, 1, np.uintp(1), np.uintp(1), np.uintp(2)
+    launch("move_centers<double>", 1, (32, 8), *job, most_rows, centers, parts)
+    launch("advance_paths", 1, 32, parts, 2, most_rows, path)
+    assert {*numbers, *centers.ravel()} == {-1, -7}
+    assert (path == 1).all()
+
+
+@pytest.mark.parametrize("k", [1, 2, 9, 31, 32, 33, 200])
+@pytest.mark.parametrize("moves", ["all", "few", "alike", "none"])
+def test_paths_are_those_of_the_portable_step(launch, rng, k, moves):
+    """One of the centers moves most, or several do."""
+    old = rng.normal(size=(k, 3))
+    moved = {"all": rng.normal(size=(k, 3)), "few": (rng.uniform(size=(k, 1)) < 0.1) * rng.normal(size=(k, 3))}
+    centers = old + moved.get(moves, float(moves == "alike"))
+    parts, path = np.full((k, 2), np.nan), rng.uniform(size=k)
+    expected = advance(path, centers, old)
+    launch("shifts", -(-k // 8) + 1, (32, 8), centers, old, k, 3, parts)
+    launch("advance_paths", 1, 32, parts, k, np.array([1], dtype=np.uint64), path)
+    np.testing.assert_allclose(path, expected, rtol=2e-12)
+    assert (path >= expected * (1 - 1e-15)).all()
 
 
 @pytest.mark.parametrize(

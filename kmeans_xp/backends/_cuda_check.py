@@ -26,6 +26,7 @@ class Passes:
     move: Callable  # (kernels, sums, weights, centers_old, n_changed, n_active, frame)
     choose: Callable  # (kernels, closest, squares, sample_weight, candidates, uniforms, n_trials, n_most)
     coefficients: Callable  # (kernels, centers, dtype)
+    path_to: Callable  # (kernels, centers, centers_old, path), writing into path
 
 
 def working(compiled, difference, failures):
@@ -109,6 +110,7 @@ def plain_difference(passes, kernels):
     agrees = {
         "centers": _moves(passes, kernels, sums, weights, old),
         "choices": _chooses(passes, kernels, squares, draws, mass),
+        "bounds": _advances(passes, kernels, sums, old),
         "coefficients": all(_multiplies(passes, kernels, old, dtype) for dtype in ("float32", "float64")),
     }
     wrong = sorted(name for name, is_right in agrees.items() if not is_right)
@@ -126,6 +128,14 @@ def _moves(passes, kernels, sums, weights, old):
     expected = 3, 4, ((means - old) ** 2).sum(), inertia, np.count_nonzero(weights == 0)
     moved = np.allclose(passes.to_host(centers), means, rtol=1e-12)
     return moved and np.allclose(numbers, expected, rtol=1e-12)
+
+
+def _advances(passes, kernels, centers, old):
+    """Whether paths are as `bounds.advance` has them."""
+    moved, clusters = np.sqrt(((centers - old) ** 2).sum(axis=1)), np.arange(len(old))
+    others = np.where(clusters == moved.argmax(), np.sort(moved)[-2], moved.max())
+    found = passes.path_to(kernels, *map(passes.to_device, (centers, old, np.ones(len(old)))))
+    return np.allclose(passes.to_host(found), 1 + moved + others, rtol=1e-11)
 
 
 def _chooses(passes, kernels, squares, draws, mass):

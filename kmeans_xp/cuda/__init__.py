@@ -74,7 +74,8 @@ def instances(dtype, products):
 
 def plain_instances():
     """The other kernels of DENSE."""
-    plain = {name: name for name in ("stale_rows", "add_runs", "sum_up", "weigh_trials", "choose_trial")}
+    names = "stale_rows", "add_runs", "sum_up", "shifts", "advance_paths", "weigh_trials", "choose_trial"
+    plain = {name: name for name in names}
     moves = {f"move_centers_{of}": f"move_centers<{TYPES[of]}>" for of in ("float32", "float64")}
     coefficients = {f"coefficients_{of}": f"coefficients<{TYPES[of]}>" for of in ("float32", "float64")}
     tiles = {f"tile_centers_{n}": f"tile_centers<{n}>" for n in (*NARROW.values(), WIDE)}
