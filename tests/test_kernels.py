@@ -379,7 +379,7 @@ def test_centers_move_to_the_means(launch, rng, dtype, k, d):
     launch(
         f"move_centers<{TYPES[dtype]}>",
         *(-(-k // 8) + 1, (32, 8)),
-        *(sums, both, old, origin, k, d, *strides, None, centers, parts),
+        *(sums, both, old, origin, k, d, *strides, 0, None, centers, parts),
     )
     launch("sum_up", 1, 32, *summed_up(parts, both), None, numbers)
     means = np.where(weights[:, None] > 0, sums[:, :-1] / np.maximum(weights, 1)[:, None], old)
@@ -389,10 +389,36 @@ def test_centers_move_to_the_means(launch, rng, dtype, k, d):
     np.testing.assert_allclose(numbers, expected, rtol=1e-11)
 
 
+@pytest.mark.parametrize(("k", "d"), [(3, 1), (9, 33), (50, 3)])
+def test_centers_of_directions_move_to_the_sphere(launch, rng, k, d):
+    """Where the sums have no direction, they stay."""
+    sums, old, origin = rng.normal(size=(k, d)), rng.normal(size=(k, d)), rng.normal(size=d)
+    weights = np.array([0.0, 1.0, *rng.uniform(0.5, 2, size=k - 2)])
+    sums[1] = -origin
+    centers, parts = np.full((k, d), np.nan), np.full((k, 2), np.nan)
+    job = sums, weights, old, origin, k, d, np.uintp(d), np.uintp(1), np.uintp(1), 1, None
+    launch("move_centers<double>", -(-k // 8), (32, 8), *job, centers, parts)
+    places = np.where(weights[:, None] > 0, sums / np.maximum(weights, 0.5)[:, None], old) + origin
+    norms = np.linalg.norm(places, axis=1)[:, None]
+    expected = np.where(norms > 0, places / np.maximum(norms, 1e-9) - origin, old)
+    np.testing.assert_allclose(centers, expected, rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(parts[:, 0], ((expected - old) ** 2).sum(axis=1), rtol=1e-11, atol=1e-30)
+
+
 def summed_up(parts, weights, n_changed=7, spread=1e3, tol=0.0, faint=0.0):
     """Arguments of `sum_up`."""
     counts = (np.array([count], dtype=np.uint64) for count in (n_changed, 5))
-    return parts, weights, np.uintp(2), *counts, np.float64(spread), len(parts), np.float64(tol), np.float64(faint)
+    return (
+        parts,
+        weights,
+        np.uintp(2),
+        *counts,
+        np.float64(spread),
+        len(parts),
+        np.float64(tol),
+        np.float64(faint),
+        np.float64(1),
+    )
 
 
 @pytest.mark.parametrize(
@@ -427,7 +453,7 @@ def test_a_run_ends(launch, changes, ends):
     launch("sum_up", 1, 32, *given, most_rows, numbers)
     centers, path = np.full((2, 1), -7.0), np.ones(2)
     job = np.ones((2, 1)), weights, np.ones((2, 1)), np.zeros(1), 2, 1, np.uintp(1), np.uintp(1), np.uintp(2)
-    launch("move_centers<double>", 1, (32, 8), *job, most_rows, centers, parts)
+    launch("move_centers<double>", 1, (32, 8), *job, 0, most_rows, centers, parts)
     launch("advance_paths", 1, 32, parts, 2, most_rows, path)
     assert {*numbers, *centers.ravel()} == {-1, -7}
     assert (path == 1).all()

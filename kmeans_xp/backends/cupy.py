@@ -102,7 +102,7 @@ def iterations(X, sample_weight, centers, state, frame, metric, limits):
 
     The device notes when the run ends, so that what has been launched beyond that does nothing.
     """
-    kernels = None if metric.spherical else _kernels(X, frame.distance_dtype)
+    kernels = _kernels(X, frame.distance_dtype)
     memory = None if kernels is None else state.memory(centers)
     if memory is None:
         return NotImplemented
@@ -120,7 +120,7 @@ def iterations(X, sample_weight, centers, state, frame, metric, limits):
             launch(kernels["advance_paths"], 1, 32, parts, len(centers), most_rows, path)
         _compare(kernels, X, old, frame, state.labels, *bounds, _Look(origin, counts[i], most_rows))
         totals = _totals(kernels, X, sample_weight, state.labels, len(centers), frame)
-        found = (counts[i, :1], counts[i, 1:]), frame, (new, parts, numbers[i]), limits.tol, most_rows
+        found = (counts[i, :1], counts[i, 1:]), frame, metric.spherical, (new, parts, numbers[i]), limits.tol, most_rows
         _move_to(kernels, totals[:, :-1], totals[:, -1], old, *found)
     numbers = [row for row in numbers.get().tolist() if row[0] >= 0]
     old, new = places[_place(len(numbers) - 1)], places[_place(len(numbers))]
@@ -201,9 +201,9 @@ def share_that_pays(X, n_clusters, frame):
 def move(sums, weights, centers_old, n_changed, n_active, frame, metric):
     """`steps.move`."""
     kernels = _plain_kernels(_device_id())
-    if kernels is None or metric.spherical:
+    if kernels is None:
         return NotImplemented
-    return _move(kernels, sums, weights, centers_old, n_changed, n_active, frame)
+    return _move(kernels, sums, weights, centers_old, n_changed, n_active, frame, metric.spherical)
 
 
 def choose(closest, squares, sample_weight, candidates, uniforms, n_trials, n_most):
@@ -214,23 +214,24 @@ def choose(closest, squares, sample_weight, candidates, uniforms, n_trials, n_mo
     return _choose(kernels, closest, squares, sample_weight, candidates, uniforms, n_trials, n_most)
 
 
-def _move(kernels, sums, weights, centers_old, n_changed, n_active, frame):
+def _move(kernels, sums, weights, centers_old, n_changed, n_active, frame, spherical=False):
     """New centers, and the numbers that the loop must know."""
     centers, numbers = cupy.empty(centers_old.shape), cupy.empty(5)
     counts = (cupy.asarray(count, dtype=cupy.uint64) for count in (n_changed, n_active))  # those of blocks are mixed
     parts = cupy.empty((len(centers), 2))
-    _move_to(kernels, sums, weights, cupy.ascontiguousarray(centers_old), counts, frame, (centers, parts, numbers))
+    given = sums, weights, cupy.ascontiguousarray(centers_old), counts, frame, spherical
+    _move_to(kernels, *given, (centers, parts, numbers))
     return centers, numbers.get().tolist()
 
 
-def _move_to(kernels, sums, weights, centers_old, counts, frame, found, tol=0.0, most_rows=None):
+def _move_to(kernels, sums, weights, centers_old, counts, frame, spherical, found, tol=0.0, most_rows=None):
     """The same, written to centers, parts as `move_centers` has them, and numbers."""
     (n_clusters, n_features), (centers, parts, numbers) = centers_old.shape, found
     *strides, weight_stride = (np.uintp(stride // 8) for stride in (*sums.strides, *weights.strides))
-    given = sums, weights, centers_old, frame.origin, n_clusters, n_features, *strides, weight_stride, most_rows
+    given = sums, weights, centers_old, frame.origin, n_clusters, n_features, *strides, weight_stride
     kernel = kernels[f"move_centers_{np.dtype(frame.dtype).name}"]
-    launch(kernel, blocks(n_clusters, 8), (32, 8), *given, centers, parts)
-    ends = np.float64(frame.spread), n_clusters, np.float64(tol), np.float64(0)
+    launch(kernel, blocks(n_clusters, 8), (32, 8), *given, int(spherical), most_rows, centers, parts)
+    ends = np.float64(frame.spread), n_clusters, np.float64(tol), np.float64(0), np.float64(0.5 if spherical else 1)
     launch(kernels["sum_up"], 1, 32, parts, weights, weight_stride, *counts, *ends, most_rows, numbers)
 
 

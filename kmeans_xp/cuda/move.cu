@@ -1,8 +1,8 @@
 // From sums to centers, and to what the loop must know.
 #include "warp.cuh"
 
-// New centers: means of the rows, rounded to Rounded relative to zero; an empty cluster keeps its old one. blockDim.x
-// is 32: a warp for each.
+// New centers: means of the rows, or of directions those scaled to norm 1, rounded to Rounded relative to zero. An empty
+// cluster keeps its old one, and so does one whose mean has no direction. blockDim.x is 32: a warp for each.
 template <typename Rounded>
 __global__ void move_centers(const double* __restrict__ sums,         // IN  (n_clusters, n_features), with strides
                              const double* __restrict__ weights,      // IN  (n_clusters,), with a stride
@@ -10,6 +10,7 @@ __global__ void move_centers(const double* __restrict__ sums,         // IN  (n_
                              const double* __restrict__ origin,       // IN  (n_features,)
                              int n_clusters, int n_features, size_t row_stride, size_t column_stride,
                              size_t weight_stride,
+                             int spherical,  // whether rows are directions
                              const unsigned long long* __restrict__ most_rows,  // IN  0: the run has ended; NULL: no run
                              double* __restrict__ centers,            // OUT (n_clusters, n_features)
                              double* __restrict__ parts)              // OUT (n_clusters, 2): of shift, and of
@@ -18,10 +19,22 @@ __global__ void move_centers(const double* __restrict__ sums,         // IN  (n_
     const int cluster = blockIdx.x * blockDim.y + threadIdx.y;
     if (cluster >= n_clusters || has_ended(most_rows)) return;  // all lanes of a warp
     const double weight = weights[cluster * weight_stride];
+    auto mean_of = [&](double old, double sum) { return weight == 0.0 ? old : sum / weight; };
+    double norm = 1.0;
+    if (spherical) {
+        norm = 0.0;
+        for (int f = threadIdx.x; f < n_features; f += 32) {
+            const double old = centers_old[(size_t)cluster * n_features + f];
+            const double place = mean_of(old, sums[cluster * row_stride + f * column_stride]) + origin[f];
+            norm += place * place;
+        }
+        norm = sqrt(sum_of_warp(norm));
+    }
     double shift = 0.0, explained = 0.0;
     for (int f = threadIdx.x; f < n_features; f += 32) {
         const double old = centers_old[(size_t)cluster * n_features + f], sum = sums[cluster * row_stride + f * column_stride];
-        const double mean = weight == 0.0 ? old : sum / weight;
+        double mean = mean_of(old, sum);
+        if (spherical) mean = norm > 0.0 ? (mean + origin[f]) / norm - origin[f] : old;
         const double center = (double)(Rounded)(mean + origin[f]) - origin[f];
         centers[(size_t)cluster * n_features + f] = center;
         shift += (center - old) * (center - old);
@@ -47,6 +60,7 @@ extern "C" __global__ void sum_up(const double* __restrict__ parts,    // IN  (n
                                   const unsigned long long* __restrict__ n_active,   // IN
                                   double spread, int n_clusters, double tol,
                                   double faint,  // share of the weight up to which a cluster may be empty
+                                  double cost,   // of a squared distance of 1
                                   unsigned long long* most_rows,  // IN, OUT; NULL: no run
                                   double* __restrict__ numbers)  // OUT n_changed, n_active, shift, inertia, empty clusters
 {
@@ -67,7 +81,7 @@ extern "C" __global__ void sum_up(const double* __restrict__ parts,    // IN  (n
         numbers[0] = (double)*n_changed;
         numbers[1] = (double)*n_active;
         numbers[2] = shift;
-        numbers[3] = inertia < 0.0 ? 0.0 : inertia;  // NaN stays
+        numbers[3] = inertia < 0.0 ? 0.0 : cost * inertia;  // NaN stays
         numbers[4] = empty;
         const bool goes_on = *n_changed > 0 && shift > tol && empty == 0.0 && isfinite(shift) && isfinite(inertia);
         if (most_rows && !goes_on) *most_rows = 0;
