@@ -30,7 +30,9 @@ class State(Protocol):
 
     labels: Any  # (n_samples,) int32
     doubtful: bool  # whether comparisons in float32 left many doubts, as a backend has found
+    keeps_sums: bool  # whether a step brings sums up to date, in the place of adding them up anew
     n_done: int  # iterations of the run that a backend has made
+    kept: Any  # what it keeps between them; None once the sums were added up anew
     dense_left: int  # iterations for which bounds don't pay
 
     def step(self, X: Any, sample_weight: Any, centers: Any, frame: Any, active: Any = None) -> tuple[Any, ...]:
@@ -91,7 +93,7 @@ class Iterated(NamedTuple):
     sums: Any  # of the clusters of the last one
     weights: Any
     numbers: list[list[float]]  # what `steps.move` says of each
-    fresh: bool = False  # whether the sums were added up anew, though those of the run may be kept up to date
+    fresh: bool  # whether the sums were added up anew, and were not brought up to date
 
 
 @replaceable
@@ -112,16 +114,16 @@ def iterations(X, sample_weight, centers, state, frame, metric, limits):
     This is one. A backend may go on until a label stays as it is, a cluster is empty, a number is not finite or the
     limits are reached, but so that it comes back within 100 ms or after a few iterations, which Ctrl-C takes back.
     """
-    found = moved(state.step(X, sample_weight, centers, frame), centers, frame, metric)
+    found = moved(state.step(X, sample_weight, centers, frame), centers, frame, metric, not state.keeps_sums)
     state.looked_at(found.numbers[0][1])
     return found
 
 
-def moved(found, centers, frame, metric):
+def moved(found, centers, frame, metric, fresh):
     """One iteration, of whose step from `centers` this was found."""
     sums, weights, *counts = found
     means, numbers = move(sums, weights, centers, *counts, frame, metric)
-    return Iterated(centers, means, sums, weights, [numbers])
+    return Iterated(centers, means, sums, weights, [numbers], fresh)
 
 
 @dataclass(frozen=True)
@@ -187,7 +189,8 @@ def dense_step(labels_old, X, sample_weight, centers, frame):
 class DenseState:
     """Labels."""
 
-    doubtful, n_done, dense_left = False, 0, 0
+    doubtful = keeps_sums = False
+    n_done, dense_left, kept = 0, 0, None
 
     def __init__(self, labels):
         self.labels = labels
@@ -200,6 +203,7 @@ class DenseState:
         """Always at all of them."""
 
     def renew(self, sums, weights):
+        self.kept = None
         return sums, weights
 
     def stale(self, centers):
@@ -222,7 +226,7 @@ class BoundedState:
     next iterations compare all rows with all centers: 1 iteration, then 2, then 4, until bounds are tried again.
     """
 
-    doubtful, n_done = False, 0
+    doubtful, keeps_sums, n_done, kept = False, True, 0, None
 
     def __init__(self, labels, sample_weight, n_clusters, largest_share):
         self.labels, self._n_clusters, self._largest_share = labels, n_clusters, largest_share
@@ -247,7 +251,7 @@ class BoundedState:
         return self._sums, self._weights, *counts
 
     def renew(self, sums, weights):
-        self._sums, self._weights = sums, weights
+        self._sums, self._weights, self.kept = sums, weights, None
         return sums, weights
 
     def looked_at(self, n_active):

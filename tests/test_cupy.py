@@ -286,16 +286,8 @@ RESULTS = "labels_", "cluster_centers_", "inertia_", "cluster_sizes_", "n_iter_"
 @pytest.mark.filterwarnings("ignore:KMeans did not converge", "ignore:Number of distinct clusters")
 def test_several_iterations_at_a_time_are_one_at_a_time(cupy, backend, rng, algorithm, kind, stopping, monkeypatch):
     """The same bits, also where what has been launched goes on beyond the end; and for those who watch."""
-    X, weights = blobs(rng, 1500, 3, n_clusters=9, spread=2), None
-    if kind == "grid":
-        X = rng.integers(0, 4, size=(1500, 3)).astype(float)
-    init = X[:9].copy()
-    if kind == "empty clusters":
-        init[6:] += 1e4
-    if kind == "weights":
-        weights = cupy.asarray(
-            rng.uniform(size=1500) * (rng.uniform(size=1500) < 0.3) * 10.0 ** rng.integers(-12, 3, 1500)
-        )
+    X, weights, init = rows_of(kind, rng)
+    weights = None if weights is None else cupy.asarray(weights)
     if kind == "float16":
         X, init = X.astype("float16"), init.astype("float32")
     X, rounds, launched = cupy.asarray(X), [], backend._n_together
@@ -312,6 +304,124 @@ def test_several_iterations_at_a_time_are_one_at_a_time(cupy, backend, rng, algo
             np.testing.assert_array_equal(*(cupy.asnumpy(getattr(m, name)) for m in (other, expected)), err_msg=name)
     for name in ("inertia", "center_shift", "n_changed"):
         assert found.history_[name] == watched.history_[name] == expected.history_[name]
+
+
+@pytest.fixture
+def moved(backend, monkeypatch):
+    """Sums by the rows that change cluster from the third iteration on: how often."""
+    seen, brought = [], backend._brought_up_to_date
+    monkeypatch.setattr(backend, "MANY_NUMBERS", 0)
+    monkeypatch.setattr(backend, "FEW_CHANGED", 1.0)
+    monkeypatch.setattr(backend, "_brought_up_to_date", lambda *given: seen.append(1) or brought(*given))
+    return seen
+
+
+def rows_of(kind, rng):
+    """Rows, weights, first centers."""
+    X, weights = blobs(rng, 1500, 3, n_clusters=9, spread=2), None
+    if kind == "grid":
+        X = rng.integers(0, 4, size=(1500, 3)).astype(float)
+    if kind == "far apart":
+        X = X * 10.0 ** rng.integers(-30, 9, size=X.shape)
+    if kind == "outlier":
+        X[5] = 1e6
+    init = X[:9].copy()
+    if kind == "empty clusters":
+        init[6:] += 1e4
+    if kind == "weights":
+        weights = rng.uniform(size=1500) * (rng.uniform(size=1500) < 0.3) * 10.0 ** rng.integers(-12, 3, 1500)
+    return (X.astype("float32"), weights, init.astype("float32")) if kind == "float32" else (X, weights, init)
+
+
+@pytest.mark.usefixtures("backend")
+@pytest.mark.parametrize("algorithm", ["lloyd", "elkan"])
+@pytest.mark.parametrize("stopping", [{"tol": 0}, {"tol": 0, "max_iter": 5}, {}], ids=str)
+@pytest.mark.parametrize(
+    "kind", ["blobs", "float32", "grid", "empty clusters", "weights", "cosine", "far apart", "outlier"]
+)
+@pytest.mark.filterwarnings("ignore:KMeans did not converge", "ignore:Number of distinct clusters")
+def test_sums_of_rows_that_change_cluster(cupy, backend, rng, algorithm, stopping, kind, moved, monkeypatch):
+    """Fits find what they find by sums of all rows, to the bit; and on the way there, up to rounding."""
+    X, weights, init = rows_of(kind, rng)
+    metric = "cosine" if kind == "cosine" else "euclidean"
+    model = KMeans(9, init=init, algorithm=algorithm, metric=metric, zero_rows="raise", **stopping)
+    job = cupy.asarray(X), None, None if weights is None else cupy.asarray(weights)
+    found = clone(model).fit(*job)
+    assert moved or found.n_iter_ <= 2
+    watched = clone(model).set_params(on_iteration=lambda _: None).fit(*job)
+    monkeypatch.setattr(backend, "MANY_NUMBERS", 2**40)
+    n_moved = len(moved)
+    expected = clone(model).fit(*job)
+    assert len(moved) == n_moved
+    for name in RESULTS:
+        for other in found, watched:
+            np.testing.assert_array_equal(*(cupy.asnumpy(getattr(m, name)) for m in (other, expected)), err_msg=name)
+    for name in ("inertia", "center_shift", "n_changed"):
+        assert found.history_[name] == watched.history_[name]
+    assert found.history_["n_changed"] == expected.history_["n_changed"]
+    np.testing.assert_allclose(found.history_["inertia"], expected.history_["inertia"], rtol=1e-9)
+
+
+@pytest.mark.usefixtures("backend")
+def test_rows_are_summed_anew_when_many_change(cupy, backend, rng, moved, monkeypatch):
+    """What decides are the numbers of rows at the looks."""
+    monkeypatch.setattr(backend, "FEW_CHANGED", 1 / 32)
+    X = cupy.asarray(blobs(rng, 3000, 3, n_clusters=9, spread=2))
+    ways, totals = [], backend._totals
+    monkeypatch.setattr(backend, "_totals", lambda *given: ways.append("all") or totals(*given))
+    brought = backend._brought_up_to_date
+    monkeypatch.setattr(backend, "_brought_up_to_date", lambda *given: ways.append("moved") or brought(*given))
+    model = KMeans(30, init=X[:30], tol=0, algorithm="lloyd").fit(X)
+    few, expected = [n <= 3000 / 32 for n in model.history_["n_changed"]], []
+    assert model.n_iter_ > 24
+    for i in range(24):
+        if i in (2, 4, 8, 16):
+            way = "moved" if few[i - 1] else "all"
+        expected.append("all" if i < 2 else way)
+    assert ways[1:25] == expected, "the first are those of the frame"
+    assert len(set(expected)) == 2
+
+
+@pytest.mark.usefixtures("backend")
+def test_sums_in_tiles_and_without_memory(cupy, backend, rng, moved, monkeypatch):
+    """Tiles give the same, and where there is no memory for more, all rows are summed."""
+    X = cupy.asarray(blobs(rng, 3000, 3, n_clusters=9, spread=2))
+    model = KMeans(9, init=X[:9], tol=0)
+    expected, n_moved = clone(model).fit(X), len(moved)
+    monkeypatch.setattr(backend._cuda, "MIN_TILE", 500)
+    with monkeypatch.context() as patch:
+        patch.setattr(backend._cuda, "MOST_ROWS", 700)
+        tiled = clone(model).fit(X[:, ::-1])
+    assert len(moved) > n_moved
+    np.testing.assert_array_equal(tiled.labels_.get(), clone(model).fit(X[:, ::-1]).labels_.get())
+
+    def short_of_memory(*_):
+        raise cupy.cuda.memory.OutOfMemoryError(1, 1, 1)
+
+    n_moved = len(moved)
+    monkeypatch.setattr(backend, "_scales", short_of_memory)
+    found = clone(model).fit(X)
+    assert len(moved) == n_moved
+    for name in RESULTS:
+        np.testing.assert_array_equal(*(cupy.asnumpy(getattr(m, name)) for m in (found, expected)), err_msg=name)
+
+
+@pytest.mark.usefixtures("moved")
+@pytest.mark.parametrize("bad", [np.nan, 1e200])
+def test_x_that_goes_bad_while_sums_are_brought_up_to_date(cupy, backend, rng, bad, monkeypatch):
+    X, looks = cupy.asarray(blobs(rng, 3000, 3, n_clusters=9, spread=2)), []
+    several = backend.iterations
+
+    def spoiling(X, *args):
+        if len(looks) == 2:
+            X[7, 1] = bad
+        looks.append(several(X, *args))
+        return looks[-1]
+
+    monkeypatch.setattr(backend, "iterations", spoiling)
+    trouble = "in row 7: it was changed while" if np.isnan(bad) else "too large"
+    with pytest.raises(ValueError, match=trouble):
+        KMeans(9, init=X[:9].copy(), tol=0).fit(X)
 
 
 @pytest.mark.usefixtures("backend")
@@ -412,7 +522,8 @@ def test_kernels_that_compute_something_else_are_noticed(backend, dtype, product
     kernels = backend._kernels_on(0, dtype, products)
     assert backend._cuda_check.difference(backend.PASSES, kernels, dtype) is None
     narrow = backend._cuda.NARROW["float64" if dtype == "float64" else "float32"]
-    others = ["stale_rows", "add_runs"] + [f"tile_centers_{width}" for width in (narrow, 80) if products == "tf32"]
+    others = ["stale_rows", "add_runs", "scale_columns", "add_moved"]
+    others += [f"tile_centers_{width}" for width in (narrow, 80) if products == "tf32"]
     names = {*backend._cuda.instances(dtype.name, products), *others} - {"tile_halves"}  # or nothing would be certain
     for name in sorted(names):
         assert "wrong" in backend._cuda_check.difference(backend.PASSES, {**kernels, name: broken}, dtype), name

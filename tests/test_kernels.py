@@ -5,6 +5,7 @@ faults in a copy of the sources, whose folder is then in KMEANS_XP_CU.
 """
 
 import functools
+import math
 import os
 import platform
 import shutil
@@ -47,7 +48,7 @@ def module(seed):
     from kernelsim import Module
 
     names = [name(*instance) for instance in RELABEL]
-    own = "sum_runs", "sum_few", "sq_distances_to", "sq_distances_to_own"
+    own = "sum_runs", "sum_few", "largest_terms", "move_rows", "sq_distances_to", "sq_distances_to_own"
     names += [f"{kernel}<{kind}>" for kernel in own for kind in TYPES.values()]
     names += [f"relabel_certain<{TYPES[dtype]}, {width}>" for dtype, width in WIDTHS]
     names += [f"tile_centers<{width}>" for width in (32, 40, 80)]
@@ -317,6 +318,107 @@ def test_sums_of_few(launch, rng, dtype, clusters, n, d, k, chunk, columns):
     given = X, origin, labels, weights, n, d, k, chunk, parts
     launch(f"sum_few<{TYPES[dtype]}>", grid, block, *given, shared_mem=8 * k * (128 + block[1]))
     assert_sums(parts.sum(axis=0), labels, weights, numbers - origin)
+
+
+class Moving:
+    """Sums of clusters by the rows that change cluster, and a slow twin of what is added: whole numbers of Python."""
+
+    def __init__(self, launch, dtype, X, numbers, origin, weights, k, columns):
+        self.launch, self.dtype, self.X, self.weights, self.k = launch, dtype, X, weights, k
+        self.origin, (self.n, self.d) = origin, X.shape
+        self.bits = 62 - self.n.bit_length()
+        largest, self.scales = np.zeros(self.d + 1), np.full(self.d + 1, np.nan)
+        grid, block = (2, -(-(self.d + 1) // columns)), (columns, 256 // columns)
+        launch(f"largest_terms<{TYPES[dtype]}>", grid, block, X, origin, weights, self.n, self.d, largest)
+        launch("scale_columns", 2, 256, largest, self.d + 1, self.bits, self.scales)
+        with np.errstate(invalid="ignore"):
+            self.terms = np.column_stack((weights[:, None] * (numbers.astype(float) - origin), weights))
+        np.testing.assert_array_equal(largest, abs(self.terms).max(axis=0))
+        self.totals, self.labels = np.zeros((k, self.d + 1)), np.zeros(self.n, dtype=np.int32)
+        self.totals[0] = self.terms.sum(axis=0)
+        self.base, self.moved = self.totals.copy(), np.zeros((2, k, self.d + 1), dtype=np.uint64)
+
+    def move(self, labels):
+        """Sums of clusters, which rows have come to."""
+        before, sums = self.labels, np.full_like(self.totals, np.nan)
+        self.labels = before.copy()
+        job = self.X, self.origin, self.weights, labels, self.n, self.d, self.k, self.bits, self.scales
+        self.launch(f"move_rows<{TYPES[self.dtype]}>", 2, 256, *job, self.labels, self.totals, self.moved)
+        np.testing.assert_array_equal(self.labels, labels)
+        job = self.totals, self.moved, self.scales, self.k, self.d + 1, self.bits, sums
+        self.launch("add_moved", -(-sums.size // 256) + 1, 256, *job)
+        return sums
+
+    def expected(self, labels):
+        """The same, and the integers."""
+        moved, terms = np.zeros((2, self.k, self.d + 1), dtype=object), self.terms * self.scales
+        whole = np.rint(terms)
+        parts = whole, np.rint((terms - whole) * 2.0**self.bits)
+        for row in np.flatnonzero(labels):
+            for part, numbers in zip(moved, parts, strict=True):
+                part[labels[row]] += [int(number) for number in numbers[row]]
+                part[0] -= [int(number) for number in numbers[row]]
+        whole, rest = moved.astype(float)
+        return self.base + (whole + rest * 2.0**-self.bits) / self.scales, moved
+
+
+MOVED = [(1, 1, 2, 2), (500, 3, 7, 4), (333, 40, 20, 16), (90, 9, 24, 256)]
+
+
+@pytest.mark.parametrize("dtype", list(TYPES))
+@pytest.mark.parametrize(("n", "d", "k", "columns"), MOVED)
+@pytest.mark.parametrize("kind", ["ordinary", "far apart", "weights"])
+def test_rows_that_change_cluster(launch, rng, dtype, n, d, k, columns, kind):
+    """Back and forth; numbers from 1e-30 to 1e30, or what the type has, in a column; weights of 0, and tiny ones."""
+    X, weights, origin = rng.normal(size=(n, d)), rng.uniform(size=n), rng.normal(size=d)
+    if kind == "far apart":
+        span = {"float16": 4, "bfloat16": 30, "float32": 30, "float64": 30}[dtype]
+        X, origin = X * 10.0 ** rng.integers(-span, span, size=(n, d)), origin * 0
+    if kind == "weights":
+        weights = weights * rng.integers(2, size=n) * 10.0 ** rng.integers(-20, 1, size=n)
+        weights[0] = 1e-300
+    X, numbers = narrowed(X, dtype)
+    moving = Moving(launch, dtype, X, numbers, origin, weights, k, columns)
+    few, many = (np.where(rng.uniform(size=n) < p, rng.integers(k, size=n), 0).astype(np.int32) for p in (0.1, 0.9))
+    back = np.zeros(n, dtype=np.int32)
+    by_turns = []
+    for labels in (few, many, few, back, many):
+        sums = moving.move(labels)
+        expected, integers = moving.expected(labels)
+        np.testing.assert_array_equal(moving.moved.view(np.int64), integers.astype(np.int64))
+        np.testing.assert_array_equal(sums, expected)
+        by_turns.append(sums)
+    np.testing.assert_array_equal(by_turns[2], by_turns[0])
+    np.testing.assert_array_equal(by_turns[3], moving.base)
+    members = labels == np.arange(k)[:, None]
+    exact = np.array([[math.fsum(moving.terms[rows, f]) for f in range(d + 1)] for rows in members])
+    largest = abs(moving.terms).max(axis=0)
+    assert (
+        abs(sums - exact) <= 1e-15 * (abs(exact) + n * abs(moving.base)) + 2.0 ** (4 - 2 * moving.bits) * n * largest
+    ).all()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e5])
+def test_a_row_that_went_bad_makes_sums_that_are_none(launch, rng, bad):
+    X = rng.normal(size=(300, 3))
+    moving = Moving(launch, "float64", X, X, np.zeros(3), np.ones(300), 4, 4)
+    X[7, 1] = bad
+    labels = rng.integers(2, size=300).astype(np.int32)
+    labels[7] = 3
+    sums = moving.move(labels)
+    assert np.isnan(sums[3, 1])
+    assert np.isfinite(sums[:3]).all()
+
+
+def test_scales_are_within_the_range_of_numbers(launch):
+    """Of columns of zeros, of subnormal and of very large numbers, and where the largest is none."""
+    largest = np.array([0.0, 5e-324, 1e-300, 1.0, 1.5, 1e300, np.inf, np.nan])
+    scales = np.full(8, np.nan)
+    launch("scale_columns", 1, 256, largest, 8, 40, scales)
+    assert (scales[:6] > 0).all()
+    assert np.isfinite(scales[:6]).all()
+    assert (largest[:6] * scales[:6] < 2.0**40).all()
+    np.testing.assert_array_equal(scales[3:5], 2.0**39)
 
 
 @pytest.mark.parametrize("dtype", list(TYPES))

@@ -10,6 +10,7 @@ doubt. The rest, which is little, is compared in the dtype of distances.
 """
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import cupy
@@ -22,6 +23,10 @@ from kmeans_xp.cuda import BLOCK, blocks, launch, power_of_2
 # Bounds pay where comparing a row with all centers takes longer than reading it, and for at most this share of the rows
 PRUNING_SIZE = 8000  # n_features * n_clusters
 SHARE_THAT_PAYS = 0.85
+# Rows that change cluster are added to sums and taken away, if they are at most this share of many numbers (of rows)
+FEW_CHANGED = 1 / 32
+MANY_NUMBERS = 2**22
+FAINT = 1e-9  # as in steps.py
 MOST_TOGETHER = 8  # iterations between two looks at what they found: those after the last one are for nothing
 # Multiplications between two looks, by the bytes of a number: 100 ms on slow devices, so that Ctrl-C is answered
 WORK_TOGETHER = {4: 2**37, 8: 2**34}
@@ -113,26 +118,32 @@ def iterations(X, sample_weight, centers, state, frame, metric, limits):
     most_rows = cupy.full(1, X.shape[0], dtype=cupy.uint64)
     counts, numbers = cupy.zeros((n_launched, 2), dtype=cupy.uint64), cupy.full((n_launched, 5), -1.0)
     origin, parts = frame.origin.astype(frame.distance_dtype), cupy.empty((len(centers), 2))
+    kept = _kept_to_start(kernels, X, sample_weight, state, frame)
     places = [cupy.ascontiguousarray(centers), cupy.empty(centers.shape), cupy.empty(centers.shape)]
     for i in range(n_launched):
         old, new = places[_place(i)], places[_place(i + 1)]
         if bounded and i > 0:
             launch(kernels["advance_paths"], 1, 32, parts, len(centers), most_rows, path)
         _compare(kernels, X, old, frame, state.labels, *bounds, _Look(origin, counts[i], most_rows))
-        totals = _totals(kernels, X, sample_weight, state.labels, len(centers), frame)
-        found = (counts[i, :1], counts[i, 1:]), frame, metric.spherical, (new, parts, numbers[i]), limits.tol, most_rows
-        _move_to(kernels, totals[:, :-1], totals[:, -1], old, *found)
+        if kept is None:
+            totals = _totals(kernels, X, sample_weight, state.labels, len(centers), frame)
+        else:
+            totals = _brought_up_to_date(kernels, X, sample_weight, state.labels, kept, frame)
+        found = (counts[i, :1], counts[i, 1:]), frame, metric.spherical, (new, parts, numbers[i])
+        ends = limits.tol, 0.0 if kept is None else FAINT, most_rows
+        _move_to(kernels, totals[:, :-1], totals[:, -1], old, *found, *ends)
     numbers = [row for row in numbers.get().tolist() if row[0] >= 0]
     old, new = places[_place(len(numbers) - 1)], places[_place(len(numbers))]
     sums, weights = totals[:, :-1], totals[:, -1].copy()  # which a fitted model keeps
     state.n_done += len(numbers)
+    state.kept = (_Kept(totals) if kept is None else kept)._replace(n_changed=numbers[-1][0])
     if bounded:
         state.went_on(memory._replace(path=path, sums=sums, weights=weights, centers_old=old))
         if len(numbers) > 1 or memory.centers_old is not None:
             state.looked_at(numbers[-1][1])
     elif memory.slack is not None:
         state.compared_all(len(numbers))
-    return old, new, sums, weights, numbers, True
+    return old, new, sums, weights, numbers, kept is None
 
 
 def _place(i):
@@ -141,14 +152,89 @@ def _place(i):
 
 
 def _n_together(state, X, n_clusters, frame, most):
-    """How many iterations to launch before the next look: few at first, so that bounds are left soon if they don't pay.
-
-    Looks are after 2, 4, 8, 16, 24, ... iterations of a run, whatever else makes it stop in between.
-    """
+    """How many iterations to launch before the next look: few at first, so that bounds that don't pay are left soon."""
     done, work = state.n_done, X.size * (n_clusters + SUMMING)
-    until = min(max(2, 1 << done.bit_length()), done - done % MOST_TOGETHER + MOST_TOGETHER)
     affordable = WORK_TOGETHER[np.dtype(frame.distance_dtype).itemsize] // work
-    return max(1, min(until - done, affordable, most, state.dense_left or most))
+    return max(1, min(_next_look(done) - done, affordable, most, state.dense_left or most))
+
+
+def _next_look(done):
+    """Looks are after 2, 4, 8, 16, 24, ... iterations of a run, whatever else makes it stop in between."""
+    return min(max(2, 1 << done.bit_length()), done - done % MOST_TOGETHER + MOST_TOGETHER)
+
+
+class _Kept(NamedTuple):
+    """What iterations keep of the sums of clusters."""
+
+    totals: Any  # (n_clusters, n_features + 1), of all rows
+    n_changed: float = math.inf  # labels in the last iteration
+    labels: Any = None  # (n_samples,) int32 that totals and what moved belong to; None where all rows are to be summed
+    moved: Any = None  # (2, n_clusters, n_features + 1) uint64, see cuda/moved.cu
+    scales: Any = None  # (n_features + 1,)
+
+
+def _kept_to_start(kernels, X, sample_weight, state, frame):
+    """`_Kept` by which the next iterations sum rows that change cluster, or None where they sum all.
+
+    It is looked at after the iterations at which there is a look anyway, so that it does not matter what else makes a
+    run stop.
+    """
+    kept, done = state.kept, state.n_done
+    if kept is None:
+        return None
+    if done > 0 and _next_look(done - 1) == done:
+        if X.size < MANY_NUMBERS or kept.n_changed > FEW_CHANGED * X.shape[0]:
+            return None
+        if kept.labels is None:
+            try:
+                return _kept_from(kernels, X, sample_weight, state.labels, kept, frame)
+            except cupy.cuda.memory.OutOfMemoryError:
+                return None
+    return None if kept.labels is None else kept
+
+
+def _kept_from(kernels, X, sample_weight, labels, kept, frame):
+    """The same where nothing has moved yet."""
+    moved, scales = cupy.zeros((2, *kept.totals.shape), dtype=cupy.uint64), _scales(kernels, X, sample_weight, frame)
+    return kept._replace(labels=labels.copy(), moved=moved, scales=scales)
+
+
+def _scales(kernels, X, sample_weight, frame):
+    """What numbers of each column, and weights, are multiplied by to be added as integers."""
+    n_columns = X.shape[1] + 1
+    largest, scales = cupy.zeros(n_columns), cupy.empty(n_columns)
+    columns, sample_weight, origin = power_of_2(n_columns, BLOCK), cupy.ascontiguousarray(sample_weight), frame.origin
+
+    def measure(rows, tile):
+        grid = _device().going_on(len(tile), BLOCK // columns), blocks(n_columns, columns)
+        job = tile, origin, sample_weight[rows], *tile.shape, largest
+        launch(kernels["largest_terms"], grid, (columns, BLOCK // columns), *job)
+
+    _for_tiles(X, frame, frame.distance_dtype, measure)
+    launch(kernels["scale_columns"], blocks(n_columns, BLOCK), BLOCK, largest, n_columns, _bits(len(X)), scales)
+    return scales
+
+
+def _bits(n_samples):
+    """Bits of the integers that so many of can be added."""
+    return 62 - n_samples.bit_length()
+
+
+def _brought_up_to_date(kernels, X, sample_weight, labels, kept, frame):
+    """Sums and weights, (n_clusters, n_features + 1), of the clusters, from those kept."""
+    (n_clusters, n_columns), bits = kept.totals.shape, _bits(len(X))
+    sample_weight, origin = cupy.ascontiguousarray(sample_weight), frame.origin
+
+    def move_rows(rows, tile):
+        job = tile, origin, sample_weight[rows], labels[rows], *tile.shape, n_clusters, bits, kept.scales
+        grid = _device().going_on(len(tile), BLOCK)
+        launch(kernels["move_rows"], grid, BLOCK, *job, kept.labels[rows], kept.totals, kept.moved)
+
+    _for_tiles(X, frame, frame.distance_dtype, move_rows)
+    totals = cupy.empty(kept.totals.shape)
+    job = kept.totals, kept.moved, kept.scales, n_clusters, n_columns, bits, totals
+    launch(kernels["add_moved"], blocks(totals.size, BLOCK), BLOCK, *job)
+    return totals
 
 
 def _path_to(kernels, centers, centers_old, path):
@@ -224,14 +310,14 @@ def _move(kernels, sums, weights, centers_old, n_changed, n_active, frame, spher
     return centers, numbers.get().tolist()
 
 
-def _move_to(kernels, sums, weights, centers_old, counts, frame, spherical, found, tol=0.0, most_rows=None):
+def _move_to(kernels, sums, weights, centers_old, counts, frame, spherical, found, tol=0.0, faint=0.0, most_rows=None):
     """The same, written to centers, parts as `move_centers` has them, and numbers."""
     (n_clusters, n_features), (centers, parts, numbers) = centers_old.shape, found
     *strides, weight_stride = (np.uintp(stride // 8) for stride in (*sums.strides, *weights.strides))
     given = sums, weights, centers_old, frame.origin, n_clusters, n_features, *strides, weight_stride
     kernel = kernels[f"move_centers_{np.dtype(frame.dtype).name}"]
     launch(kernel, blocks(n_clusters, 8), (32, 8), *given, int(spherical), most_rows, centers, parts)
-    ends = np.float64(frame.spread), n_clusters, np.float64(tol), np.float64(0), np.float64(0.5 if spherical else 1)
+    ends = np.float64(frame.spread), n_clusters, np.float64(tol), np.float64(faint), np.float64(0.5 if spherical else 1)
     launch(kernels["sum_up"], 1, 32, parts, weights, weight_stride, *counts, *ends, most_rows, numbers)
 
 
@@ -443,6 +529,13 @@ def _for_tiles(X, frame, dtype, function):
     _cuda.for_tiles(take, X.shape[0], copied, frame.tile_bytes, failure, free_and_total)
 
 
+def _moved_sums(kernels, X, labels_before, labels, sample_weight, n_clusters, frame):
+    """Sums and weights, (n_clusters, n_features + 1), from those of the labels before."""
+    kept = _Kept(_totals(kernels, X, sample_weight, labels_before, n_clusters, frame))
+    kept = _kept_from(kernels, X, sample_weight, labels_before, kept, frame)
+    return _brought_up_to_date(kernels, X, sample_weight, labels, kept, frame)
+
+
 def scratch_bytes(n_samples, n_features, n_clusters, tile_bytes):
     """Device memory of an iteration, as `_cuda.scratch_bytes`."""
     return _cuda.scratch_bytes(_device(), n_samples, n_features, n_clusters, tile_bytes)
@@ -482,6 +575,7 @@ PASSES = _cuda_check.Passes(
     to_host=cupy.asnumpy,
     compare=_compare,
     sums=_sums,
+    moved_sums=_moved_sums,
     sq_distances_to_own=_sq_distances_to_own,
     sq_distances_to=_sq_distances_to,
     move=_move,
