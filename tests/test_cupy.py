@@ -234,10 +234,12 @@ def test_the_same_bits_from_run_to_run(cupy, rng):
 
 
 @pytest.mark.usefixtures("products")
+@pytest.mark.parametrize("sums", ["all", "moved"])
 @pytest.mark.parametrize(("algorithm", "n_launches", "of_a_look"), [("lloyd", 8, 4), ("elkan", 10, 5)])
-def test_waits_and_launches_of_iterations(cupy, rng, algorithm, n_launches, of_a_look):
+def test_waits_and_launches_of_iterations(cupy, rng, request, sums, algorithm, n_launches, of_a_look):
     """Counted by the stand-in: copies from the device, which stall the host, after 2, 4, 8, 16, 24, ... iterations."""
     gpusim = pytest.importorskip("gpusim")
+    moved = request.getfixturevalue("moved") if sums == "moved" else []
     X = cupy.asarray(rng.uniform(size=(3000, 6)))
     init = X[:20]
 
@@ -249,11 +251,13 @@ def test_waits_and_launches_of_iterations(cupy, rng, algorithm, n_launches, of_a
         assert model.n_iter_ == max_iter
         return np.array([counts.to_host, counts.waits, counts.launches, counts.to_device])
 
-    asked(2)  # compiles
+    asked(2)  # compiles, and checks what was compiled
+    moved.clear()
     one, two, eight, many = map(asked, (1, 2, 8, 24))
     np.testing.assert_array_equal((two - one)[[0, 1, 3]], 0)
     np.testing.assert_array_equal((eight - two)[[0, 1, 3]], [2, 2, 0])
     np.testing.assert_array_equal(many - eight, [2, 2, 16 * n_launches + 2 * of_a_look, 0])
+    assert len(moved) == (28 if sums == "moved" else 0), "from the third iteration on"
 
 
 def test_no_more_is_launched_than_takes_a_moment(backend):

@@ -1,9 +1,9 @@
 """Steps for CuPy arrays: launches of the kernels in cuda/, which _cuda.py compiles.
 
 A pass takes the rows in tiles that keep its scratch memory within the frame's `tile_bytes`; a tile for which the device
-has no memory is halved. Sums per cluster are float64, added in an order that depends on the labels alone: the same from
-run to run. Only `move`, `choose` and `iterations`, once for several of them, wait for the device. Rows of float16 and
-bfloat16 are computed with in float32.
+has no memory is halved. Sums per cluster are float64, added in an order that depends on the labels alone, and what rows
+that change cluster bring as integers, in any order: the same from run to run. Only `move`, `choose` and `iterations`,
+once for several of them, wait for the device. Rows of float16 and bfloat16 are computed with in float32.
 
 Labels are exact, and tensor cores find most of them: where rounding to TF32, or float16 (`cuda.PRODUCTS`), leaves no
 doubt. The rest, which is little, is compared in the dtype of distances.
