@@ -30,6 +30,10 @@ class State(Protocol):
 
     labels: Any  # (n_samples,) int32
     doubtful: bool  # whether comparisons in float32 left many doubts, as a backend has found
+    keeps_sums: bool  # whether a step brings sums up to date, in the place of adding them up anew
+    n_done: int  # iterations of the run that a backend has made
+    kept: Any  # what it keeps between them; None once the sums were added up anew
+    dense_left: int  # iterations for which bounds don't pay
 
     def step(self, X: Any, sample_weight: Any, centers: Any, frame: Any, active: Any = None) -> tuple[Any, ...]:
         """Label the rows: sums and weights of the clusters; how many labels changed and, if that was for bounds
@@ -55,6 +59,9 @@ class State(Protocol):
 
     def went_on(self, memory: Memory) -> None:
         """Take note of iterations that wrote into it."""
+
+    def compared_all(self, n_iterations: int) -> None:
+        """Take note of iterations that compared all rows, although there are bounds, and wrote into `labels` only."""
 
 
 class Algorithm(Protocol):
@@ -86,7 +93,7 @@ class Iterated(NamedTuple):
     sums: Any  # of the clusters of the last one
     weights: Any
     numbers: list[list[float]]  # what `steps.move` says of each
-    fresh: bool = False  # whether the sums were added up anew, though those of the run may be kept up to date
+    fresh: bool  # whether the sums were added up anew, and were not brought up to date
 
 
 @replaceable
@@ -107,16 +114,16 @@ def iterations(X, sample_weight, centers, state, frame, metric, limits):
     This is one. A backend may go on until a label stays as it is, a cluster is empty, a number is not finite or the
     limits are reached, but so that it comes back within 100 ms or after a few iterations, which Ctrl-C takes back.
     """
-    found = moved(state.step(X, sample_weight, centers, frame), centers, frame, metric)
+    found = moved(state.step(X, sample_weight, centers, frame), centers, frame, metric, not state.keeps_sums)
     state.looked_at(found.numbers[0][1])
     return found
 
 
-def moved(found, centers, frame, metric):
+def moved(found, centers, frame, metric, fresh):
     """One iteration, of whose step from `centers` this was found."""
     sums, weights, *counts = found
     means, numbers = move(sums, weights, centers, *counts, frame, metric)
-    return Iterated(centers, means, sums, weights, [numbers])
+    return Iterated(centers, means, sums, weights, [numbers], fresh)
 
 
 @dataclass(frozen=True)
@@ -182,7 +189,8 @@ def dense_step(labels_old, X, sample_weight, centers, frame):
 class DenseState:
     """Labels."""
 
-    doubtful = False
+    doubtful = keeps_sums = False
+    n_done, dense_left, kept = 0, 0, None
 
     def __init__(self, labels):
         self.labels = labels
@@ -195,6 +203,7 @@ class DenseState:
         """Always at all of them."""
 
     def renew(self, sums, weights):
+        self.kept = None
         return sums, weights
 
     def stale(self, centers):
@@ -206,6 +215,9 @@ class DenseState:
     def went_on(self, memory):
         """Nothing but the labels is kept."""
 
+    def compared_all(self, n_iterations):
+        """Always."""
+
 
 class BoundedState:
     """Labels, bounds (see `bounds`), and the sums of clusters that go with them.
@@ -214,7 +226,7 @@ class BoundedState:
     next iterations compare all rows with all centers: 1 iteration, then 2, then 4, until bounds are tried again.
     """
 
-    doubtful = False
+    doubtful, keeps_sums, n_done, kept = False, True, 0, None
 
     def __init__(self, labels, sample_weight, n_clusters, largest_share):
         self.labels, self._n_clusters, self._largest_share = labels, n_clusters, largest_share
@@ -223,12 +235,12 @@ class BoundedState:
         self._centers = self._path = None  # of the last bounded step
         self._measured = False  # whether that started from bounds
         self._pause = 1  # iterations
-        self._dense_left = 0
+        self.dense_left = 0
 
     def step(self, X, sample_weight, centers, frame, active=None):
         if active is not None:
             return self._step_on(active, X, sample_weight, centers, frame)
-        if self._dense_left > 0:
+        if self.dense_left > 0:
             return self._dense(X, sample_weight, centers, frame)
         self._path = self._path_to(centers)
         self._measured = self._centers is not None
@@ -239,16 +251,16 @@ class BoundedState:
         return self._sums, self._weights, *counts
 
     def renew(self, sums, weights):
-        self._sums, self._weights = sums, weights
+        self._sums, self._weights, self.kept = sums, weights, None
         return sums, weights
 
     def looked_at(self, n_active):
         if self._measured and n_active > self._largest_share * self.labels.shape[0]:
-            self._dense_left = self._pause
+            self.dense_left = self._pause
             self._pause *= 2
 
     def stale(self, centers):
-        if self._dense_left > 0 or self._centers is None:
+        if self.dense_left > 0 or self._centers is None:
             return None
         xp = namespace(centers)
         return xp.nonzero(self._slack <= xp.take(self._path_to(centers), self.labels))[0]
@@ -261,6 +273,12 @@ class BoundedState:
     def went_on(self, memory):
         self._slack, self._path, self._sums, self._weights, self._centers = memory
         self._measured = True
+
+    def compared_all(self, n_iterations):
+        self.dense_left -= n_iterations
+        if self._centers is not None:  # the last step had bounds
+            slack = namespace(self._slack).full_like(self._slack, -math.inf)
+            self._slack, self._centers, self._measured = slack, None, False
 
     def _step_on(self, active, X, sample_weight, centers, frame):
         """The step when X are the stale rows only."""
@@ -286,8 +304,5 @@ class BoundedState:
     def _dense(self, X, sample_weight, centers, frame):
         found = dense_step(self.labels, X, sample_weight, centers, frame)
         self.labels, self._sums, self._weights, *counts = found
-        self._dense_left -= 1
-        if self._centers is not None:  # the last step had bounds
-            slack = namespace(centers).full_like(self._slack, -math.inf)
-            self._slack, self._centers, self._measured = slack, None, False
+        self.compared_all(1)
         return self._sums, self._weights, *counts

@@ -64,7 +64,7 @@ class Run:
     def __init__(self, data, n_clusters, frame, metric, algorithm):
         self._data = data
         self.job = Job(0, 0, n_clusters, frame, metric, data.suited(algorithm, n_clusters, frame))
-        self.prunes, self.weight_unit = self.job.algorithm.prunes, data.weight_unit
+        self.weight_unit = data.weight_unit
         self.forget()
 
     def forget(self):
@@ -174,7 +174,7 @@ def lloyd(run, centers, *, max_iter, tol, verbose=0, on_iteration=None, keep_int
             n_changed, _, shift, inertia, n_empty = numbers[-1]
             _require_finite(run, inertia, shift)
             if n_empty:
-                sums, weights = run.update() if run.prunes and not fresh else (sums, weights)
+                sums, weights = (sums, weights) if fresh else run.update()
                 (n_empty,) = to_floats(xp.count_nonzero(weights == 0))
                 if n_empty:
                     sums, weights = relocate_empty(run, sums, weights)
@@ -182,7 +182,7 @@ def lloyd(run, centers, *, max_iter, tol, verbose=0, on_iteration=None, keep_int
                 (shift,) = to_floats(xp.sum((centers - centers_old) ** 2))
             same_clusters = n_changed == 0 and not (n_empty or were_empty)
             were_empty = n_empty > 0
-            if same_clusters and run.prunes and not (renewed or fresh):
+            if same_clusters and not (renewed or fresh):
                 # Sums kept up to date carry the rounding of their history: another look, with fresh means
                 centers, renewed = means(*run.update(), centers_old, frame, metric), True
                 continue
@@ -207,7 +207,7 @@ def lloyd(run, centers, *, max_iter, tol, verbose=0, on_iteration=None, keep_int
             run.forget()  # the step may have stopped anywhere
             break
 
-    if run.prunes and not (n_empty or interrupted or unchanged or fresh):
+    if not (n_empty or interrupted or unchanged or fresh):
         centers = means(*run.update(), centers_old, frame, metric)
     if interrupted or n_empty or not unchanged:  # else labels and weights are those of `centers` already
         _, weights = run.step(centers)

@@ -7,13 +7,15 @@ import warnings
 import numpy as np
 import pytest
 from conftest import blobs, moments, unbounded
+from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
 from test_bounds import SHAPES, check_bounded_step
 
 from benchmarks import gpu, gpu_variants
 from kmeans_xp import KMeans, KMeansSweep, arrays, bounds, devices, kmeans_plusplus, steps
-from kmeans_xp.algorithms import ALGORITHMS
+from kmeans_xp.algorithms import ALGORITHMS, Bounded
 from kmeans_xp.frame import frame_at
-from kmeans_xp.metric import EUCLIDEAN
+from kmeans_xp.metric import EUCLIDEAN, Cosine
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("cupy")]
 
@@ -149,15 +151,16 @@ def test_bounds_are_their_portable_twin(rng, dtype, d, k):
 @pytest.mark.usefixtures("backend")
 @pytest.mark.parametrize("counts", [("int32", "int64"), ("uint64", "float64"), ("int64", "int32")])
 @pytest.mark.parametrize("spread", [1e4, 0.0])
-def test_the_move_is_its_portable_twin(cupy, rng, counts, spread):
+@pytest.mark.parametrize("metric", [EUCLIDEAN, Cosine(False)], ids=["euclidean", "cosine"])
+def test_the_move_is_its_portable_twin(cupy, rng, counts, spread, metric):
     """Counts of any type; sums that are columns of others; an empty cluster; an inertia that rounding made negative."""
     old = cupy.asarray(rng.normal(size=(9, 5)))
     frame = frame_at(cupy.asarray(rng.normal(size=5)), spread, cupy.zeros((1, 5), dtype="float32"), 2**20)
     weights = cupy.asarray(np.array([0.0, *rng.uniform(size=8)]))
     sums = cupy.asarray(rng.normal(size=(9, 12)))[:, 1:11:2] * weights[:, None]
     counts = [cupy.asarray(1503, dtype=dtype) for dtype in counts]
-    ours, theirs = (move(sums, weights, old, *counts, frame, EUCLIDEAN) for move in (steps.move, steps.move.portable))
-    cupy.testing.assert_array_equal(ours[0], theirs[0])
+    ours, theirs = (move(sums, weights, old, *counts, frame, metric) for move in (steps.move, steps.move.portable))
+    cupy.testing.assert_allclose(ours[0], theirs[0], rtol=1e-6 if metric.spherical else 0, atol=0)
     np.testing.assert_allclose(ours[1], theirs[1], rtol=1e-12)
 
 
@@ -231,25 +234,261 @@ def test_the_same_bits_from_run_to_run(cupy, rng):
 
 
 @pytest.mark.usefixtures("products")
-@pytest.mark.parametrize("algorithm", ["lloyd", "elkan"])
-def test_one_synchronisation_an_iteration(cupy, rng, algorithm):
-    """Counted by the stand-in: copies from the device, which stall the host."""
+@pytest.mark.parametrize("sums", ["all", "moved"])
+@pytest.mark.parametrize(("algorithm", "n_launches", "of_a_look"), [("lloyd", 8, 4), ("elkan", 10, 5)])
+def test_waits_and_launches_of_iterations(cupy, rng, request, sums, algorithm, n_launches, of_a_look):
+    """Counted by the stand-in: copies from the device, which stall the host, after 2, 4, 8, 16, 24, ... iterations."""
     gpusim = pytest.importorskip("gpusim")
+    moved = request.getfixturevalue("moved") if sums == "moved" else []
     X = cupy.asarray(rng.uniform(size=(3000, 6)))
     init = X[:20]
 
-    def transfers(max_iter):
+    def asked(max_iter):
         model = KMeans(20, init=init, tol=0, max_iter=max_iter, algorithm=algorithm)
         with gpusim.sync_counts() as counts, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             model.fit(X)
         assert model.n_iter_ == max_iter
-        return counts.to_host, counts.waits
+        return np.array([counts.to_host, counts.waits, counts.launches, counts.to_device])
 
-    transfers(2)  # compiles
-    few, many = transfers(3), transfers(13)
-    assert many[0] - few[0] == 10
-    assert many[1] - few[1] <= 10
+    asked(2)  # compiles, and checks what was compiled
+    moved.clear()
+    one, two, eight, many = map(asked, (1, 2, 8, 24))
+    np.testing.assert_array_equal((two - one)[[0, 1, 3]], 0)
+    np.testing.assert_array_equal((eight - two)[[0, 1, 3]], [2, 2, 0])
+    np.testing.assert_array_equal(many - eight, [2, 2, 16 * n_launches + 2 * of_a_look, 0])
+    assert len(moved) == (28 if sums == "moved" else 0), "from the third iteration on"
+
+
+def test_no_more_is_launched_than_takes_a_moment(backend):
+    """Whatever the size of the data; and looks are at the same iterations, whatever makes a run stop in between."""
+    frame = argparse.Namespace(distance_dtype="float32")
+
+    def launched(done, n_clusters=9, most=10**6, dense_left=0, size=10**6):
+        state = argparse.Namespace(n_done=done, dense_left=dense_left)
+        return backend._n_together(state, argparse.Namespace(size=size), n_clusters, frame, most)
+
+    assert [launched(done) for done in range(10)] == [2, 1, 2, 1, 4, 3, 2, 1, 8, 7]
+    assert [launched(done) for done in (15, 16, 17, 31, 32, 40)] == [1, 8, 7, 1, 8, 8]
+    assert launched(16, most=3) == launched(16, dense_left=3) == 3
+    assert launched(16, size=2**31, n_clusters=1000) == 1
+    assert launched(16, size=2**27, n_clusters=192) == 4
+
+
+def by_parts(backend, monkeypatch):
+    """One iteration at a time, by the portable function."""
+    monkeypatch.delattr(backend, "iterations")
+
+
+RESULTS = "labels_", "cluster_centers_", "inertia_", "cluster_sizes_", "n_iter_", "converged_"
+
+
+@pytest.mark.usefixtures("products")
+@pytest.mark.parametrize("algorithm", ["lloyd", "elkan"])
+@pytest.mark.parametrize("kind", ["blobs", "grid", "empty clusters", "weights", "float16", "cosine"])
+@pytest.mark.parametrize("stopping", [{"tol": 0}, {"tol": 1e-2}, {"tol": 0, "max_iter": 5}, {"max_iter": 1}], ids=str)
+@pytest.mark.filterwarnings("ignore:KMeans did not converge", "ignore:Number of distinct clusters")
+def test_several_iterations_at_a_time_are_one_at_a_time(cupy, backend, rng, algorithm, kind, stopping, monkeypatch):
+    """The same bits, also where what has been launched goes on beyond the end; and for those who watch."""
+    X, weights, init = rows_of(kind, rng)
+    weights = None if weights is None else cupy.asarray(weights)
+    if kind == "float16":
+        X, init = X.astype("float16"), init.astype("float32")
+    X, rounds, launched = cupy.asarray(X), [], backend._n_together
+    metric = "cosine" if kind == "cosine" else "euclidean"
+    model = KMeans(9, init=init, algorithm=algorithm, metric=metric, zero_rows="raise", **stopping)
+    monkeypatch.setattr(backend, "_n_together", lambda *given: rounds.append(launched(*given)) or rounds[-1])
+    found = clone(model).fit(X, sample_weight=weights)
+    assert max(rounds) == min(8, stopping.get("max_iter", 8)) or found.n_iter_ <= 8
+    watched = clone(model).set_params(on_iteration=lambda _: None).fit(X, sample_weight=weights)
+    by_parts(backend, monkeypatch)
+    expected = clone(model).fit(X, sample_weight=weights)
+    for name in RESULTS:
+        for other in found, watched:
+            np.testing.assert_array_equal(*(cupy.asnumpy(getattr(m, name)) for m in (other, expected)), err_msg=name)
+    for name in ("inertia", "center_shift", "n_changed"):
+        assert found.history_[name] == watched.history_[name] == expected.history_[name]
+
+
+@pytest.fixture
+def moved(backend, monkeypatch):
+    """Sums by the rows that change cluster from the third iteration on: how often."""
+    seen, brought = [], backend._brought_up_to_date
+    monkeypatch.setattr(backend, "MANY_NUMBERS", 0)
+    monkeypatch.setattr(backend, "FEW_CHANGED", 1.0)
+    monkeypatch.setattr(backend, "_brought_up_to_date", lambda *given: seen.append(1) or brought(*given))
+    return seen
+
+
+def rows_of(kind, rng):
+    """Rows, weights, first centers."""
+    X, weights = blobs(rng, 1500, 3, n_clusters=9, spread=2), None
+    if kind == "grid":
+        X = rng.integers(0, 4, size=(1500, 3)).astype(float)
+    if kind == "far apart":
+        X = X * 10.0 ** rng.integers(-30, 9, size=X.shape)
+    if kind == "outlier":
+        X[5] = 1e6
+    init = X[:9].copy()
+    if kind == "empty clusters":
+        init[6:] += 1e4
+    if kind == "weights":
+        weights = rng.uniform(size=1500) * (rng.uniform(size=1500) < 0.3) * 10.0 ** rng.integers(-12, 3, 1500)
+    return (X.astype("float32"), weights, init.astype("float32")) if kind == "float32" else (X, weights, init)
+
+
+@pytest.mark.usefixtures("backend")
+@pytest.mark.parametrize("algorithm", ["lloyd", "elkan"])
+@pytest.mark.parametrize("stopping", [{"tol": 0}, {"tol": 0, "max_iter": 5}, {}], ids=str)
+@pytest.mark.parametrize(
+    "kind", ["blobs", "float32", "grid", "empty clusters", "weights", "cosine", "far apart", "outlier"]
+)
+@pytest.mark.filterwarnings("ignore:KMeans did not converge", "ignore:Number of distinct clusters")
+def test_sums_of_rows_that_change_cluster(cupy, backend, rng, algorithm, stopping, kind, moved, monkeypatch):
+    """Fits find what they find by sums of all rows, to the bit; and on the way there, up to rounding."""
+    X, weights, init = rows_of(kind, rng)
+    metric = "cosine" if kind == "cosine" else "euclidean"
+    model = KMeans(9, init=init, algorithm=algorithm, metric=metric, zero_rows="raise", **stopping)
+    job = cupy.asarray(X), None, None if weights is None else cupy.asarray(weights)
+    found = clone(model).fit(*job)
+    assert moved or found.n_iter_ <= 2
+    watched = clone(model).set_params(on_iteration=lambda _: None).fit(*job)
+    monkeypatch.setattr(backend, "MANY_NUMBERS", 2**40)
+    n_moved = len(moved)
+    expected = clone(model).fit(*job)
+    assert len(moved) == n_moved
+    for name in RESULTS:
+        for other in found, watched:
+            np.testing.assert_array_equal(*(cupy.asnumpy(getattr(m, name)) for m in (other, expected)), err_msg=name)
+    for name in ("inertia", "center_shift", "n_changed"):
+        assert found.history_[name] == watched.history_[name]
+    assert found.history_["n_changed"] == expected.history_["n_changed"]
+    np.testing.assert_allclose(found.history_["inertia"], expected.history_["inertia"], rtol=1e-9)
+
+
+@pytest.mark.usefixtures("backend")
+def test_rows_are_summed_anew_when_many_change(cupy, backend, rng, moved, monkeypatch):
+    """What decides are the numbers of rows at the looks."""
+    monkeypatch.setattr(backend, "FEW_CHANGED", 1 / 32)
+    X = cupy.asarray(blobs(rng, 3000, 3, n_clusters=9, spread=2))
+    ways, totals = [], backend._totals
+    monkeypatch.setattr(backend, "_totals", lambda *given: ways.append("all") or totals(*given))
+    brought = backend._brought_up_to_date
+    monkeypatch.setattr(backend, "_brought_up_to_date", lambda *given: ways.append("moved") or brought(*given))
+    model = KMeans(30, init=X[:30], tol=0, algorithm="lloyd").fit(X)
+    few, expected = [n <= 3000 / 32 for n in model.history_["n_changed"]], []
+    assert model.n_iter_ > 24
+    for i in range(24):
+        if i in (2, 4, 8, 16):
+            way = "moved" if few[i - 1] else "all"
+        expected.append("all" if i < 2 else way)
+    assert ways[1:25] == expected, "the first are those of the frame"
+    assert len(set(expected)) == 2
+
+
+@pytest.mark.usefixtures("backend")
+def test_sums_in_tiles_and_without_memory(cupy, backend, rng, moved, monkeypatch):
+    """Tiles give the same, and where there is no memory for more, all rows are summed."""
+    X = cupy.asarray(blobs(rng, 3000, 3, n_clusters=9, spread=2))
+    model = KMeans(9, init=X[:9], tol=0)
+    expected, n_moved = clone(model).fit(X), len(moved)
+    monkeypatch.setattr(backend._cuda, "MIN_TILE", 500)
+    with monkeypatch.context() as patch:
+        patch.setattr(backend._cuda, "MOST_ROWS", 700)
+        tiled = clone(model).fit(X[:, ::-1])
+    assert len(moved) > n_moved
+    np.testing.assert_array_equal(tiled.labels_.get(), clone(model).fit(X[:, ::-1]).labels_.get())
+
+    def short_of_memory(*_):
+        raise cupy.cuda.memory.OutOfMemoryError(1, 1, 1)
+
+    n_moved = len(moved)
+    monkeypatch.setattr(backend, "_scales", short_of_memory)
+    found = clone(model).fit(X)
+    assert len(moved) == n_moved
+    for name in RESULTS:
+        np.testing.assert_array_equal(*(cupy.asnumpy(getattr(m, name)) for m in (found, expected)), err_msg=name)
+
+
+@pytest.mark.usefixtures("moved")
+@pytest.mark.parametrize("bad", [np.nan, 1e200])
+def test_x_that_goes_bad_while_sums_are_brought_up_to_date(cupy, backend, rng, bad, monkeypatch):
+    X, looks = cupy.asarray(blobs(rng, 3000, 3, n_clusters=9, spread=2)), []
+    several = backend.iterations
+
+    def spoiling(X, *args):
+        if len(looks) == 2:
+            X[7, 1] = bad
+        looks.append(several(X, *args))
+        return looks[-1]
+
+    monkeypatch.setattr(backend, "iterations", spoiling)
+    trouble = "in row 7: it was changed while" if np.isnan(bad) else "too large"
+    with pytest.raises(ValueError, match=trouble):
+        KMeans(9, init=X[:9].copy(), tol=0).fit(X)
+
+
+@pytest.mark.usefixtures("backend")
+def test_bounds_that_do_not_pay_are_left(cupy, backend, rng, monkeypatch):
+    """All rows are compared once, then twice, and then bounds are tried until the next look."""
+    X, bounded = cupy.asarray(rng.uniform(size=(2000, 9))), []
+    compare = backend._compare
+
+    def noting(kernels, X, centers, frame, labels, slack=None, path=None, look=None):
+        bounded.append(slack is not None)
+        return compare(kernels, X, centers, frame, labels, slack, path, look)
+
+    monkeypatch.setattr(backend, "_compare", noting)
+    monkeypatch.setattr(ALGORITHMS["elkan"].__class__, "start", Bounded(0.01).start)
+    model = KMeans(300, init=X[:300], algorithm="elkan", tol=0, max_iter=16)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.fit(X)
+    assert "".join("b" if one else "-" for one in bounded[:10]) == "bb-bbbbb--"
+
+
+@pytest.mark.usefixtures("backend")
+@pytest.mark.parametrize("algorithm", ["lloyd", "elkan"])
+def test_an_interruption_among_several_iterations(cupy, backend, rng, algorithm, monkeypatch):
+    """What was given before is kept, and of what was not given nothing."""
+    X = cupy.asarray(blobs(rng, 1500, 3, n_clusters=9, spread=2))
+    several, given = backend.iterations, []
+
+    def interrupted(X, sample_weight, centers, state, *args):
+        if sum(given) == 8:
+            state.labels[::2] = 0
+            raise KeyboardInterrupt
+        found = several(X, sample_weight, centers, state, *args)
+        given.append(len(found[4]))
+        return found
+
+    model = KMeans(9, init=X[:9], tol=0, keep_interrupted=True, algorithm=algorithm)
+    with monkeypatch.context() as patch:
+        patch.setattr(backend, "iterations", interrupted)
+        with pytest.warns(ConvergenceWarning, match="interrupted after 8 iterations"):
+            model.fit(X)
+    assert given == [2, 2, 4]
+    with pytest.warns(ConvergenceWarning, match="did not converge"):
+        expected = clone(model).set_params(max_iter=8).fit(X)
+    for name in ("labels_", "cluster_centers_", "inertia_"):
+        np.testing.assert_array_equal(*(cupy.asnumpy(getattr(m, name)) for m in (model, expected)))
+
+
+@pytest.mark.usefixtures("backend")
+def test_x_that_goes_bad_among_several_iterations_is_named(cupy, backend, rng, monkeypatch):
+    X, looks = cupy.asarray(blobs(rng, 3000, 3, n_clusters=9, spread=2).astype("float32")), []
+    several = backend.iterations
+
+    def spoiling(X, *args):
+        if len(looks) == 2:
+            X[7, 1] = np.nan
+        looks.append(several(X, *args))
+        return looks[-1]
+
+    monkeypatch.setattr(backend, "iterations", spoiling)
+    with pytest.raises(ValueError, match="X contains NaN or infinity in row 7: it was changed while"):
+        KMeans(9, init=X[:9].copy(), tol=0).fit(X)
+    assert len(looks[-1][4]) == 1, "the device notes it at once"
 
 
 def test_kernels_that_do_not_compile_give_one_warning(cupy, backend, rng, monkeypatch):
@@ -287,14 +526,19 @@ def test_kernels_that_compute_something_else_are_noticed(backend, dtype, product
     kernels = backend._kernels_on(0, dtype, products)
     assert backend._cuda_check.difference(backend.PASSES, kernels, dtype) is None
     narrow = backend._cuda.NARROW["float64" if dtype == "float64" else "float32"]
-    others = ["stale_rows", "add_runs"] + [f"tile_centers_{width}" for width in (narrow, 80) if products == "tf32"]
+    others = ["stale_rows", "add_runs", "scale_columns", "add_moved"]
+    others += [f"tile_centers_{width}" for width in (narrow, 80) if products == "tf32"]
     names = {*backend._cuda.instances(dtype.name, products), *others} - {"tile_halves"}  # or nothing would be certain
     for name in sorted(names):
         assert "wrong" in backend._cuda_check.difference(backend.PASSES, {**kernels, name: broken}, dtype), name
 
 
 @pytest.mark.parametrize(
-    "name", ["move_centers_float64", "sum_up", "weigh_trials", "choose_trial", "coefficients_float32"]
+    "name",
+    [
+        *("move_centers_float64", "sum_up", "weigh_trials", "choose_trial", "coefficients_float32"),
+        *("shifts", "advance_paths"),
+    ],
 )
 def test_plain_kernels_that_compute_something_else_are_noticed(backend, name):
     kernels = backend._plain_kernels(0)

@@ -5,6 +5,7 @@ faults in a copy of the sources, whose folder is then in KMEANS_XP_CU.
 """
 
 import functools
+import math
 import os
 import platform
 import shutil
@@ -16,6 +17,7 @@ import pytest
 from conftest import REQUIRED, brute_force
 
 from kmeans_xp import cuda as _cuda
+from kmeans_xp.bounds import advance
 from kmeans_xp.seeding.greedy import choose
 
 ROOT = Path(__file__).parent.parent
@@ -46,7 +48,7 @@ def module(seed):
     from kernelsim import Module
 
     names = [name(*instance) for instance in RELABEL]
-    own = "sum_runs", "sum_few", "sq_distances_to", "sq_distances_to_own"
+    own = "sum_runs", "sum_few", "largest_terms", "move_rows", "sq_distances_to", "sq_distances_to_own"
     names += [f"{kernel}<{kind}>" for kernel in own for kind in TYPES.values()]
     names += [f"relabel_certain<{TYPES[dtype]}, {width}>" for dtype, width in WIDTHS]
     names += [f"tile_centers<{width}>" for width in (32, 40, 80)]
@@ -147,10 +149,10 @@ def tiled(launch, centers, width):
     """The centers as `relabel_certain` has them, and the largest squared norm."""
     k, d = centers.shape
     tiles = np.full((-(-k // width), -(-d // 16), width * 17), np.nan, dtype=np.float32)
-    sq_norms = np.full(k, np.nan, dtype=np.float32)
-    launch(f"tile_centers<{width}>", len(tiles) * width // 8, (32, 8), centers.astype(float), k, d, tiles, sq_norms)
-    np.testing.assert_allclose(sq_norms, np.vecdot(centers, centers).astype(np.float32), rtol=1e-6)
-    return tiles, sq_norms.max(keepdims=True)
+    largest = np.zeros(1, dtype=np.float32)
+    launch(f"tile_centers<{width}>", len(tiles) * width // 8, (32, 8), centers.astype(float), k, d, tiles, largest)
+    np.testing.assert_allclose(largest, np.vecdot(centers, centers).max().astype(np.float32), rtol=1e-6)
+    return tiles, largest
 
 
 def relabel_certain(launch, dtype, width, X, origin, centers, path, labels, slack, rows, room, stay, first=0):
@@ -247,12 +249,19 @@ def test_ties_go_to_the_lowest_label(launch, dtype, shape):
 def test_stale_rows(launch, rng, n):
     labels = rng.integers(-1, 4, size=n).astype(np.int32)
     slack, path = rng.integers(0, 3, size=n).astype(float), np.array([0.0, 1.0, 2.0, -1.0])
-    rows, count = np.full(n, -5, dtype=np.int32), np.zeros(1, dtype=np.uint64)
-    launch("stale_rows", -(-n // 256) + 1, 256, labels, slack, path, n, rows, count)
     stale = np.flatnonzero((labels < 0) | (slack <= path[labels]))
-    assert count == len(stale)
-    np.testing.assert_array_equal(np.sort(rows[: len(stale)]), stale)
-    assert (rows[len(stale) :] == -5).all()
+    for most, expected in (None, stale), (2**40, stale), (n, stale), (0, []):
+        rows, count, active = (
+            np.full(n, -5, dtype=np.int32),
+            np.zeros(1, dtype=np.uint64),
+            np.full(1, 3, dtype=np.uint64),
+        )
+        most_rows = None if most is None else np.array([most], dtype=np.uint64)
+        launch("stale_rows", -(-n // 256) + 1, 256, labels, slack, path, n, most_rows, rows, count, active)
+        assert count == len(expected)
+        assert active == 3 + len(expected)
+        np.testing.assert_array_equal(np.sort(rows[: len(expected)]), expected)
+        assert (rows[len(expected) :] == -5).all()
 
 
 @pytest.mark.parametrize("dtype", list(TYPES))
@@ -311,6 +320,107 @@ def test_sums_of_few(launch, rng, dtype, clusters, n, d, k, chunk, columns):
     assert_sums(parts.sum(axis=0), labels, weights, numbers - origin)
 
 
+class Moving:
+    """Sums of clusters by the rows that change cluster, and a slow twin of what is added: whole numbers of Python."""
+
+    def __init__(self, launch, dtype, X, numbers, origin, weights, k, columns):
+        self.launch, self.dtype, self.X, self.weights, self.k = launch, dtype, X, weights, k
+        self.origin, (self.n, self.d) = origin, X.shape
+        self.bits = 62 - self.n.bit_length()
+        largest, self.scales = np.zeros(self.d + 1), np.full(self.d + 1, np.nan)
+        grid, block = (2, -(-(self.d + 1) // columns)), (columns, 256 // columns)
+        launch(f"largest_terms<{TYPES[dtype]}>", grid, block, X, origin, weights, self.n, self.d, largest)
+        launch("scale_columns", 2, 256, largest, self.d + 1, self.bits, self.scales)
+        with np.errstate(invalid="ignore"):
+            self.terms = np.column_stack((weights[:, None] * (numbers.astype(float) - origin), weights))
+        np.testing.assert_array_equal(largest, abs(self.terms).max(axis=0))
+        self.totals, self.labels = np.zeros((k, self.d + 1)), np.zeros(self.n, dtype=np.int32)
+        self.totals[0] = self.terms.sum(axis=0)
+        self.base, self.moved = self.totals.copy(), np.zeros((2, k, self.d + 1), dtype=np.uint64)
+
+    def move(self, labels):
+        """Sums of clusters, which rows have come to."""
+        before, sums = self.labels, np.full_like(self.totals, np.nan)
+        self.labels = before.copy()
+        job = self.X, self.origin, self.weights, labels, self.n, self.d, self.k, self.bits, self.scales
+        self.launch(f"move_rows<{TYPES[self.dtype]}>", 2, 256, *job, self.labels, self.totals, self.moved)
+        np.testing.assert_array_equal(self.labels, labels)
+        job = self.totals, self.moved, self.scales, self.k, self.d + 1, self.bits, sums
+        self.launch("add_moved", -(-sums.size // 256) + 1, 256, *job)
+        return sums
+
+    def expected(self, labels):
+        """The same, and the integers."""
+        moved, terms = np.zeros((2, self.k, self.d + 1), dtype=object), self.terms * self.scales
+        whole = np.rint(terms)
+        parts = whole, np.rint((terms - whole) * 2.0**self.bits)
+        for row in np.flatnonzero(labels):
+            for part, numbers in zip(moved, parts, strict=True):
+                part[labels[row]] += [int(number) for number in numbers[row]]
+                part[0] -= [int(number) for number in numbers[row]]
+        whole, rest = moved.astype(float)
+        return self.base + (whole + rest * 2.0**-self.bits) / self.scales, moved
+
+
+MOVED = [(1, 1, 2, 2), (500, 3, 7, 4), (333, 40, 20, 16), (90, 9, 24, 256)]
+
+
+@pytest.mark.parametrize("dtype", list(TYPES))
+@pytest.mark.parametrize(("n", "d", "k", "columns"), MOVED)
+@pytest.mark.parametrize("kind", ["ordinary", "far apart", "weights"])
+def test_rows_that_change_cluster(launch, rng, dtype, n, d, k, columns, kind):
+    """Back and forth; numbers from 1e-30 to 1e30, or what the type has, in a column; weights of 0, and tiny ones."""
+    X, weights, origin = rng.normal(size=(n, d)), rng.uniform(size=n), rng.normal(size=d)
+    if kind == "far apart":
+        span = {"float16": 4, "bfloat16": 30, "float32": 30, "float64": 30}[dtype]
+        X, origin = X * 10.0 ** rng.integers(-span, span, size=(n, d)), origin * 0
+    if kind == "weights":
+        weights = weights * rng.integers(2, size=n) * 10.0 ** rng.integers(-20, 1, size=n)
+        weights[0] = 1e-300
+    X, numbers = narrowed(X, dtype)
+    moving = Moving(launch, dtype, X, numbers, origin, weights, k, columns)
+    few, many = (np.where(rng.uniform(size=n) < p, rng.integers(k, size=n), 0).astype(np.int32) for p in (0.1, 0.9))
+    back = np.zeros(n, dtype=np.int32)
+    by_turns = []
+    for labels in (few, many, few, back, many):
+        sums = moving.move(labels)
+        expected, integers = moving.expected(labels)
+        np.testing.assert_array_equal(moving.moved.view(np.int64), integers.astype(np.int64))
+        np.testing.assert_array_equal(sums, expected)
+        by_turns.append(sums)
+    np.testing.assert_array_equal(by_turns[2], by_turns[0])
+    np.testing.assert_array_equal(by_turns[3], moving.base)
+    members = labels == np.arange(k)[:, None]
+    exact = np.array([[math.fsum(moving.terms[rows, f]) for f in range(d + 1)] for rows in members])
+    largest = abs(moving.terms).max(axis=0)
+    assert (
+        abs(sums - exact) <= 1e-15 * (abs(exact) + n * abs(moving.base)) + 2.0 ** (4 - 2 * moving.bits) * n * largest
+    ).all()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e5])
+def test_a_row_that_went_bad_makes_sums_that_are_none(launch, rng, bad):
+    X = rng.normal(size=(300, 3))
+    moving = Moving(launch, "float64", X, X, np.zeros(3), np.ones(300), 4, 4)
+    X[7, 1] = bad
+    labels = rng.integers(2, size=300).astype(np.int32)
+    labels[7] = 3
+    sums = moving.move(labels)
+    assert np.isnan(sums[3, 1])
+    assert np.isfinite(sums[:3]).all()
+
+
+def test_scales_are_within_the_range_of_numbers(launch):
+    """Of columns of zeros, of subnormal and of very large numbers, and where the largest is none."""
+    largest = np.array([0.0, 5e-324, 1e-300, 1.0, 1.5, 1e300, np.inf, np.nan])
+    scales = np.full(8, np.nan)
+    launch("scale_columns", 1, 256, largest, 8, 40, scales)
+    assert (scales[:6] > 0).all()
+    assert np.isfinite(scales[:6]).all()
+    assert (largest[:6] * scales[:6] < 2.0**40).all()
+    np.testing.assert_array_equal(scales[3:5], 2.0**39)
+
+
 @pytest.mark.parametrize("dtype", list(TYPES))
 @pytest.mark.parametrize(("n", "d", "lanes"), [(1, 1, 1), (100, 3, 4), (77, 32, 32), (40, 100, 32)])
 def test_sq_distances_to_own(launch, rng, dtype, n, d, lanes):
@@ -341,9 +451,22 @@ def test_sq_distances_to(launch, rng, dtype, n, d, n_points):
 def test_coefficients(launch, rng, dtype, k, d):
     centers = rng.normal(size=(k, d))
     minus_2_centers, sq_norms = np.full((k, d), np.nan, dtype), np.full(k, np.nan, dtype)
-    launch(f"coefficients<{TYPES[dtype]}>", -(-k // 8) + 1, (32, 8), centers, k, d, minus_2_centers, sq_norms)
+    largest = np.zeros(1, dtype)
+    job = centers, k, d, minus_2_centers, sq_norms, largest
+    launch(f"coefficients<{TYPES[dtype]}>", -(-k // 8) + 1, (32, 8), *job)
     np.testing.assert_array_equal(minus_2_centers, (-2 * centers).astype(dtype))
     np.testing.assert_allclose(sq_norms, (centers**2).sum(axis=1), rtol=1e-6 if dtype == "float32" else 1e-13)
+    assert largest == sq_norms.max()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("number", [np.inf, np.nan, -np.nan])
+def test_the_largest_number_may_be_none(launch, dtype, number):
+    centers = np.ones((20, 3))
+    centers[7, 1] = number
+    sq_norms, largest = np.full(20, np.nan, dtype), np.zeros(1, dtype)
+    launch(f"coefficients<{TYPES[dtype]}>", 3, (32, 8), centers, 20, 3, np.empty((20, 3), dtype), sq_norms, largest)
+    np.testing.assert_array_equal(largest, [abs(number)])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -353,15 +476,104 @@ def test_centers_move_to_the_means(launch, rng, dtype, k, d):
     sums, old, origin = rng.normal(size=(k, d + 1)), rng.normal(size=(k, d)), rng.normal(size=d)
     weights = rng.integers(0, 3, size=k).astype(float)
     centers, parts, numbers = np.full((k, d), np.nan), np.full((k, 2), np.nan), np.full(5, np.nan)
-    given = sums, weights, old, origin, k, d, np.uintp(d + 1), np.uintp(1), centers, parts
-    launch(f"move_centers<{TYPES[dtype]}>", -(-k // 8) + 1, (32, 8), *given)
-    counts = (np.array([count], dtype=float) for count in (7, 5))
-    launch("sum_up", 1, 32, parts, weights, *counts, np.float64(1e3), k, numbers)
+    both = np.stack((weights, np.full(k, np.nan)), axis=1)  # with a stride
+    strides = np.uintp(d + 1), np.uintp(1), np.uintp(2)
+    launch(
+        f"move_centers<{TYPES[dtype]}>",
+        *(-(-k // 8) + 1, (32, 8)),
+        *(sums, both, old, origin, k, d, *strides, 0, None, centers, parts),
+    )
+    launch("sum_up", 1, 32, *summed_up(parts, both), None, numbers)
     means = np.where(weights[:, None] > 0, sums[:, :-1] / np.maximum(weights, 1)[:, None], old)
     np.testing.assert_array_equal(centers, (means + origin).astype(dtype).astype(float) - origin)
     inertia = 1e3 * weights.sum() - (2 * old * sums[:, :-1] - weights[:, None] * old**2).sum()
     expected = 7, 5, ((centers - old) ** 2).sum(), max(inertia, 0), np.count_nonzero(weights == 0)
     np.testing.assert_allclose(numbers, expected, rtol=1e-11)
+
+
+@pytest.mark.parametrize(("k", "d"), [(3, 1), (9, 33), (50, 3)])
+def test_centers_of_directions_move_to_the_sphere(launch, rng, k, d):
+    """Where the sums have no direction, they stay."""
+    sums, old, origin = rng.normal(size=(k, d)), rng.normal(size=(k, d)), rng.normal(size=d)
+    weights = np.array([0.0, 1.0, *rng.uniform(0.5, 2, size=k - 2)])
+    sums[1] = -origin
+    centers, parts = np.full((k, d), np.nan), np.full((k, 2), np.nan)
+    job = sums, weights, old, origin, k, d, np.uintp(d), np.uintp(1), np.uintp(1), 1, None
+    launch("move_centers<double>", -(-k // 8), (32, 8), *job, centers, parts)
+    places = np.where(weights[:, None] > 0, sums / np.maximum(weights, 0.5)[:, None], old) + origin
+    norms = np.linalg.norm(places, axis=1)[:, None]
+    expected = np.where(norms > 0, places / np.maximum(norms, 1e-9) - origin, old)
+    np.testing.assert_allclose(centers, expected, rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(parts[:, 0], ((expected - old) ** 2).sum(axis=1), rtol=1e-11, atol=1e-30)
+
+
+def summed_up(parts, weights, n_changed=7, spread=1e3, tol=0.0, faint=0.0):
+    """Arguments of `sum_up`."""
+    counts = (np.array([count], dtype=np.uint64) for count in (n_changed, 5))
+    return (
+        parts,
+        weights,
+        np.uintp(2),
+        *counts,
+        np.float64(spread),
+        len(parts),
+        np.float64(tol),
+        np.float64(faint),
+        np.float64(1),
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "ends"),
+    [
+        ({}, False),
+        ({"n_changed": 0}, True),
+        ({"tol": 6.0}, True),
+        ({"tol": 5.9}, False),
+        ({"spread": np.inf}, True),
+        ({"spread": np.nan}, True),
+        ({"shift": np.nan}, True),
+        ({"weight": 0.0}, True),
+        ({"weight": 1e-8}, False),
+        ({"weight": 1e-8, "faint": 1e-7}, True),
+        ({"weight": -1e-20, "faint": 1e-9}, True),
+    ],
+)
+def test_a_run_ends(launch, changes, ends):
+    """And then numbers, centers and paths stay as they are."""
+    changes = dict(changes)
+    shift, weight = changes.pop("shift", 3.0), changes.pop("weight", 2.0)
+    parts, weights = np.array([[shift, 1.0], [3.0, 0.5]]), np.array([[weight, np.nan], [2.0, np.nan]])
+    most_rows, numbers = np.array([1000], dtype=np.uint64), np.full(5, np.nan)
+    given = summed_up(parts, weights, **changes)
+    launch("sum_up", 1, 32, *given, most_rows, numbers)
+    assert numbers[0] == changes.get("n_changed", 7)
+    assert most_rows == (0 if ends else 1000)
+    if not ends:
+        return
+    numbers[:] = -1
+    launch("sum_up", 1, 32, *given, most_rows, numbers)
+    centers, path = np.full((2, 1), -7.0), np.ones(2)
+    job = np.ones((2, 1)), weights, np.ones((2, 1)), np.zeros(1), 2, 1, np.uintp(1), np.uintp(1), np.uintp(2)
+    launch("move_centers<double>", 1, (32, 8), *job, 0, most_rows, centers, parts)
+    launch("advance_paths", 1, 32, parts, 2, most_rows, path)
+    assert {*numbers, *centers.ravel()} == {-1, -7}
+    assert (path == 1).all()
+
+
+@pytest.mark.parametrize("k", [1, 2, 9, 31, 32, 33, 200])
+@pytest.mark.parametrize("moves", ["all", "few", "alike", "none"])
+def test_paths_are_those_of_the_portable_step(launch, rng, k, moves):
+    """One of the centers moves most, or several do."""
+    old = rng.normal(size=(k, 3))
+    moved = {"all": rng.normal(size=(k, 3)), "few": (rng.uniform(size=(k, 1)) < 0.1) * rng.normal(size=(k, 3))}
+    centers = old + moved.get(moves, float(moves == "alike"))
+    parts, path = np.full((k, 2), np.nan), rng.uniform(size=k)
+    expected = advance(path, centers, old)
+    launch("shifts", -(-k // 8) + 1, (32, 8), centers, old, k, 3, parts)
+    launch("advance_paths", 1, 32, parts, k, np.array([1], dtype=np.uint64), path)
+    np.testing.assert_allclose(path, expected, rtol=2e-12)
+    assert (path >= expected * (1 - 1e-15)).all()
 
 
 @pytest.mark.parametrize(

@@ -21,11 +21,13 @@ class Passes:
     to_host: Callable
     compare: Callable  # (kernels, X, centers, frame, labels, slack, path), writing into labels and slack
     sums: Callable  # (kernels, X, origin, labels, sample_weight, n_clusters)
+    moved_sums: Callable  # (kernels, X, labels_before, labels, sample_weight, n_clusters, frame)
     sq_distances_to_own: Callable  # (kernels, X, labels, centers, frame)
     sq_distances_to: Callable  # (kernels, X, rows, frame)
     move: Callable  # (kernels, sums, weights, centers_old, n_changed, n_active, frame)
     choose: Callable  # (kernels, closest, squares, sample_weight, candidates, uniforms, n_trials, n_most)
     coefficients: Callable  # (kernels, centers, dtype)
+    path_to: Callable  # (kernels, centers, centers_old, path), writing into path
 
 
 def working(compiled, difference, failures):
@@ -68,6 +70,7 @@ def _wrong_passes(passes, kernels, dtype, rng, n_clusters, n_features):
     frame.distance_dtype = np.dtype(np.float64 if dtype == np.float64 else np.float32)
     frame.rounding, frame.spread = 1e-3 * tolerance, float(n_features)
     centers, clusters = rng.normal(size=(n_clusters, n_features)), rng.integers(n_clusters, size=1000)
+    numbers = np.arange(1000)
     labels, slack = to_device(np.full(1000, -1, dtype=np.int32)), to_device(np.full(1000, -np.inf))
     on_device = to_device(centers)
     passes.compare(kernels, X, on_device, frame, labels, slack, to_device(np.zeros(n_clusters)))
@@ -77,8 +80,10 @@ def _wrong_passes(passes, kernels, dtype, rng, n_clusters, n_features):
     to_some = to_host(passes.sq_distances_to(kernels, X, to_device(np.arange(n_clusters)), frame))
     job = X, frame.origin, to_device(clusters.astype(np.int32)), to_device(np.ones(1000)), n_clusters
     sums = to_host(passes.sums(kernels, *job))
+    before = to_device(np.where(numbers % 3 == 0, clusters[::-1], clusters).astype(np.int32))
+    moved = to_host(passes.moved_sums(kernels, X, before, *job[2:], frame))
 
-    rows, numbers = to_host(X).astype(np.float64) - origin, np.arange(1000)
+    rows = to_host(X).astype(np.float64) - origin
     distances = np.sqrt(_sq_distances(rows, centers))
     own = distances[numbers, found]
     distances.sort(axis=1)
@@ -91,6 +96,8 @@ def _wrong_passes(passes, kernels, dtype, rng, n_clusters, n_features):
         "squared distances": abs(squares - own**2) > 1e-9,
         "distances from rows": abs(to_some - _sq_distances(rows[:n_clusters], rows)) > 1e-9,
         "sums": abs(sums[:, :-1] - members @ rows) > 1e-9,
+        "sums of rows that moved": ~(abs(moved[:, :-1] - members @ rows) <= 1e-9),  # NaN too
+        "weights of rows that moved": moved[:, -1] != members.sum(axis=1),
         "weights": sums[:, -1] != members.sum(axis=1),
     }
     return {name for name, differs in comparisons.items() if differs.any()}
@@ -109,6 +116,7 @@ def plain_difference(passes, kernels):
     agrees = {
         "centers": _moves(passes, kernels, sums, weights, old),
         "choices": _chooses(passes, kernels, squares, draws, mass),
+        "bounds": _advances(passes, kernels, sums, old),
         "coefficients": all(_multiplies(passes, kernels, old, dtype) for dtype in ("float32", "float64")),
     }
     wrong = sorted(name for name, is_right in agrees.items() if not is_right)
@@ -126,6 +134,14 @@ def _moves(passes, kernels, sums, weights, old):
     expected = 3, 4, ((means - old) ** 2).sum(), inertia, np.count_nonzero(weights == 0)
     moved = np.allclose(passes.to_host(centers), means, rtol=1e-12)
     return moved and np.allclose(numbers, expected, rtol=1e-12)
+
+
+def _advances(passes, kernels, centers, old):
+    """Whether paths are as `bounds.advance` has them."""
+    moved, clusters = np.sqrt(((centers - old) ** 2).sum(axis=1)), np.arange(len(old))
+    others = np.where(clusters == moved.argmax(), np.sort(moved)[-2], moved.max())
+    found = passes.path_to(kernels, *map(passes.to_device, (centers, old, np.ones(len(old)))))
+    return np.allclose(passes.to_host(found), 1 + moved + others, rtol=1e-11)
 
 
 def _chooses(passes, kernels, squares, draws, mass):

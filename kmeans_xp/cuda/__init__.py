@@ -14,7 +14,7 @@ import numpy as np
 
 FOLDER = Path(__file__).parent
 CERTAIN = "relabel_certain", "relabel_half", "relabel_wide"
-DENSE = "stale_rows", "relabel", *CERTAIN, "sums", "distances", "move", "seeding"
+DENSE = "stale_rows", "relabel", *CERTAIN, "sums", "moved", "distances", "move", "seeding"
 SPARSE = "sparse_rows", "sparse_products", "sparse_sums"
 
 BLOCK = 256  # threads
@@ -63,7 +63,7 @@ def instances(dtype, products):
     computed = "float64" if dtype == "float64" else "float32"
     row, number = TYPES[dtype], TYPES[computed]
     many, few = (f"relabel<{row}, {number}, {', '.join(map(str, shape))}>" for shape in SHAPES[computed])
-    others = "sum_runs", "sum_few", "sq_distances_to", "sq_distances_to_own"
+    others = "sum_runs", "sum_few", "largest_terms", "move_rows", "sq_distances_to", "sq_distances_to_own"
     exact = {"relabel": many, "relabel_few": few, **{name: f"{name}<{row}>" for name in others}}
     if products == "tf32":
         return exact | {f"relabel_certain_{n}": f"relabel_certain<{row}, {n}>" for n in (NARROW[computed], WIDE)}
@@ -74,7 +74,9 @@ def instances(dtype, products):
 
 def plain_instances():
     """The other kernels of DENSE."""
-    plain = {name: name for name in ("stale_rows", "add_runs", "sum_up", "weigh_trials", "choose_trial")}
+    names = "stale_rows", "add_runs", "scale_columns", "add_moved", "sum_up", "shifts", "advance_paths"
+    names += "weigh_trials", "choose_trial"
+    plain = {name: name for name in names}
     moves = {f"move_centers_{of}": f"move_centers<{TYPES[of]}>" for of in ("float32", "float64")}
     coefficients = {f"coefficients_{of}": f"coefficients<{TYPES[of]}>" for of in ("float32", "float64")}
     tiles = {f"tile_centers_{n}": f"tile_centers<{n}>" for n in (*NARROW.values(), WIDE)}
@@ -143,7 +145,10 @@ def for_tiles(function, n_samples, copied, tile_bytes, out_of_memory, free_and_t
 
 
 def scratch_bytes(device, n_samples, n_features, n_clusters, tile_bytes):
-    """Device memory of an iteration beyond X, labels and slack (12 bytes a row), and copies of rows not contiguous."""
+    """Device memory of an iteration beyond X, labels and slack (12 bytes a row), and copies of rows not contiguous.
+
+    And beyond what sums by the rows that changed cluster keep: labels once more, 4 bytes a row.
+    """
     n_rows = min(n_samples, max(MIN_TILE, tile_bytes // ROW_BYTES))
     if sums_bytes(n_features, n_clusters) <= device.block_shared:
         n_runs = 16 * device.multiprocessors * n_clusters

@@ -8,7 +8,8 @@ template <typename T>
 __global__ void coefficients(const double* __restrict__ centers,  // IN  (n_clusters, n_features)
                              int n_clusters, int n_features,
                              T* __restrict__ minus_2_centers,     // OUT (n_clusters, n_features)
-                             T* __restrict__ sq_norms)            // OUT (n_clusters,)
+                             T* __restrict__ sq_norms,            // OUT (n_clusters,)
+                             T* largest)                          // OUT of these; starts at 0
 {
     const int cluster = blockIdx.x * blockDim.y + threadIdx.y;
     if (cluster >= n_clusters) return;  // all lanes of a warp
@@ -20,7 +21,10 @@ __global__ void coefficients(const double* __restrict__ centers,  // IN  (n_clus
         sum += center * center;
     }
     sum = sum_of_warp(sum);
-    if (threadIdx.x == 0) sq_norms[cluster] = (T)sum;
+    if (threadIdx.x == 0) {
+        sq_norms[cluster] = (T)sum;
+        raise_to(largest, (T)sum);
+    }
 }
 
 // Compare rows with all centers: label, and slack as in bounds.bounded_step.
@@ -35,8 +39,8 @@ relabel(const Row* __restrict__ X,              // IN  (n_samples, n_features)
         const T* __restrict__ minus_2_centers,  // IN  (n_clusters, n_features)
         const T* __restrict__ sq_norms,         // IN  (n_clusters,) of the centers
         const double* __restrict__ path,        // IN  (n_clusters,)
-        const int* __restrict__ rows,           // IN  (n_rows,) to look at; NULL: all
-        const unsigned long long* __restrict__ n_rows,  // IN
+        const int* __restrict__ rows,           // IN  (n_rows,) to look at; NULL: the first ones
+        const unsigned long long* __restrict__ n_rows,  // IN  or more; NULL: n_samples
         int n_samples, int n_features, int n_clusters,
         T coefficient, const T* __restrict__ largest,   // IN  Frame.rounding, and the largest ||c||^2
         int* __restrict__ labels,               // IN, OUT (n_samples,)
@@ -53,7 +57,7 @@ relabel(const Row* __restrict__ X,              // IN  (n_samples, n_features)
     __shared__ Nearest<T> found[ROWS];
     __shared__ int row_of[ROWS];
 
-    const int count = rows ? (int)*n_rows : n_samples;
+    const int count = at_most(n_rows, n_samples);
     const int thread = threadIdx.x, lane = thread % LANES, first_row = thread / LANES * R;
     const int own_f = thread % FEATURES, own_r = thread / FEATURES;  // what a thread brings of the tiles
     int changed = 0;

@@ -49,7 +49,7 @@ template <int CENTERS>
 __global__ void tile_centers(const double* __restrict__ centers,  // IN  (n_clusters, n_features)
                              int n_clusters, int n_features,
                              float* __restrict__ tiles,           // OUT (n_rows, n_columns, CENTERS * 17)
-                             float* __restrict__ sq_norms)        // OUT (n_clusters,)
+                             float* largest)                      // OUT of the ||c||^2; starts at 0
 {
     const int cluster = blockIdx.x * blockDim.y + threadIdx.y;  // of as many as there are in the tiles
     const int n_groups = (n_features + 15) / 16;
@@ -65,7 +65,7 @@ __global__ void tile_centers(const double* __restrict__ centers,  // IN  (n_clus
     const float sq_norm = cluster < n_clusters ? (float)sum : __int_as_float(0x7f800000);
     for (int part = threadIdx.x; part < n_groups; part += 32)
         first[(size_t)part * CENTERS * 17 + CENTERS * 16 + cluster % CENTERS] = sq_norm;
-    if (threadIdx.x == 0 && cluster < n_clusters) sq_norms[cluster] = sq_norm;
+    if (threadIdx.x == 0 && cluster < n_clusters) raise_to(largest, sq_norm);
 }
 
 // Compare rows with all centers on tensor cores: `relabel` for the rows whose label is certain in spite of numbers rounded
@@ -82,8 +82,8 @@ relabel_certain(const Row* __restrict__ X,              // IN  (n_samples, n_fea
                 const double* __restrict__ origin,      // IN  (n_features,)
                 const float4* __restrict__ tiles,       // IN  of the centers, see `tile_centers`
                 const double* __restrict__ path,        // IN  (n_clusters,)
-                const int* __restrict__ rows,           // IN  (n_rows,) to look at; NULL: all
-                const unsigned long long* __restrict__ n_rows,  // IN
+                const int* __restrict__ rows,           // IN  (n_rows,) to look at; NULL: the first ones
+                const unsigned long long* __restrict__ n_rows,  // IN  or more; NULL: n_samples
                 int n_samples, int n_features, int n_clusters,
                 float coefficient, const float* __restrict__ largest,  // IN  Frame.rounding, and the largest ||c||^2
                 int* __restrict__ labels,               // IN, OUT (n_samples,)
@@ -95,7 +95,7 @@ relabel_certain(const Row* __restrict__ X,              // IN  (n_samples, n_fea
 {
     constexpr int TILE = CENTERS * 4 + CENTERS / 4;  // of float4
     extern __shared__ float4 shared[];               // (room, TILE), origin (n_groups, 4 of Number), rows (n_groups, 256, 4)
-    const int count = rows ? (int)*n_rows : n_samples;
+    const int count = at_most(n_rows, n_samples);
     const int thread = threadIdx.x, group = thread % 32 / 4, lane = thread % 4, first_row = thread / 32 * 32;
     const bool whole = n_features % 4 == 0 && (size_t)X % sizeof(Four<Row>) == 0;
     const int n_groups = (n_features + 15) / 16, n_tiles = n_groups * ((n_clusters + CENTERS - 1) / CENTERS);

@@ -29,8 +29,8 @@ __global__ void tile_halves(const double* __restrict__ centers,  // IN  (n_clust
     if (threadIdx.x == 0) {
         const bool is_one = cluster < n_clusters;
         ((float*)(tile + 16 * n_groups * width))[in_tile] = is_one ? (float)squares[2] : __int_as_float(0x7f800000);
-        for (int i = 0; i < 3; ++i)  // of numbers from zero on, larger ones have larger bits, and NaN the largest
-            if (is_one) atomicMax((unsigned*)largest + i, __float_as_uint((float)squares[i]));
+        for (int i = 0; i < 3; ++i)
+            if (is_one) raise_to(largest + i, (float)squares[i]);
     }
 }
 
@@ -46,8 +46,8 @@ relabel_half(const Row* __restrict__ X,              // IN  (n_samples, n_featur
              const double* __restrict__ origin,      // IN  (n_features,)
              const uint4* __restrict__ tiles,        // IN  of the centers, see `tile_halves`
              const double* __restrict__ path,        // IN  (n_clusters,)
-             const int* __restrict__ rows,           // IN  (n_rows,) to look at; NULL: all
-             const unsigned long long* __restrict__ n_rows,  // IN
+             const int* __restrict__ rows,           // IN  (n_rows,) to look at; NULL: the first ones
+             const unsigned long long* __restrict__ n_rows,  // IN  or more; NULL: n_samples
              int n_samples, int n_features, int n_clusters,
              float coefficient, double scale, float accumulation, float vanishing,  // IN  see certificate.cuh
              const float* __restrict__ largest,      // IN  see `tile_halves`
@@ -63,7 +63,7 @@ relabel_half(const Row* __restrict__ X,              // IN  (n_samples, n_featur
     extern __shared__ uint4 slots[];  // (room, TILE), origin (GROUPS, 16) of Number
     typedef decltype(number(Row())) Number;
     const int thread = threadIdx.x, group = thread % 32 / 4, lane = thread % 4, first_row = thread / 32 * 32;
-    const int count = rows ? (int)*n_rows : n_samples, n_tiles = (n_clusters + CENTERS - 1) / CENTERS;
+    const int count = at_most(n_rows, n_samples), n_tiles = (n_clusters + CENTERS - 1) / CENTERS;
     const bool whole = n_features % 4 == 0 && (size_t)X % sizeof(Four<Row>) == 0, is_resident = n_tiles <= room;
     Four<Number>* shift = (Four<Number>*)(slots + room * TILE);
     for (int i = thread; i < GROUPS * 16; i += WARPS * 32)

@@ -18,8 +18,8 @@ relabel_wide(const Row* __restrict__ X,              // IN  (n_samples, n_featur
              const double* __restrict__ origin,      // IN  (n_features,)
              const uint4* __restrict__ tiles,        // IN  of the centers, see `tile_halves`
              const double* __restrict__ path,        // IN  (n_clusters,)
-             const int* __restrict__ rows,           // IN  (n_rows,) to look at; NULL: all
-             const unsigned long long* __restrict__ n_rows,  // IN
+             const int* __restrict__ rows,           // IN  (n_rows,) to look at; NULL: the first ones
+             const unsigned long long* __restrict__ n_rows,  // IN  or more; NULL: n_samples
              int n_samples, int n_features, int n_clusters,
              float coefficient, double scale, float accumulation, float vanishing,  // IN  see certificate.cuh
              const float* __restrict__ largest,      // IN  see `tile_halves`
@@ -38,7 +38,7 @@ relabel_wide(const Row* __restrict__ X,              // IN  (n_samples, n_featur
     typedef decltype(number(Row())) Number;
     const int thread = threadIdx.x, warp = thread / 32, group = thread % 32 / 4, lane = thread % 4;
     const int down = warp % WARPS_DOWN, across = warp / WARPS_DOWN, n_groups = (n_features + 15) / 16;
-    const int count = rows ? (int)*n_rows : n_samples, n_tiles = (n_clusters + WIDE_CENTERS - 1) / WIDE_CENTERS;
+    const int count = at_most(n_rows, n_samples), n_tiles = (n_clusters + WIDE_CENTERS - 1) / WIDE_CENTERS;
     const bool whole = n_features % 4 == 0 && (size_t)X % sizeof(Four<Row>) == 0;
     const size_t tile_size = (size_t)n_groups * CHUNK + NORMS;
     uint4* kept = slots + RING * CHUNK;

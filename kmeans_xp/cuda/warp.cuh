@@ -8,6 +8,22 @@ __device__ __forceinline__ void count_changes(int changed, unsigned long long* n
     if (threadIdx.x % 32 == 0 && changed) atomicAdd(n_changed, (unsigned long long)changed);
 }
 
+// What a count on the device says, if that is less.
+__device__ __forceinline__ int at_most(const unsigned long long* count, int most)
+{
+    return count && *count < (unsigned long long)most ? (int)*count : most;
+}
+
+// Whether a run of iterations has come to its end, so that those that have been launched already do nothing.
+__device__ __forceinline__ bool has_ended(const unsigned long long* most_rows) { return most_rows && *most_rows == 0; }
+
+// Raise *largest to a number from zero on: of such numbers, larger ones have larger bits, and NaN the largest.
+__device__ __forceinline__ void raise_to(float* largest, float x) { atomicMax((unsigned*)largest, __float_as_uint(x)); }
+__device__ __forceinline__ void raise_to(double* largest, double x)
+{
+    atomicMax((unsigned long long*)largest, (unsigned long long)__double_as_longlong(x));
+}
+
 // The sum over the lanes of a warp, for all of them.
 __device__ __forceinline__ double sum_of_warp(double x)
 {

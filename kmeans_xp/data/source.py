@@ -150,7 +150,8 @@ class Block:
 
 def iterate_over_blocks(source, job, centers, limits):
     """`Source.iterate` where there may be several blocks: one iteration."""
-    return moved(source.reduce(passes.step, passes.add, job, centers), centers, job.frame, job.metric)
+    found = source.reduce(passes.step, passes.add, job, centers)
+    return moved(found, centers, job.frame, job.metric, not job.algorithm.prunes)
 
 
 def gathered(source):
