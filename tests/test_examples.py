@@ -30,8 +30,8 @@ def load(name):
 
 
 def test_none_is_forgotten():
-    names = ["choosing_k", "colour_quantisation", "digits", "four_ways", "larger_than_memory", "quantisers"]
-    assert [*names, "text_documents", "tutorial"] == EXAMPLES
+    names = ["choosing_k", "colour_quantisation", "digits", "four_ways", "inverted_lists", "larger_than_memory"]
+    assert [*names, "quantisers", "text_documents", "tutorial"] == EXAMPLES
 
 
 def test_tutorial(capsys):
@@ -53,6 +53,15 @@ def test_choosing_k():
     assert example.of_nested.recommend("silhouette")[0] == example.of_nested.recommend("gap")[0] == 2
     assert example.of_nested.recommend("bic")[0] == 6
     assert example.of_cloud.recommend("gap")[0] == 1
+
+
+def test_inverted_lists():
+    example = load("inverted_lists")
+    assert example.recall == sorted(example.recall)
+    assert example.recall[0] > 0.15
+    assert example.recall[-1] > 0.95
+    assert example.compared[-1] < 0.05
+    assert example.sizes.sum() == len(example.vectors)
 
 
 def test_quantisers():
