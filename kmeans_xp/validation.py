@@ -341,6 +341,19 @@ def check_centers(centers, X, n_clusters):
             f"The shape of the initial centers {tuple(centers.shape)} does not match "
             f"the number of clusters {n_clusters}."
         )
+    return _beside_rows(centers, X)
+
+
+def check_first_centers(centers, X, n_clusters):
+    """Some of the initial centers as an array (n_centers, n_features) next to X."""
+    centers = check_given_centers(centers, "centers")
+    if centers.shape[0] > n_clusters:
+        raise ValueError(f"centers has {centers.shape[0]} rows: there shall be no more than n_clusters={n_clusters}.")
+    return _beside_rows(centers, X)
+
+
+def _beside_rows(centers, X):
+    """Centers next to X, which has as many features."""
     if centers.shape[1] != X.shape[1]:
         raise ValueError(
             f"The shape of the initial centers {tuple(centers.shape)} does not match "

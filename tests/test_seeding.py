@@ -251,6 +251,45 @@ def test_kmeans_plusplus(lib, rng):
         kmeans_plusplus(host, 0)
 
 
+def test_kmeans_plusplus_goes_on_from_centers_that_there_are(lib, rng):
+    host = blobs(rng, 400, 3, n_clusters=9, spread=20, dtype="float32")
+    X, old = lib.asarray(host), lib.asarray(host[:2] + 0.25)
+    centers, indices = kmeans_plusplus(X, 8, centers=old, random_state=0)
+    lib.assert_owns(centers, "float32")
+    lib.assert_owns(indices, "int64")
+    rows = to_numpy(indices)
+    assert rows[:2].tolist() == [-1, -1]
+    np.testing.assert_array_equal(to_numpy(centers), np.concat([to_numpy(old), host[rows[2:]]]))
+    alone, _ = kmeans_plusplus(host, 6, random_state=0)
+    assert inertia(host, to_numpy(centers)) < inertia(host, alone)  # not where those are that there were
+    same, none = kmeans_plusplus(X, 2, centers=old)
+    np.testing.assert_array_equal(to_numpy(same), to_numpy(old))
+    assert none.shape == (2,)
+
+
+@pytest.mark.parametrize("kind", ["sparse", "slices", "more than a sample", "integers"])
+def test_centers_that_there_are_beside_other_rows(rng, kind):
+    host = np.rint(blobs(rng, 30_000 if kind == "more than a sample" else 300, 4, n_clusters=6, spread=20))
+    X = {"sparse": sparse.csr_matrix, "slices": as_source, "integers": lambda X: X.astype("int16")}
+    centers, indices = kmeans_plusplus(X.get(kind, np.asarray)(host), 6, centers=host[:3], random_state=0)
+    np.testing.assert_array_equal(centers, np.concat([host[:3], host[indices[3:]]]))
+    assert len(np.unique(centers, axis=0)) == 6
+
+
+@pytest.mark.parametrize(
+    ("centers", "message"),
+    [
+        (np.zeros((4, 2)), "centers has 4 rows: there shall be no more than n_clusters=3"),
+        (np.zeros((2, 3)), r"centers \(2, 3\) does not match the number of features of the data 2"),
+        (np.full((1, 2), np.nan), "Input centers contains NaN"),
+        (np.zeros(2), "Expected 2D array"),
+    ],
+)
+def test_bad_centers_that_there_are(centers, message):
+    with pytest.raises(ValueError, match=message):
+        kmeans_plusplus(np.zeros((9, 2)), 3, centers=centers)
+
+
 @pytest.mark.parametrize("shape", ["one-hot", "grid", "circle", "duplicates"])
 @pytest.mark.parametrize("method", ["k-means++", "k-means||"])
 def test_ties_between_candidates_do_not_depend_on_the_order_of_rows(method, shape, rng):

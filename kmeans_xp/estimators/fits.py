@@ -66,7 +66,7 @@ class Fits:
         job = n_clusters, self._frame, self.rng
         starts = [take_rows(self.sample[0], greedy(*self.sample, *job))]
         if centers is not None:
-            starts.append(added(*self.sample, self._frame.leave(centers), *job))
+            starts.append(added(*self.sample, self._frame.leave(centers), *job)[0])
         entered = map(self._frame.enter, starts)
         results = [run_on_sample(self._starter, self.sample, start, self._frame) for start in entered]
         return self._frame.enter(min(results, key=lambda result: result.inertia).centers)

@@ -10,8 +10,8 @@ from kmeans_xp._sklearn_private import Interval, validate_params
 from kmeans_xp.data import Purpose, frame_of, open_data
 from kmeans_xp.estimators.random_numbers import generator
 from kmeans_xp.rows.array import as_given, dense, take_rows
-from kmeans_xp.seeding.greedy import choose_rows
-from kmeans_xp.validation import check_n_samples
+from kmeans_xp.seeding.greedy import added, choose_rows, sample_of
+from kmeans_xp.validation import check_first_centers, check_n_samples
 
 
 @validate_params(
@@ -27,6 +27,7 @@ def kmeans_plusplus(
     *,
     sample_weight: Any = None,
     x_squared_norms: Any = None,
+    centers: Any = None,
     random_state: int | np.random.RandomState | None = None,
 ) -> tuple[Any, Any]:
     """Choose first centers by greedy k-means++.
@@ -49,16 +50,21 @@ def kmeans_plusplus(
     x_squared_norms : Ignored
         For callers of scikit-learn's function: they are not needed here.
 
+    centers : array-like of shape (n_centers, n_features), default=None
+        Centers that there are already, at most `n_clusters`: the first of the result. The others are chosen where these
+        are far.
+
     random_state : int, RandomState instance or None, default=None
         Source of the random numbers, which are drawn on the host.
 
     Returns
     -------
     centers : array of shape (n_clusters, n_features)
-        Rows of X, in its dtype, library and device; integers, and float16 of NumPy, become float64.
+        Rows of X, in its dtype, library and device; integers, and float16 of NumPy, become float64. After `centers`, if
+        they are given.
 
     indices : array of shape (n_clusters,), int64
-        Their row numbers.
+        Their row numbers; -1 for `centers`.
 
     Examples
     --------
@@ -76,9 +82,14 @@ def kmeans_plusplus(
         check_n_samples(data, n_clusters)
         frame = frame_of(data)
         with generator(random_state) as rng:
-            sample, rows = choose_rows(data, n_clusters, frame, rng)
-        centers = as_given(dense(take_rows(sample.X, rows)))
-        if sample.numbers is not None:
-            rows = sample.numbers[arrays.to_numpy(rows)]
+            if centers is None:
+                sample, rows = choose_rows(data, n_clusters, frame, rng)
+                centers, n_given = as_given(dense(take_rows(sample.X, rows))), 0
+            else:
+                centers = as_given(check_first_centers(centers, data.like, n_clusters))
+                sample, n_given = sample_of(data, n_clusters, frame, rng), centers.shape[0]
+                centers, rows = added(sample.X, sample.weights, centers, n_clusters, frame, rng)
+        rows = arrays.to_numpy(rows) if sample.numbers is None else sample.numbers[arrays.to_numpy(rows)]
+        rows = np.concatenate((np.full(n_given, -1), rows))
         xp = arrays.namespace(data.home)
         return arrays.asarray_like(centers, data.home), arrays.asarray_like(rows, data.home, xp.int64)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kmeans_xp.arrays import asarray_like, namespace, to_numpy
+from kmeans_xp.arrays import asarray_like, device, namespace, to_numpy
 from kmeans_xp.backends import replaceable
 from kmeans_xp.passes import canonical_order
 from kmeans_xp.rows.array import dense, take_rows
@@ -159,17 +159,23 @@ def first_lowest(potentials):
 
 
 def added(X, sample_weight, centers, n_clusters, frame, rng):
-    """`centers` and as many rows more, by greedy k-means++, as there shall be."""
+    """`centers`, which are relative to zero, and as many rows more as there shall be, by greedy k-means++.
+
+    -> all of them, and the numbers of the rows, (n_clusters - n_centers,)
+    """
     xp = namespace(X)
     closest = nearer(X, centers, xp.full_like(sample_weight, math.inf), frame)
-    n_trials = count_trials(n_clusters)
-    while centers.shape[0] < n_clusters:
+    n_trials, rows = count_trials(n_clusters), []
+    for _ in range(n_clusters - centers.shape[0]):
         candidates = places_by(_mass(sample_weight, closest), None, rng.uniform(size=n_trials))
         lowered = xp.minimum(sq_distances_to(X, candidates, frame), closest[None, :])
         best = first_lowest(lowered @ sample_weight)
         closest = xp.take(lowered, best, axis=0)[0, :]
-        centers = xp.concat((centers, dense(take_rows(X, xp.take(candidates, best)))))
-    return centers
+        rows.append(xp.take(candidates, best))
+    if not rows:
+        return centers, xp.zeros(0, dtype=xp.int64, device=device(X))
+    rows = xp.concat(rows)
+    return xp.concat((centers, dense(take_rows(X, rows)))), rows
 
 
 def _mass(sample_weight, closest):

@@ -64,6 +64,7 @@ template <class C>
 void compare(const Job<C>& job, const Index* which, Index n_rows, Totals* totals, Workspace<C>& memory) {
     Nearest<C> found;
     for (Index first = 0; first < n_rows; first += LANES<C>) {
+        if (first % (16 * LANES<C>) == 0 && first > 0 && job.stops(job.stopping)) return;  // centers may be many
         const Index count = least(LANES<C>, n_rows - first);
         const C* norms = gather_for(job, which + first, count, memory.block);
         if (job.leading.n_axes > 0)
