@@ -54,7 +54,7 @@ def draw(ax, name, model):
     colours = linear_sum_assignment(distances)[1]
     ClustersDisplay.from_predictions(X, colours[model.labels_], centers=model.cluster_centers_, ax=ax)
     ax.get_legend().remove()
-    sizes = ", ".join(str(int(size)) for size in sorted(model.cluster_sizes_))
+    sizes = ", ".join(str(size) for size in sorted(model.cluster_sizes_))
     ax.set_title(f"{name}: inertia {model.inertia_:,.0f}\nsizes {sizes}", fontsize="medium")
     ax.set(xlabel="", ylabel="", aspect="equal")
 

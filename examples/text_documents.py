@@ -45,5 +45,5 @@ words = vectorizer.get_feature_names_out()
 typical = model.nearest_rows(X, 4, return_distance=False)
 for k in np.argsort(-model.cluster_sizes_):
     strongest = words[np.argsort(-model.cluster_centers_[k])[:6]]
-    print(f"{int(model.cluster_sizes_[k]):4} texts: {', '.join(strongest)}")
+    print(f"{model.cluster_sizes_[k]:4} texts: {', '.join(strongest)}")
     print(f"           such as {', '.join(names[typical[k]])}")

@@ -1,12 +1,13 @@
 """The nearest centers of a row, the nearest rows of a center, and the sizes of clusters."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import blobs, to_numpy
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
 
-from kmeans_xp import KMeans, MiniBatchKMeans
+from kmeans_xp import BisectingKMeans, KMeans, MiniBatchKMeans
 from kmeans_xp.data import stream
 
 
@@ -109,7 +110,32 @@ def test_bad_counts(rng, count):
 def test_cluster_sizes(lib, rng, algorithm):
     X, weights = blobs(rng, 500, 3), rng.uniform(size=500)
     model = KMeans(6, algorithm=algorithm, random_state=0).fit(lib.asarray(X))
-    lib.assert_owns(model.cluster_sizes_, "float64")
+    lib.assert_owns(model.cluster_sizes_, "int64")
     assert_array_equal(to_numpy(model.cluster_sizes_), np.bincount(to_numpy(model.labels_)))
     model.fit(lib.asarray(X), sample_weight=lib.asarray(weights))
+    lib.assert_owns(model.cluster_sizes_, "float64")
     assert_allclose(to_numpy(model.cluster_sizes_), np.bincount(to_numpy(model.labels_), weights))
+
+
+@pytest.mark.parametrize("Estimator", [KMeans, MiniBatchKMeans, BisectingKMeans])
+def test_cluster_sizes_are_integers_where_weights_are(Estimator, lib, rng):
+    """int64, as NumPy's sums of integers; floats where these would not fit."""
+    X, weights = blobs(rng, 300, 3), rng.integers(1, 9, size=300)
+    floats, many = weights.astype(float), np.full(300, 2**63, dtype="uint64")
+    integers = [(None, 1), (3, 3), *((kind(weights), weights) for kind in (np.asarray, list, lib.asarray, pd.Series))]
+    given = {
+        "int64": [*integers, (weights > 4, weights > 4), (pd.Series(weights, dtype="UInt8"), weights)],
+        "float64": [
+            (0.5, 0.5),
+            (floats, floats),
+            (lib.asarray(floats), floats),
+            (floats.tolist(), floats),
+            (many, many),
+        ],
+    }
+    for dtype, choices in given.items():
+        for sample_weight, each in choices:
+            model = Estimator(4, random_state=0).fit(lib.asarray(X), sample_weight=sample_weight)
+            lib.assert_owns(model.cluster_sizes_, dtype)
+            expected = np.bincount(to_numpy(model.labels_), np.broadcast_to(each, 300).astype(float), minlength=4)
+            assert_allclose(to_numpy(model.cluster_sizes_), expected)

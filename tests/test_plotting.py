@@ -1,5 +1,7 @@
 """The displays show what they are given; what they look like was judged by eye."""
 
+import subprocess
+import sys
 import tracemalloc
 from contextlib import contextmanager
 
@@ -10,13 +12,19 @@ import pytest
 from conftest import blobs
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.decomposition import PCA
 from sklearn.exceptions import NotFittedError
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from kmeans_xp import KMeans, KMeansSweep, metrics, plotting
 from kmeans_xp.arrays import to_numpy
 from kmeans_xp.plotting import (
     MOST_POINTS,
     MOST_SILHOUETTES,
+    ClusterDistancesDisplay,
+    ClusterProfilesDisplay,
     ClustersDisplay,
     ClusterSizesDisplay,
     ConvergenceDisplay,
@@ -162,9 +170,10 @@ def test_many_rows_and_clusters(rng):
     X = rng.normal(size=(MOST_POINTS + 1000, 2))
     display = ClustersDisplay.from_predictions(X, np.arange(len(X)) % 70)
     assert len(display.points) == MOST_POINTS
-    styles = {(str(c.get_facecolor()), str(c.get_paths()[0].vertices)) for c in display.ax_.collections}
+    styles = {(str(c.get_facecolor()), str(c.get_paths()[0].vertices)) for c in display.ax_.collections[:-1]}
     assert len(styles) == 64, "8 colours by 8 marks"
-    assert ClusterSizesDisplay.from_predictions(np.arange(300) % 30).ax_.get_xticks().size == 0
+    assert [text.get_text() for text in display.ax_.texts] == [str(i) for i in range(70)], "in place of a legend"
+    assert display.ax_.get_legend() is None
 
 
 class Source:
@@ -243,7 +252,8 @@ def test_what_can_be_clustered_can_be_drawn(kind, n_features, most, rng, tmp_pat
         assert_allclose(display.points, expected.points, atol=1e-6)
         assert_allclose(display.centers, expected.centers, atol=1e-6)
         assert_array_equal(display.labels, expected.labels)
-        assert display.axis_names == expected.axis_names
+        named = kind == "data frame" and n_features <= 2
+        assert display.axis_names == (("f0", "f1" if n_features == 2 else "") if named else expected.axis_names)
         assert display.ax_.get_title() == ("50 of 400 rows, at random" if most == 50 else "")
     expected = metrics.silhouette_score(X, labels, sample_size=most, random_state=0)
     for display in (
@@ -343,6 +353,167 @@ def test_bad_labels():
             Display.from_predictions(np.ones((3, 2)), [0, 1, np.nan])
     with pytest.raises(ValueError, match="Input labels contains NaN"):
         ClusterSizesDisplay.from_predictions([0, 1, None])
+
+
+@pytest.fixture(params=[3, 40])
+def piped(request, rng):
+    """A pipeline that scales, fitted to a data frame, the frame, and its scaled rows."""
+    X = blobs(rng, 800, 4, n_clusters=request.param, spread=30) * [1, 10, 100, 1000]
+    X = pd.DataFrame(X, columns=["one", "ten", "hundred", "thousand"])
+    pipe = make_pipeline(StandardScaler(), KMeans(request.param, random_state=0)).fit(X)
+    return pipe, X, pipe[0].transform(X)
+
+
+def test_a_pipeline_is_drawn_as_its_last_step_sees_the_rows(piped):
+    pipe, X, scaled = piped
+    ours, expected = (ClustersDisplay.from_estimator(*given) for given in ((pipe, X), (pipe[-1], scaled)))
+    for name in ("points", "labels", "centers"):
+        assert_allclose(getattr(ours, name), getattr(expected, name), atol=1e-12)
+    ours, expected = (SilhouetteDisplay.from_estimator(*given) for given in ((pipe, X), (pipe[-1], scaled)))
+    assert_allclose(ours.silhouettes, expected.silhouettes, atol=1e-12)
+    assert_array_equal(ClusterSizesDisplay.from_estimator(pipe).sizes, pipe[-1].cluster_sizes_)
+    assert ConvergenceDisplay.from_estimator(pipe).history is pipe[-1].history_
+    alone = make_pipeline(pipe[-1])
+    assert_array_equal(ClustersDisplay.from_estimator(alone, scaled).labels, pipe[-1].labels_)
+    with pytest.raises(TypeError, match="This display draws a fitted KMeansSweep, got a KMeans"):
+        ElbowDisplay.from_estimator(pipe)
+
+
+def test_axes_have_the_names_of_columns(rng):
+    X = pd.DataFrame(rng.normal(size=(50, 2)), columns=["length", "width"])
+    for steps in ([], [StandardScaler()]):
+        display = ClustersDisplay.from_estimator(make_pipeline(*steps, KMeans(2, random_state=0)).fit(X), X)
+        assert (display.ax_.get_xlabel(), display.ax_.get_ylabel()) == ("length", "width")
+    pipe = make_pipeline(PCA(2), KMeans(2, random_state=0)).fit(X)
+    assert ClustersDisplay.from_estimator(pipe, X).axis_names == ("pca0", "pca1")
+    for makes, names in ((lambda X: X, ("length", "width")), (np.asarray, ("feature 0", "feature 1"))):
+        pipe = make_pipeline(Forward(makes), KMeans(2, random_state=0)).fit(X)
+        assert ClustersDisplay.from_estimator(pipe, X).axis_names == names
+
+
+def test_many_clusters_are_numbered_and_few_have_a_legend_beside(piped):
+    pipe, X, _ = piped
+    k = pipe[-1].n_clusters
+    display = ClustersDisplay.from_estimator(pipe, X)
+    assert [text.get_text() for text in display.ax_.texts] == [str(i) for i in range(k)]
+    assert_allclose([text.xy for text in display.ax_.texts], display.centers)
+    assert (display.ax_.get_legend() is not None) == (k == 3)
+    for shown in (display, SilhouetteDisplay.from_estimator(pipe, X)):
+        legend = shown.ax_.get_legend()
+        if legend is not None:
+            shown.figure_.draw_without_rendering()
+            assert legend.get_window_extent().x0 >= shown.ax_.get_window_extent().x1 - 1, "covers nothing"
+
+
+def test_ticks_are_thinned(rng):
+    labels = np.arange(3000) % 300
+    ticks = ClusterSizesDisplay.from_predictions(labels).ax_.get_xticks()
+    assert 25 < len(ticks) <= plotting.MOST_TICKS
+    ticks = SilhouetteDisplay.from_predictions(rng.normal(size=(3000, 2)), labels).ax_.get_yticks()
+    assert 25 < len(ticks) <= plotting.MOST_TICKS
+    assert len(ClusterSizesDisplay.from_predictions(labels % 40).ax_.get_xticks()) == 40
+
+
+def test_titles(piped):
+    pipe, X, _ = piped
+    sweep = KMeansSweep([2, 3], random_state=0).fit(X)
+    for display in (
+        ClustersDisplay.from_estimator(pipe, X, title="T"),
+        ClustersDisplay.from_predictions(X, np.zeros(800, dtype=int), title="T"),
+        SilhouetteDisplay.from_estimator(pipe, X, title="T"),
+        SilhouetteDisplay.from_predictions(X, pipe[-1].labels_, title="T"),
+        ClusterSizesDisplay.from_estimator(pipe, title="T"),
+        ConvergenceDisplay.from_estimator(pipe, title="T"),
+        ClusterDistancesDisplay.from_estimator(pipe, title="T"),
+        ClusterProfilesDisplay.from_estimator(pipe, title="T"),
+        ElbowDisplay.from_estimator(sweep, title="T"),
+    ):
+        assert display.ax_.get_title() == "T"
+    display = SilhouetteDisplay.from_estimator(pipe, X, sample_size=700, title="T")
+    assert display.ax_.get_title() == "T\n700 of 800 rows, at random"
+
+
+def test_the_gap_has_its_errors(rng):
+    pipe = make_pipeline(StandardScaler(), KMeansSweep(range(1, 5), criterion="gap", n_references=3, random_state=0))
+    sweep = pipe.fit(blobs(rng, 200, 2, n_clusters=3, spread=9))[-1]
+    display = ElbowDisplay.from_estimator(pipe, column="gap")
+    gap, error = (np.asarray(sweep.results_[name]) for name in ("gap", "gap_error"))
+    bars = display.ax_.collections[0].get_segments()
+    assert_allclose([bar[:, 1] for bar in bars], np.stack([gap - error, gap + error], axis=1))
+    assert not ElbowDisplay.from_estimator(pipe, column="inertia").ax_.collections
+
+
+def test_distances_between_clusters(piped):
+    pipe, _, _ = piped
+    centers = pipe[-1].cluster_centers_
+    display = ClusterDistancesDisplay.from_estimator(pipe)
+    order = display.labels
+    assert sorted(order) == list(range(len(centers)))
+    expected = np.linalg.norm(centers[order][:, None] - centers[order], axis=2)
+    assert_allclose(display.distances, expected, atol=1e-12)
+    drawn = np.ma.filled(display.ax_.images[0].get_array(), np.nan)
+    assert_array_equal(np.isnan(drawn), np.eye(len(centers), dtype=bool))
+    assert len(display.ax_.texts) == (6 if len(centers) == 3 else 0)
+    cosine = KMeans(2, metric="cosine", random_state=0).fit([[1.0, 0.0], [0.0, 1.0]])
+    assert ClusterDistancesDisplay.from_estimator(cosine).name == "1 - cos between centers"
+
+
+def test_profiles_are_in_the_units_of_the_data(piped):
+    """Means of the clusters, as people see them in their table."""
+    pipe, X, _ = piped
+    display = ClusterProfilesDisplay.from_estimator(pipe)
+    assert_allclose(display.centers, X.groupby(pipe[-1].labels_).mean().to_numpy(), rtol=1e-9)
+    assert [text.get_text() for text in display.ax_.get_yticklabels()] == list(X.columns)
+    above = np.ma.filled(display.ax_.images[0].get_array(), np.nan)
+    assert_allclose(above.mean(axis=1), 0, atol=1e-12)
+    assert_allclose(above.std(axis=1), 1)
+    few = len(display.centers) == 3
+    assert [text.get_text() for text in display.ax_.texts[:3]] == [f"{x:.4g}" for x in display.centers[:, 0]] * few
+
+
+def test_profiles_of_any_library(fitted):
+    _, model = fitted
+    display = ClusterProfilesDisplay.from_estimator(model, feature_names="abc")
+    assert_array_equal(display.centers, to_numpy(model.cluster_centers_))
+    assert display.feature_names == ["a", "b", "c"]
+    assert ClusterProfilesDisplay.from_estimator(model).feature_names == ["feature 0", "feature 1", "feature 2"]
+    assert_allclose(
+        ClusterDistancesDisplay.from_estimator(model).distances.sum(),
+        np.linalg.norm(display.centers[:, None] - display.centers, axis=2).sum(),
+    )
+    with pytest.raises(ValueError, match="feature_names has 2 names, and the centers have 3 features"):
+        ClusterProfilesDisplay.from_estimator(model, feature_names=["a", "b"])
+
+
+def test_profiles_of_steps_without_a_way_back(rng):
+    X = np.abs(rng.normal(size=(30, 2)))
+    pipe = make_pipeline("passthrough", FunctionTransformer(np.log1p), KMeans(2, random_state=0)).fit(X)
+    assert ClusterProfilesDisplay.from_estimator(pipe).centers.shape == (2, 2)
+    pipe.steps[1] = ("log", Forward())
+    with pytest.raises(TypeError, match="Step 'log' has no inverse_transform"):
+        ClusterProfilesDisplay.from_estimator(pipe)
+
+
+class Forward(TransformerMixin, BaseEstimator):
+    """A step that says neither what becomes of names nor the way back."""
+
+    def __init__(self, makes=None):
+        self.makes = makes
+
+    def fit(self, X, y=None):
+        return self
+
+    def transform(self, X):
+        return self.makes(X)
+
+
+def test_plotting_is_there_without_an_import_of_its_own():
+    """And what is not drawn with is not imported."""
+    code = (
+        "import sys, kmeans_xp; assert 'kmeans_xp.plotting' not in sys.modules; assert 'plotting' in dir(kmeans_xp); "
+        "kmeans_xp.plotting.ClustersDisplay; assert 'matplotlib' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_displays_say_what_they_draw(rng):

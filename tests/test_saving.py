@@ -435,3 +435,26 @@ def test_models_of_other_kinds_are_refused(rng):
     model = cluster.DBSCAN().fit(rng.normal(size=(20, 2)))
     with pytest.raises(TypeError, match="A KMeans or MiniBatchKMeans of scikit-learn is needed, got DBSCAN"):
         KMeans.from_sklearn(model)
+
+
+def test_scikit_learns_model_goes_where_it_does(rng, tmp_path):
+    """As docs/questions.md says: skops trusts all of it, and ours by its name."""
+    io = pytest.importorskip("skops.io")
+    X = blobs(rng, 200, 3).astype("float32")
+    model = KMeans(4, random_state=0).fit(X)
+    io.dump(model.to_sklearn(), tmp_path / "theirs.skops")
+    assert io.get_untrusted_types(file=tmp_path / "theirs.skops") == []
+    np.testing.assert_array_equal(io.load(tmp_path / "theirs.skops").predict(X), model.labels_)
+    io.dump(model, tmp_path / "ours.skops")
+    ours = io.load(tmp_path / "ours.skops", trusted=["kmeans_xp.estimators.kmeans.KMeans"])
+    assert type(ours) is KMeans
+    np.testing.assert_array_equal(ours.predict(X), model.labels_)
+
+
+def test_onnx_labels_as_we_do(rng):
+    skl2onnx, onnxruntime = pytest.importorskip("skl2onnx"), pytest.importorskip("onnxruntime")
+    X = blobs(rng, 200, 3).astype("float32")
+    model = KMeans(4, random_state=0).fit(X)
+    saved = skl2onnx.to_onnx(model.to_sklearn(), X[:1]).SerializeToString()
+    session = onnxruntime.InferenceSession(saved, providers=["CPUExecutionProvider"])
+    np.testing.assert_array_equal(session.run(["label"], {"X": X})[0], model.labels_)

@@ -241,7 +241,7 @@ class TestJax:
         with jax.enable_x64(False):
             model = KMeans(3, random_state=0).fit(X)
             dtypes = [str(getattr(model, name).dtype) for name in ("cluster_centers_", "labels_", "cluster_sizes_")]
-            assert dtypes == ["float32", "int32", "float64"]
+            assert dtypes == ["float32", "int32", "int64"]
             assert model.transform(X).dtype == "float32"
         assert device(model.labels_) == device(X)
 

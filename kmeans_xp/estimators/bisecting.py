@@ -15,7 +15,7 @@ from kmeans_xp.algorithms import ALGORITHMS
 from kmeans_xp.data import Purpose, frame_of, open_data
 from kmeans_xp.estimators import conversion
 from kmeans_xp.estimators.callbacks import task_of
-from kmeans_xp.estimators.centers import NearestCenters, attributes, checking_parameters
+from kmeans_xp.estimators.centers import NearestCenters, attributes, checking_parameters, sizes_like
 from kmeans_xp.estimators.kmeans import KMeans
 from kmeans_xp.estimators.random_numbers import generator
 from kmeans_xp.estimators.runs import trouble_of_few, trouble_of_zeros
@@ -95,8 +95,9 @@ class BisectingKMeans(NearestCenters):
     labels_ : array of shape (n_samples,), int32
         Cluster of each row, the same as `predict(X)`. Its center need not be the nearest: rows go down the tree.
 
-    cluster_sizes_ : array of shape (n_clusters,), float64
+    cluster_sizes_ : array of shape (n_clusters,), int64 or float64
         Total weight of the rows of each cluster: their number, without `sample_weight`.
+        Integers, if the weights are.
 
     inertia_ : float
         Weighted sum of the squared distances of the rows from the centers of their clusters, or of their cosine
@@ -233,7 +234,7 @@ class BisectingKMeans(NearestCenters):
 
                 self._keep(grown.centers(self.n_clusters), frame, data.home)
                 self._tree = grown.tree(data.home)
-                self._tell_of_rows(grown, data)
+                self._tell_of_rows(grown, data, sample_weight)
             self._warn(grown, data.lost[0])
             if data.lost[0]:
                 self.labels_ = self.predict(X)
@@ -266,13 +267,13 @@ class BisectingKMeans(NearestCenters):
         """By which a cluster is chosen to be split."""
         return leaf.squares if self.bisecting_strategy == "biggest_inertia" else leaf.weight
 
-    def _tell_of_rows(self, grown, data):
+    def _tell_of_rows(self, grown, data, sample_weight):
         """Set what a fit says of its rows. Those that the metric left out get the first label and the distance 1."""
         _, lost = data.lost
         self.labels_ = arrays.asarray_like(grown.labels(data.like), data.home)
         sizes = np.asarray(grown.weights(self.n_clusters))
         sizes[0] += lost
-        self.cluster_sizes_ = arrays.asarray_like(sizes * data.weight_unit, data.home)
+        self.cluster_sizes_ = sizes_like(sizes * data.weight_unit, sample_weight, data.home)
         self.inertia_ = (self._metric.cost(grown.squares()) + lost) * data.weight_unit
         self.n_iter_ = grown.n_iter
 

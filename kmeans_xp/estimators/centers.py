@@ -85,6 +85,24 @@ OF_SIZES = "prices_", "duality_gap_"  # if those are bounded
 OF_ROWS = ("labels_", "inertia_", "cluster_sizes_", "n_iter_", "n_steps_", "converged_", "history_", *OF_SIZES)
 
 
+def sizes_like(sizes, sample_weight, home):
+    """Weights of clusters in the library of `home`: int64, if the rows were counted or their weights are integers."""
+    xp = arrays.namespace(home)
+    with arrays.undisturbed(home):
+        return arrays.asarray_like(sizes, home, xp.int64 if _are_integers(sizes, sample_weight) else None)
+
+
+def _are_integers(sizes, sample_weight):
+    """Whether sums of weights, as the user gave these, are integers that int64 has."""
+    if sample_weight is None:
+        return True
+    dtype = sample_weight.dtype if hasattr(sample_weight, "dtype") else np.asarray(sample_weight).dtype
+    if not any(kind in str(dtype).lower() for kind in ("int", "bool")):  # of any library, and of data frames
+        return False
+    with arrays.undisturbed(sizes):
+        return arrays.to_floats(arrays.namespace(sizes).sum(sizes))[0] < 2**63
+
+
 class NearestCenters(Saved, Watched, ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):
     """Abstract: an estimator that has `cluster_centers_` and, if they are of a fit, knows how that saw the rows.
 

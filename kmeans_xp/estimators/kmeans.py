@@ -13,7 +13,7 @@ from kmeans_xp._sklearn_private import Interval, StrOptions
 from kmeans_xp.algorithms import ALGORITHMS, OPTIMAL
 from kmeans_xp.data import Purpose, open_data
 from kmeans_xp.estimators import conversion
-from kmeans_xp.estimators.centers import OF_SIZES, NearestCenters, attributes, checking_parameters
+from kmeans_xp.estimators.centers import OF_SIZES, NearestCenters, attributes, checking_parameters, sizes_like
 from kmeans_xp.estimators.runs import best_run, sizes_of, trouble_of_zeros
 from kmeans_xp.lloyd import Iteration
 from kmeans_xp.sizes import Sized
@@ -139,8 +139,9 @@ class KMeans(NearestCenters):
         Cluster of each row: its nearest center in `cluster_centers_`, the same as `predict(X)`; or, with `size_min` or
         `size_max`, the center that it has within these bounds.
 
-    cluster_sizes_ : array of shape (n_clusters,), float64
+    cluster_sizes_ : array of shape (n_clusters,), int64 or float64
         Total weight of the rows of each cluster: their number, without `sample_weight`.
+        Integers, if the weights are.
 
     inertia_ : float
         Weighted sum of the squared distances of the rows from their centers, or of their cosine distances, summed in
@@ -318,7 +319,7 @@ class KMeans(NearestCenters):
 
             self._keep(result.centers, frame, data.home)
             n_lost, weight = data.lost
-            self.cluster_sizes_ = arrays.asarray_like(sizes, data.home)
+            self.cluster_sizes_ = sizes_like(sizes, sample_weight, data.home)
             self._keep_proof(result.proof, data)
             self.inertia_ = (result.inertia + weight) * data.weight_unit
             self.n_iter_ = result.n_iter

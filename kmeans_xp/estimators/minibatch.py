@@ -22,7 +22,7 @@ from kmeans_xp.data.memory import InMemory
 from kmeans_xp.estimators import conversion
 from kmeans_xp.estimators.batches import Batch, Batches, Monitor, State
 from kmeans_xp.estimators.callbacks import UNWATCHED, task_of
-from kmeans_xp.estimators.centers import NearestCenters, attributes, checking_parameters
+from kmeans_xp.estimators.centers import NearestCenters, attributes, checking_parameters, sizes_like
 from kmeans_xp.estimators.runs import seedings_of
 from kmeans_xp.metric import EUCLIDEAN
 from kmeans_xp.prediction import inertia, inertia_and_sizes
@@ -95,8 +95,9 @@ class MiniBatchKMeans(NearestCenters):
     labels_ : array of shape (n_samples,), int32
         Cluster of each row, if `compute_labels`; after `partial_fit`, of the rows of that call.
 
-    cluster_sizes_ : array of shape (n_clusters,), float64
+    cluster_sizes_ : array of shape (n_clusters,), int64 or float64
         Total weight of the rows of each cluster, if `compute_labels`; after `partial_fit`, of the rows of that call.
+        Integers, if the weights are.
 
     inertia_ : float
         Weighted sum of the squared distances of the rows from their centers; without `compute_labels`, an estimate from
@@ -377,6 +378,6 @@ class MiniBatchKMeans(NearestCenters):
         self.labels_ = self.predict(X)
         with self._opened(X, "score", sample_weight) as data:
             self.inertia_, sizes = data.reduce(inertia_and_sizes, passes.add, self._model())
-            self.cluster_sizes_ = arrays.asarray_like(sizes, data.home)
+            self.cluster_sizes_ = sizes_like(sizes, sample_weight, data.home)
         if self.verbose:
             print(f"Labels of all rows, {time.perf_counter() - began:.3g} s", flush=True)
