@@ -1,12 +1,14 @@
-"""The benchmark on a GPU: python -m benchmarks.bench --suite gpu [--quick].
+"""Our own times on a GPU: python -m benchmarks.bench --suite gpu [--quick].
 
 For each case, with the array on the device: seconds of an iteration that compares all rows with all centers (`dense`)
 and of one as it comes (`auto`), from the same k-means++ start; of a default fit and of predict; the most device memory
 beyond X; and `roofline`: the time in which the device could read X twice (once for the labels, once for the sums), or
 multiply it with the centers in its dtype, whichever is longer, at the rates of this run, as a share of `dense`.
-Those products are not in TF32, so the share may exceed 1. Peers do the same number of iterations from the same start;
-`inertia` is theirs / ours. Those not installed are named. `torch_in` is how many times as long the same calls take with
+Those products are not in TF32, so the share may exceed 1. `torch_in` is how many times as long the same calls take with
 torch's tensors on the memory of the CuPy arrays, in turns: a fit of the iterations, a default one, predict.
+
+Peers are measured by benchmarks.gpu_peers, variants of kernels by benchmarks.gpu_variants, constants by
+benchmarks.gpu_constants. benchmarks.gpu_run runs all of these, each in a process of its own.
 """
 
 import importlib.util
@@ -15,6 +17,7 @@ import os
 import statistics
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -29,15 +32,23 @@ CASES = [
     (2_000_000, 3, 16, "float32"),
     (1_000_000, 32, 100, "float64"),
 ]
-QUICK = [(600, 8, 10, "float32"), (400, 40, 20, "float64")]  # for a dry run: their times mean nothing
+QUICK = [(300, 8, 10, "float32")]  # for a dry run: its times mean nothing
 N_ITER = 10
 
 
 def blobs(n, d, k, dtype):
-    """Rows around k centers that overlap, on the host."""
-    rng = np.random.default_rng(0)
-    centers = rng.normal(scale=1.5, size=(k, d)).astype(dtype)
-    return centers[rng.integers(k, size=n)] + rng.normal(size=(n, d)).astype(dtype)
+    """Rows around k centers that overlap, on the host; the same in every process."""
+    centers = np.random.default_rng(0).normal(scale=1.5, size=(k, d)).astype(dtype)
+    X, size = np.empty((n, d), dtype=dtype), 2**16
+
+    def fill(start):
+        rows, rng = X[start : start + size], np.random.default_rng([1, start])
+        rng.standard_normal(out=rows, dtype=rows.dtype)
+        rows += centers[rng.integers(k, size=len(rows))]
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(fill, range(0, n, size)))
+    return X
 
 
 def seconds(call, repeats=3):
@@ -79,111 +90,62 @@ def torch_in(X, start, model):
 
 
 def limits(quick):
-    """Bytes a second of a copy, and float32 and float64 operations a second of a matrix product."""
+    """Bytes a second of a copy, and operations a second of a matrix product of each dtype."""
     import cupy
 
     size, side = (2**16, 128) if quick else (2**28, 8192)
     source = cupy.ones(size, dtype="float32")
     target = cupy.empty_like(source)
     found = {"copy_GB_s": 2 * source.nbytes / seconds(lambda: cupy.copyto(target, source))[0] / 1e9}
-    for dtype in ("float32", "float64"):
-        square = cupy.ones((side, side), dtype=dtype)
+    for dtype in ("float16", "float32", "float64"):
+        # The stand-in multiplies no float16
+        square = cupy.ones((side, side), dtype="float32" if quick else dtype)
         found[f"{dtype}_GFLOP_s"] = 2 * side**3 / seconds(lambda x=square: x @ x)[0] / 1e9
     return found
+
+
+def machine(quick):
+    """The device, versions, and the rates of this run; an error where there is no GPU."""
+    problem = kmeans_xp.devices.cuda_problem()
+    if problem:
+        raise SystemExit(f"No GPU: {problem}")
+    import cupy
+
+    revision = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    versions = {"cupy": cupy.__version__, "commit": revision, "CUPY_TF32": os.environ.get("CUPY_TF32", "0")}
+    found = {"device": kmeans_xp.devices.cuda_devices()[0], **versions, **limits(quick)}
+    print(found)
+    if quick:
+        print("Tiny sizes: these times mean nothing.")
+    return found
+
+
+def append(path, **line):
+    """Append a line of results, where a path is given; what is written stays if the process is ended later."""
+    if path:
+        with open(path, "a+b") as file:
+            file.seek(max(0, file.tell() - 1))
+            cut = file.read() not in (b"", b"\n")  # whoever wrote before was ended amid a line
+            file.write(b"\n" * cut + json.dumps(line).encode() + b"\n")
+
+
+def on_device(shape):
+    """X of a case on the device, and k-means++ centers of some of its rows; the same in every process."""
+    import cupy
+
+    n, d, k, dtype = shape
+    cupy.get_default_memory_pool().free_all_blocks()  # lest X lies in a part of one, whose rest would not be counted
+    X = cupy.asarray(blobs(n, d, k, dtype))
+    return X, kmeans_xp.kmeans_plusplus(X[: 100 * k], k, random_state=0)[0]
+
+
+def named(shape):
+    return dict(zip(("n", "d", "k", "dtype"), shape, strict=True))
 
 
 def ours(X, start, n_iter, algorithm="lloyd"):
     model = kmeans_xp.KMeans(len(start), init=start, max_iter=n_iter, tol=0, algorithm=algorithm).fit(X)
     return model.cluster_centers_
-
-
-def plain_cupy(X, start, n_iter):
-    """What one writes first: all scores in memory, sums by atomic additions."""
-    import cupy
-
-    for _ in range(n_iter):
-        labels = (X @ (-2 * start.T) + cupy.sum(start**2, axis=1)).argmin(axis=1)
-        sums = cupy.zeros_like(start)
-        cupy.add.at(sums, labels, X)
-        counts = cupy.sum(labels[:, None] == cupy.arange(len(start)), axis=0)
-        start = cupy.where(counts[:, None] > 0, sums / cupy.maximum(counts, 1)[:, None], start).astype(X.dtype)
-    return start
-
-
-def plain_torch(X, start, n_iter):
-    """The same in torch."""
-    import cupy
-    import torch
-
-    X, start = torch.from_dlpack(X), torch.from_dlpack(start)
-    for _ in range(n_iter):
-        labels = torch.addmm((start**2).sum(1), X, start.T, alpha=-2).argmin(1)
-        sums = torch.zeros_like(start).index_add_(0, labels, X)
-        counts = torch.bincount(labels, minlength=len(start))
-        start = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], start)
-    return cupy.from_dlpack(start)
-
-
-def cuml(X, start, n_iter):
-    from cuml.cluster import KMeans
-
-    return KMeans(len(start), init=start, n_init=1, max_iter=n_iter, tol=1e-30).fit(X).cluster_centers_
-
-
-def faiss(X, start, n_iter):
-    import cupy
-    import faiss
-
-    every = {"min_points_per_centroid": 1, "max_points_per_centroid": len(X), "gpu": True}
-    model = faiss.Kmeans(X.shape[1], len(start), niter=n_iter, **every)
-    model.train(X.get().astype("float32"), init_centroids=start.get().astype("float32"))  # it takes host arrays only
-    return cupy.asarray(model.centroids, dtype=X.dtype)
-
-
-def cuvs(X, start, n_iter):
-    import cupy
-    from cuvs.cluster import kmeans
-
-    job = {"n_clusters": len(start), "init_method": "Array", "max_iter": n_iter, "tol": 1e-30}
-    return cupy.asarray(kmeans.fit(kmeans.KMeansParams(**job), X, centroids=start.copy())[0])
-
-
-def flash_kmeans(X, start, n_iter):
-    """It multiplies in TF32."""
-    import cupy
-    import torch
-    from flash_kmeans import batch_kmeans_Euclid
-
-    X, start = (torch.from_dlpack(x)[None] for x in (X, start))
-    centers = batch_kmeans_Euclid(X, start.shape[1], max_iters=n_iter, tol=-1.0, init_centroids=start)[1]
-    return cupy.from_dlpack(centers[0].contiguous())
-
-
-# name: adapter, module that it needs
-PEERS = {
-    "plain CuPy": (plain_cupy, "cupy"),
-    "torch": (plain_torch, "torch"),
-    "cuML": (cuml, "cuml"),
-    "cuVS": (cuvs, "cuvs"),
-    "faiss-gpu": (faiss, "faiss"),
-    "flash-kmeans": (flash_kmeans, "flash_kmeans"),
-}
-ON_TORCH = ("torch", "flash_kmeans")
-
-
-def usable():
-    """Adapters of the peers that are here and can use the device, and why the others are left out."""
-    present, missing = {}, []
-    for name, (fit, module) in PEERS.items():
-        if importlib.util.find_spec(module) is None:
-            missing.append(f"{name} (not installed)")
-        elif module in ON_TORCH and not importlib.import_module("torch").cuda.is_available():
-            missing.append(f"{name} (torch sees no GPU)")
-        elif module == "faiss" and not hasattr(importlib.import_module("faiss"), "StandardGpuResources"):
-            missing.append("faiss-gpu (faiss is built without CUDA)")
-        else:
-            present[name] = fit
-    return present, missing
 
 
 def inertia(X, centers):
@@ -204,15 +166,31 @@ def peak_bytes(call):
     return pool.total_bytes() - before
 
 
-def measure(shape, rates, peers):
-    """Everything about one case."""
-    import cupy
+def iteration_seconds(fit, X, start):
+    """Seconds of one of the iterations of `fit(X, start, n_iter)` -> centers, iterations done; and the centers."""
+    two, (_, few) = seconds(lambda: fit(X, start, 2))
+    took, (centers, many) = seconds(lambda: fit(X, start, N_ITER + 2))
+    return (took - two) / (many - few), centers
 
-    n, d, k, dtype = shape
-    cupy.get_default_memory_pool().free_all_blocks()  # lest X lies in a part of one, whose rest would not be counted
-    X = cupy.asarray(blobs(n, d, k, dtype))
-    start, _ = kmeans_xp.kmeans_plusplus(X[: 100 * k], k, random_state=0)
-    found = {"n": n, "d": d, "k": k, "dtype": dtype}
+
+def roofline(X, k, rates):
+    """Seconds in which the device could do an iteration that compares all rows with all centers."""
+    return max(2 * X.nbytes / rates["copy_GB_s"], 2 * X.size * k / rates[f"{X.dtype}_GFLOP_s"]) / 1e9
+
+
+def our_iterations(X, start):
+    """Seconds of an iteration, dense and as it comes, and the centers."""
+    found = {}
+    for algorithm, name in (("lloyd", "dense_s"), ("auto", "auto_s")):
+        call = lambda X, start, n_iter, algorithm=algorithm: (ours(X, start, n_iter, algorithm), n_iter)  # noqa: E731
+        found[name], centers = iteration_seconds(call, X, start)
+    return found, centers
+
+
+def measure(shape, rates):
+    """Everything about one case."""
+    X, start = on_device(shape)
+    found, k = named(shape), len(start)
 
     def default():
         return kmeans_xp.KMeans(k, random_state=0).fit(X)
@@ -221,50 +199,25 @@ def measure(shape, rates, peers):
     found["fit_s"], model = seconds(default)
     found["inertia"], found["n_iter"] = model.inertia_, model.n_iter_
     found["predict_s"] = seconds(lambda: model.predict(X))[0]
-    two = seconds(lambda: ours(X, start, 2))[0]
-    for algorithm, name in (("lloyd", "dense_s"), ("auto", "auto_s")):
-        took, centers = seconds(lambda algorithm=algorithm: ours(X, start, N_ITER + 2, algorithm))
-        found[name] = (took - two) / N_ITER
+    found.update(our_iterations(X, start)[0])
     found["torch_in"] = torch_in(X, start, model)
-    bound = max(2 * X.nbytes / rates["copy_GB_s"], 2 * n * k * d / rates[f"{dtype}_GFLOP_s"]) / 1e9
-    found["roofline"] = bound / found["dense_s"]
-    reference = inertia(X, centers)
-    for name, fit in peers.items():
-        two = seconds(lambda fit=fit: fit(X, start, 2))[0]
-        took, centers = seconds(lambda fit=fit: fit(X, start, N_ITER + 2))
-        found[name] = {"iteration_s": (took - two) / N_ITER, "inertia": inertia(X, centers) / reference}
+    found["roofline"] = roofline(X, k, rates) / found["dense_s"]
     return found
 
 
 def main(options):
-    problem = kmeans_xp.devices.cuda_problem()
-    if problem:
-        raise SystemExit(f"No GPU: {problem}")
-    import cupy
-
-    rates, (peers, missing) = limits(options.quick), usable()
-    revision = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    machine = {"device": kmeans_xp.devices.cuda_devices()[0], "cupy": cupy.__version__, "commit": revision, **rates}
-    machine["CUPY_TF32"] = os.environ.get("CUPY_TF32", "0")
-    print(machine)
-    print("left out:", ", ".join(missing) or "none")
-    if options.quick:
-        print("Tiny sizes: these times mean nothing.")
-    with open(options.json or os.devnull, "a", encoding="utf-8") as file:
-        for shape in QUICK if options.quick else CASES:
-            found = measure(shape, rates, peers)
-            file.write(json.dumps({**machine, **found}) + "\n")
-            file.flush()
-            print(f"{found['n']} x {found['d']}, k={found['k']}, {found['dtype']}: inertia {found['inertia']:.6g}")
-            print(
-                f"    fit {found['fit_s']:.4f} s ({found['n_iter']} iterations), predict {found['predict_s']:.4f} s, "
-                f"an iteration {found['dense_s']:.5f} s dense ({found['roofline']:.0%} of the roofline), "
-                f"{found['auto_s']:.5f} s auto, {found['peak_MiB']:.0f} MiB beyond X"
-            )
-            if found["torch_in"] is not None:
-                ratios = (f"{name} {ratio:.2f}" for name, ratio in found["torch_in"].items())
-                print(f"    torch's tensors take as many times as long: {', '.join(ratios)}")
-            for name in peers:
-                print(
-                    f"    {name}: {found[name]['iteration_s']:.5f} s, inertia {found[name]['inertia']:.4f}", flush=True
-                )
+    rates = machine(options.quick)
+    append(options.json, kind="machine", **rates)
+    for shape in QUICK if options.quick else CASES:
+        found = measure(shape, rates)
+        append(options.json, kind="case", **found)
+        print(f"{found['n']} x {found['d']}, k={found['k']}, {found['dtype']}: inertia {found['inertia']:.6g}")
+        print(
+            f"    fit {found['fit_s']:.4f} s ({found['n_iter']} iterations), predict {found['predict_s']:.4f} s, "
+            f"an iteration {found['dense_s']:.5f} s dense ({found['roofline']:.0%} of the roofline), "
+            f"{found['auto_s']:.5f} s auto, {found['peak_MiB']:.0f} MiB beyond X",
+            flush=True,
+        )
+        if found["torch_in"] is not None:
+            ratios = (f"{name} {ratio:.2f}" for name, ratio in found["torch_in"].items())
+            print(f"    torch's tensors take as many times as long: {', '.join(ratios)}", flush=True)

@@ -8,13 +8,10 @@ as each case ends.
 """
 
 import argparse
-import json
 import math
-import os
 
 import numpy as np
 
-import kmeans_xp
 from benchmarks import gpu
 from kmeans_xp import cuda, passes
 from kmeans_xp.data.memory import InMemory
@@ -23,17 +20,6 @@ from kmeans_xp.metric import EUCLIDEAN
 CASES = gpu.CASES[:4]
 QUICK = [(600, 8, 10, "float32"), (300, 40, 50, "float32"), (150, 140, 20, "float32")]  # their times mean nothing
 OF_FLOAT16 = {"tf32": 0.5, "float16": 1.0}  # the rate of operations
-
-
-def rates(quick):
-    """Bytes a second of a copy, and float16 operations a second of a matrix product."""
-    import cupy
-
-    # The stand-in multiplies no float16
-    side, dtype = (128, "float32") if quick else (8192, "float16")
-    square = cupy.ones((side, side), dtype=dtype)
-    operations = 2 * side**3 / gpu.seconds(lambda: square @ square)[0]
-    return {"bytes": 1e9 * gpu.limits(quick)["copy_GB_s"], "operations": operations, "operations_of": dtype}
 
 
 def work(products, device, shape):
@@ -57,12 +43,11 @@ def measure(shape, rates):
 
     from kmeans_xp.backends import cupy as backend
 
-    n, d, k, dtype = shape
-    X = cupy.asarray(gpu.blobs(n, d, k, dtype))
-    start, _ = kmeans_xp.kmeans_plusplus(X[: 100 * k], k, random_state=0)
+    n, _, k, _ = shape
+    X, start = gpu.on_device(shape)
     frame = passes.moments(InMemory(X, cupy.ones(n), EUCLIDEAN, fitting=False), 2**28)
     centers = frame.enter(start)
-    found, expected = {"n": n, "d": d, "k": k, "dtype": dtype}, None
+    found, expected = gpu.named(shape), None
     for products in backend.CERTAIN:
         cuda.PRODUCTS = products
         labels = backend.assign(X, centers, frame)
@@ -84,36 +69,28 @@ def measure(shape, rates):
             "labels_s": gpu.seconds(lambda: backend.assign(X, centers, frame), 10)[0],
             "kernel_s": took,
             "uncertain": int(n_uncertain[0]) / n,
-            "bytes": reads * X.nbytes / rates["bytes"] / took,
-            "operations": n * operations / (OF_FLOAT16[products] * rates["operations"]) / took,
+            "bytes": reads * X.nbytes / (1e9 * rates["copy_GB_s"]) / took,
+            "operations": n * operations / (1e9 * OF_FLOAT16[products] * rates["float16_GFLOP_s"]) / took,
         }
     return found
 
 
 def main(options):
-    problem = kmeans_xp.devices.cuda_problem()
-    if problem:
-        raise SystemExit(f"No GPU: {problem}")
-    chosen, found = cuda.PRODUCTS, rates(options.quick)
-    machine = {"device": kmeans_xp.devices.cuda_devices()[0], **found}
-    print(machine)
-    if options.quick:
-        print("Tiny sizes: these times mean nothing.")
+    chosen, rates = cuda.PRODUCTS, gpu.machine(options.quick)
+    gpu.append(options.json, kind="machine", **rates)
     try:
-        with open(options.json or os.devnull, "a", encoding="utf-8") as file:
-            for shape in QUICK if options.quick else CASES:
-                case = measure(shape, found)
-                file.write(json.dumps({**machine, **case}) + "\n")
-                file.flush()
-                print(f"{case['n']} x {case['d']}, k={case['k']}, {case['dtype']}: the same labels")
-                for products in ("tf32", "float16"):
-                    of = case[products]
-                    print(
-                        f"    {products}: labels {1e3 * of['labels_s']:.3f} ms, kernel {1e3 * of['kernel_s']:.3f} ms "
-                        f"({of['bytes']:.0%} of the bytes, {of['operations']:.0%} of the operations that there could "
-                        f"be), {of['uncertain']:.1%} uncertain",
-                        flush=True,
-                    )
+        for shape in QUICK if options.quick else CASES:
+            case = measure(shape, rates)
+            gpu.append(options.json, kind="products", **case)
+            print(f"{case['n']} x {case['d']}, k={case['k']}, {case['dtype']}: the same labels")
+            for products in OF_FLOAT16:
+                of = case[products]
+                print(
+                    f"    {products}: labels {1e3 * of['labels_s']:.3f} ms, kernel {1e3 * of['kernel_s']:.3f} ms "
+                    f"({of['bytes']:.0%} of the bytes, {of['operations']:.0%} of the operations that there could "
+                    f"be), {of['uncertain']:.1%} uncertain",
+                    flush=True,
+                )
     finally:
         cuda.PRODUCTS = chosen
 

@@ -572,5 +572,5 @@ def between_devices(x, device):
     """A CuPy array on another of its devices: CuPy copies only contiguous ones."""
     if x.device != device:
         with x.device:
-            x = sys.modules["cupy"].ascontiguousarray(x)
+            x = sys.modules["cupy"].ascontiguousarray(x).reshape(x.shape)  # which has a dimension at least
     return compat.to_device(x, device)

@@ -8,6 +8,8 @@ import numpy as np
 
 from kmeans_xp.arrays import beside, between_devices, cuda_problem, is_host, to_numpy
 
+ALL = "cuda:all"  # every CUDA device, for NumPy arrays
+
 
 class HostSlot:
     """Memory for a block of rows that is filled again and again."""
@@ -73,6 +75,20 @@ def cuda_index(name):
     return index
 
 
+def every_cuda_device():
+    """Names of all CUDA devices that CuPy can use: at least one, or an error."""
+    problem = cuda_problem()
+    count = 0 if problem else sys.modules["cupy"].cuda.runtime.getDeviceCount()
+    _require_cuda(ALL, 0, count, problem)
+    return [f"cuda:{index}" for index in range(count)]
+
+
+def finish(x):
+    """Wait until the device of a CuPy array has done what was begun in the current stream."""
+    with x.device:
+        sys.modules["cupy"].cuda.get_current_stream().synchronize()
+
+
 def fits_on_device(x, name):
     """Whether the host array `x`, as floats, and what a fit needs beside it fit into the free memory of a device."""
     index = cuda_index(name)  # imports CuPy
@@ -85,7 +101,10 @@ def parse_device(name):
     """Split 'cpu', 'cuda' or 'cuda:i' into kind and index."""
     match = re.fullmatch(r"(cpu)|(cuda)(?::(\d+))?", name)
     if match is None:
-        raise ValueError(f"device={name!r} is not known: use None, 'auto', 'cpu', 'cuda' or 'cuda:i'.")
+        raise ValueError(
+            f"device={name!r} is not known: use None, 'auto', 'cpu', 'cuda' or 'cuda:i'; 'cuda:all' is for KMeans and "
+            "MiniBatchKMeans."
+        )
     return ("cpu", 0) if match[1] else ("cuda", int(match[3] or 0))
 
 

@@ -1,7 +1,6 @@
 """The CUDA path through CuPy, on a GPU or on the stand-in for one (CONTRIBUTING.md)."""
 
 import argparse
-import json
 import warnings
 
 import numpy as np
@@ -11,7 +10,7 @@ from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from test_bounds import SHAPES, check_bounded_step
 
-from benchmarks import gpu, gpu_variants
+from benchmarks import gpu, gpu_constants, gpu_peers, gpu_run, gpu_variants
 from kmeans_xp import KMeans, KMeansSweep, arrays, bounds, devices, kmeans_plusplus, steps
 from kmeans_xp.algorithms import ALGORITHMS, Bounded
 from kmeans_xp.frame import frame_at
@@ -644,22 +643,64 @@ def test_scratch_memory_is_what_was_estimated(cupy, backend, rng):
         assert backend.scratch_bytes(*shape, arrays._DEVICE_TILE_BYTES) < 2**28 + 2**26
 
 
+def measured(module, tmp_path, capsys, **options):
+    """What a benchmark of tiny sizes writes. Times are not looked at, results are."""
+    module.main(argparse.Namespace(quick=True, json=tmp_path / "results", **options))
+    lines = gpu_run.read(tmp_path / "results")
+    assert "these times mean nothing" in capsys.readouterr().out
+    assert lines[0]["kind"] == "machine"
+    assert gpu_run.case(lines[1]) in gpu_run.table(lines) or "problem" in lines[1]
+    return lines[1:]
+
+
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.usefixtures("backend")
 def test_the_benchmark_runs(capsys, tmp_path):
-    """Tiny sizes, of which times are not looked at, but results are."""
-    gpu.main(argparse.Namespace(quick=True, json=tmp_path / "results"))
-    assert "these times mean nothing" in capsys.readouterr().out
-    for line in (tmp_path / "results").read_text().splitlines():
-        found = json.loads(line)
-        assert found["plain CuPy"]["inertia"] == pytest.approx(1, abs=1e-4)
-        assert found["torch_in"] is None or all(ratio > 0 for ratio in found["torch_in"].values())
+    (found,) = measured(gpu, tmp_path, capsys)
+    assert found["kind"] == "case"
+    assert found["n_iter"] > 0
+    assert found["torch_in"] is None or all(ratio > 0 for ratio in found["torch_in"].values())
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.usefixtures("backend")
+@pytest.mark.parametrize("peer", ["plain CuPy", "torch"])
+def test_the_benchmark_of_a_peer_runs(peer, capsys, tmp_path):
+    if gpu_peers.missing(gpu_peers.PEERS[peer].module):
+        pytest.skip(f"no {peer} on CUDA")
+    (found,) = measured(gpu_peers, tmp_path, capsys, peer=peer)
+    assert found["inertia"] == pytest.approx(1, abs=1e-4)
+    assert found["fit_inertia"] > 0.9
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.usefixtures("backend")
+def test_a_peer_that_fails_in_a_case_is_named(capsys, tmp_path, monkeypatch):
+    peer = gpu_peers.Peer("cupy", lambda X, start, n_iter: 1 / 0, None)
+    monkeypatch.setitem(gpu_peers.PEERS, "one", peer)
+    (found,) = measured(gpu_peers, tmp_path, capsys, peer="one")
+    assert found["problem"] == "ZeroDivisionError: division by zero"
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_the_benchmark_of_constants_runs(backend, capsys, tmp_path, monkeypatch):
+    values = {("cuda", "PRODUCTS"): ("float16",), ("backend", "MANY_NUMBERS"): (0,)}
+    assert values.keys() < gpu_constants.VALUES.keys()
+    used = backend._cuda.PRODUCTS, backend.MANY_NUMBERS
+    monkeypatch.setattr(gpu_constants, "VALUES", values)
+    lines = measured(gpu_constants, tmp_path, capsys)
+    assert [(line["constant"], line["value"]) for line in lines] == [("PRODUCTS", "float16"), ("MANY_NUMBERS", 0)]
+    assert all(line["inertia"] == pytest.approx(1) for line in lines)
+    assert used == (backend._cuda.PRODUCTS, backend.MANY_NUMBERS)
+
+
+def test_constants_that_are_measured_exist(backend):
+    for module, name in gpu_constants.VALUES:
+        assert hasattr({"cuda": backend._cuda, "backend": backend}[module], name)
 
 
 def test_the_benchmark_of_variants_runs(backend, capsys, tmp_path):
-    gpu_variants.main(argparse.Namespace(quick=True, json=tmp_path / "results"))
-    assert "these times mean nothing" in capsys.readouterr().out
-    for case in map(json.loads, (tmp_path / "results").read_text().splitlines()):
+    for case in measured(gpu_variants, tmp_path, capsys):
         assert case["float16"]["uncertain"] <= case["tf32"]["uncertain"]
     assert backend._cuda.PRODUCTS == "tf32"
 

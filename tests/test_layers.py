@@ -46,6 +46,7 @@ ORDER = [
     "data/source",
     "data/memory",
     "data/stream",
+    "data/shards",
     "data/dask",
     "data/__init__",
     "prediction",

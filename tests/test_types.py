@@ -65,6 +65,7 @@ PROTOCOLS = [
     ("kmeans_xp.rows.cupy.CupyRows", "kmeans_xp.rows.Rows"),
     ("kmeans_xp.data.memory.InMemory", "kmeans_xp.data.source.Source"),
     ("kmeans_xp.data.stream.Stream", "kmeans_xp.data.source.Source"),
+    ("kmeans_xp.data.shards.Shards", "kmeans_xp.data.source.Source"),
     ("kmeans_xp.data.dask.Partitions", "kmeans_xp.data.source.Source"),
     ("kmeans_xp.algorithms.Dense", "kmeans_xp.algorithms.Algorithm"),
     ("kmeans_xp.algorithms.Bounded", "kmeans_xp.algorithms.Algorithm"),

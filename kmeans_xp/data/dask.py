@@ -11,7 +11,6 @@ import math
 import numbers
 import sys
 import uuid
-from dataclasses import fields, is_dataclass, replace
 
 import dask
 import dask.array as da
@@ -23,7 +22,6 @@ from kmeans_xp.arrays import (
     asarray_like,
     float_dtype,
     is_dask,
-    is_foreign,
     namespace,
     refuse_masked,
     to_floats,
@@ -31,7 +29,7 @@ from kmeans_xp.arrays import (
     widened,
     write_rows,
 )
-from kmeans_xp.data.source import Block, PerRow, gathered, iterate_over_blocks
+from kmeans_xp.data.source import Block, PerRow, gathered, iterate_over_blocks, map_arrays
 from kmeans_xp.rows import StoredRows
 from kmeans_xp.steps import computing, weight_unit
 from kmeans_xp.validation import check_rows, check_sample_weight, check_weight_of_source
@@ -155,7 +153,7 @@ class Partitions:
 
 def _for_workers(args):
     """Arguments that all partitions are given alike, on the host: a worker may have another library."""
-    return tuple(PerRow(None) if isinstance(arg, PerRow) else _moved(arg, to_numpy) for arg in args)
+    return tuple(PerRow(None) if isinstance(arg, PerRow) else map_arrays(arg, to_numpy) for arg in args)
 
 
 def rows_together(X):
@@ -304,7 +302,7 @@ def _run(function, block, common, entries, n_clusters):
     args = common.values if entries is None else _with_entries(common.values, entries.values)
     try:
         with computing(X, n_clusters):
-            result = _moved(function(block, *_moved(args, lambda value: asarray_like(value, X))), to_numpy)
+            result = map_arrays(function(block, *map_arrays(args, lambda value: asarray_like(value, X))), to_numpy)
     except MemoryError as error:
         raise MemoryError(f"Partition {block.index} of X, {X.shape[0]} rows: {error}") from error
     if not _is_finite(result):  # X may be a view of what has changed since the fit began
@@ -321,7 +319,7 @@ def _rows_of(X, *per_row, job, block_id):
         return nothing
     args = _with_entries(args, [values[:, 0] for values in per_row])
     with _naming(block.index), computing(block.X, n_clusters):
-        result = asarray_like(function(block, *_moved(args, lambda value: asarray_like(value, block.X))), X)
+        result = asarray_like(function(block, *map_arrays(args, lambda value: asarray_like(value, block.X))), X)
         return namespace(result).reshape(result, (X.shape[0], -1))
 
 
@@ -348,14 +346,3 @@ class _Together:
 
     def __init__(self, values):
         self.values = values
-
-
-def _moved(value, move):
-    """`value` with `move` applied to the arrays in it."""
-    if isinstance(value, np.ndarray) or is_foreign(value):
-        return move(value)
-    if isinstance(value, (tuple, list)):
-        return type(value)(_moved(part, move) for part in value)
-    if is_dataclass(value):
-        return replace(value, **{field.name: _moved(getattr(value, field.name), move) for field in fields(value)})
-    return value

@@ -1,11 +1,15 @@
 """What a source of rows is: blocks of rows, and a way to have passes made over them."""
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import partial
 from typing import Any, Protocol
+
+import numpy as np
 
 from kmeans_xp import passes
 from kmeans_xp.algorithms import Algorithm, Iterated, Limits, moved
+from kmeans_xp.arrays import is_foreign
 
 
 class Source(Protocol):
@@ -157,3 +161,22 @@ def iterate_over_blocks(source, job, centers, limits):
 def gathered(source):
     """`Source.all_rows` where there may be several blocks."""
     return tuple(map(passes.join, source.reduce(passes.all_rows, passes.add)))
+
+
+def map_arrays(value, move):
+    """`value` with `move` applied to the arrays in it."""
+    if isinstance(value, np.ndarray) or is_foreign(value):
+        return move(value)
+    if isinstance(value, (tuple, list)):
+        return type(value)(map_arrays(part, move) for part in value)
+    if is_dataclass(value):
+        return replace(value, **{field.name: map_arrays(getattr(value, field.name), move) for field in fields(value)})
+    return value
+
+
+def started(pool, function, *args):
+    """A call that a thread makes meanwhile: a function that gives its result."""
+    try:
+        return pool.submit(function, *args).result
+    except RuntimeError:  # no thread can be started: by a limit, or as the main thread has ended
+        return partial(function, *args)

@@ -21,7 +21,7 @@ from kmeans_xp.arrays import (
     to_numpy,
     write_rows,
 )
-from kmeans_xp.data.source import Block, PerRow, gathered, iterate_over_blocks
+from kmeans_xp.data.source import Block, PerRow, gathered, iterate_over_blocks, started
 from kmeans_xp.devices import slots, to_device
 from kmeans_xp.steps import computing, in_unit
 
@@ -188,7 +188,7 @@ class Stream:
                 ready = reading
                 if block is not None:
                     job = block, self._slots[block.index % 2], self._needed(block, function, args)
-                    reading = *job, _begun(reader, self._read, *job)
+                    reading = *job, started(reader, self._read, *job)
                 if ready is not None:
                     yield from self._loaded(*ready)
 
@@ -232,11 +232,3 @@ class Stream:
         if n_rows:
             slot.fill(n_rows, partial(self._reader.read, rows))
         return n_rows
-
-
-def _begun(reader, function, *args):
-    """A call that the reader makes meanwhile: a function that gives its result."""
-    try:
-        return reader.submit(function, *args).result
-    except RuntimeError:  # no thread can be started: by a limit, or as the main thread has ended
-        return partial(function, *args)

@@ -322,7 +322,7 @@ def refuse_blocks(in_blocks):
     """Rows that are not in memory as a whole."""
     if in_blocks:
         raise ValueError(
-            "BisectingKMeans.fit needs the rows of X in memory, and these are read in blocks (from a file, a Dask "
-            "cluster, or because they exceed working_memory): fit a sample of them, after which predict takes all, or "
-            "use KMeans."
+            "BisectingKMeans.fit needs the rows of X in memory, and these are in blocks (in a file, on a Dask cluster "
+            "or several GPUs, or because they exceed working_memory): fit a sample of them, after which predict takes "
+            "all, or use KMeans."
         )

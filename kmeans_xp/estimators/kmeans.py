@@ -115,11 +115,12 @@ class KMeans(NearestCenters):
     copy_x : bool, default=True
         For callers of scikit-learn's class: X is never written to, either way.
 
-    device : None, 'auto', 'cpu', 'cuda' or 'cuda:i', default=None
+    device : None, 'auto', 'cpu', 'cuda', 'cuda:i' or 'cuda:all', default=None
         Where to compute. None: where the array is. 'cpu' and 'cuda' move it (NumPy arrays to CuPy, CuPy arrays to
         NumPy, arrays of torch and JAX within their library), and the results back. 'auto' sends NumPy arrays to
         CuPy if there is a GPU and n_samples * n_features * n_clusters is at least 1e8. Where CuPy is installed, arrays
-        of torch and JAX on CUDA are computed with by its kernels, on their memory.
+        of torch and JAX on CUDA are computed with by its kernels, on their memory. 'cuda:all' deals the rows of NumPy
+        arrays out to all GPUs, which must have room for them; their sums are added up in a fixed order.
 
     on_iteration : callable, default=None
         Called after each iteration with an object that has `number` (from 1), `centers`, `inertia` (of the centers that

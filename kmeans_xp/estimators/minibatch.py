@@ -79,7 +79,7 @@ class MiniBatchKMeans(NearestCenters):
     reassignment_ratio : float, default=0.01
         A cluster with a smaller share of the largest cluster's weight moves to a random row of the batch.
 
-    device : None, 'auto', 'cpu', 'cuda' or 'cuda:i', default=None
+    device : None, 'auto', 'cpu', 'cuda', 'cuda:i' or 'cuda:all', default=None
         Where to compute; see :class:`KMeans`.
 
     on_iteration : callable, default=None

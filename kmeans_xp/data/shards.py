@@ -1,0 +1,96 @@
+"""Rows in the memory of several CUDA devices of one process: a block on each, computed with at the same time."""
+
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from kmeans_xp import passes
+from kmeans_xp.arrays import asarray_like, float_dtype, to_numpy, write_rows
+from kmeans_xp.data.source import Block, PerRow, gathered, iterate_over_blocks, map_arrays, started
+from kmeans_xp.devices import every_cuda_device, finish, fits_on_device, to_device
+from kmeans_xp.steps import computing, in_unit
+
+
+class Shards:
+    """Source (see `source`) of a NumPy array, whose rows are dealt out to all devices in parts of about one size.
+
+    Results of the devices are added up in their order, on the first one. sample_weight (n_samples,) is a NumPy array
+    or None.
+    """
+
+    in_blocks = True
+    iterate = iterate_over_blocks
+
+    def __init__(self, X, sample_weight, purpose):
+        self.given, self.home, self.lost, self.masses = X, np.empty(0), (0, 0.0), {}
+        self.shape, self._dtype, self._n_clusters = X.shape, float_dtype(X), purpose.n_clusters
+        self._sample_weight, self.weight_unit = sample_weight, 1.0
+        weights = np.ones(len(X)) if sample_weight is None else sample_weight
+        if purpose.fitting and sample_weight is not None:
+            weights, self.weight_unit = in_unit(weights)
+        names = every_cuda_device()[: len(X)]
+        ends = [len(X) * i // len(names) for i in range(len(names) + 1)]
+        self._rows = [slice(*pair) for pair in itertools.pairwise(ends)]
+        self._first = names[0]
+        full = [name for name, rows in zip(names, self._rows, strict=True) if not fits_on_device(X[rows], name)]
+        if full:
+            raise MemoryError(f"{', '.join(full)}: no memory for a part of X. device='cuda' reads X block by block.")
+        self._blocks = [self._placed(i, name, weights, purpose) for i, name in enumerate(names)]
+        self.like = self.shown = self._blocks[0].X[:0]
+
+    def _placed(self, index, name, weights, purpose):
+        """The block of rows on a device."""
+        rows = self._rows[index]
+        X = to_device(self.given[rows].astype(self._dtype, copy=False), name)
+        with computing(X, self._n_clusters):
+            X, weights, lost = purpose.metric.prepare(X, rows.start), asarray_like(weights[rows], X), (0, 0.0)
+            if purpose.fitting:
+                weights, lost = purpose.metric.weigh(X, weights)
+            return Block(X, weights, index, rows.start, lost)
+
+    def reduce(self, function, combine, *args):
+        result = None
+        for value in self._found(function, args):
+            value = map_arrays(value, lambda array: asarray_like(array, self.like))
+            result = value if result is None else combine(result, value)
+        return result
+
+    def write(self, out, function, *args, dtype=None, more_shape=()):
+        if out is None:
+            out = np.empty((self.shape[0], *more_shape), self._dtype if dtype is None else dtype)
+        for rows, value in zip(self._rows, self._found(function, args), strict=True):
+            write_rows(out, rows, value)
+        return out
+
+    def labels(self, job, centers):
+        return self.write(None, passes.labels, job, centers, dtype=np.int32)
+
+    def n_rows(self, purpose):
+        return self.shape[0]
+
+    def all_rows(self):
+        return gathered(self)
+
+    def take(self, numbers):
+        return to_device(self.given[to_numpy(numbers)].astype(self._dtype, copy=False), self._first)
+
+    def host_weights(self):
+        return self._sample_weight
+
+    def suited(self, algorithm, n_clusters, frame):
+        return algorithm.on(self.like, n_clusters, frame)
+
+    def _found(self, function, args):
+        """`function(block, *args)` of all blocks, in their order, each by a thread that waits for its device."""
+        finish(self.like)  # what made the arguments
+        with ThreadPoolExecutor(len(self._blocks)) as pool:
+            return [result() for result in [started(pool, self._run, block, function, args) for block in self._blocks]]
+
+    def _run(self, block, function, args):
+        rows = self._rows[block.index]
+        args = [arg.values[rows] if isinstance(arg, PerRow) else arg for arg in args]
+        with computing(block.X, self._n_clusters):
+            result = function(block, *map_arrays(args, lambda array: asarray_like(array, block.X)))
+            finish(block.X)
+            return result
