@@ -87,9 +87,9 @@ OF_ROWS = ("labels_", "inertia_", "cluster_sizes_", "n_iter_", "n_steps_", "conv
 
 def sizes_like(sizes, sample_weight, home):
     """Weights of clusters in the library of `home`: int64, if the rows were counted or their weights are integers."""
-    xp = arrays.namespace(home)
-    with arrays.undisturbed(home):
-        return arrays.asarray_like(sizes, home, xp.int64 if _are_integers(sizes, sample_weight) else None)
+    return arrays.asarray_like(
+        sizes, home, arrays.namespace(home).int64 if _are_integers(sizes, sample_weight) else None
+    )
 
 
 def _are_integers(sizes, sample_weight):
@@ -99,8 +99,7 @@ def _are_integers(sizes, sample_weight):
     dtype = sample_weight.dtype if hasattr(sample_weight, "dtype") else np.asarray(sample_weight).dtype
     if not any(kind in str(dtype).lower() for kind in ("int", "bool")):  # of any library, and of data frames
         return False
-    with arrays.undisturbed(sizes):
-        return arrays.to_floats(arrays.namespace(sizes).sum(sizes))[0] < 2**63
+    return arrays.to_floats(arrays.namespace(sizes).sum(sizes))[0] < 2**63
 
 
 class NearestCenters(Saved, Watched, ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):

@@ -316,11 +316,11 @@ class KMeans(NearestCenters):
                 if bounds is not None:
                     check_weighs_alike(data)
                 frame, result = best_run(self, data, bounds)
-                sizes = sizes_of(result, data)
+                sizes = sizes_like(sizes_of(result, data), sample_weight, data.home)
 
             self._keep(result.centers, frame, data.home)
             n_lost, weight = data.lost
-            self.cluster_sizes_ = sizes_like(sizes, sample_weight, data.home)
+            self.cluster_sizes_ = sizes
             self._keep_proof(result.proof, data)
             self.inertia_ = (result.inertia + weight) * data.weight_unit
             self.n_iter_ = result.n_iter
