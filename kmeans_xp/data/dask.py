@@ -29,7 +29,7 @@ from kmeans_xp.arrays import (
     widened,
     write_rows,
 )
-from kmeans_xp.data.source import Block, PerRow, gathered, iterate_over_blocks, map_arrays
+from kmeans_xp.data.source import Block, PerRow, gathered, iterate_over_blocks, map_arrays, prepared
 from kmeans_xp.rows import StoredRows
 from kmeans_xp.steps import computing, weight_unit
 from kmeans_xp.validation import check_rows, check_sample_weight, check_weight_of_source
@@ -270,10 +270,9 @@ def _block(X, sample_weight, announced, index, metric, fitting):
             raise TypeError("Sparse partitions are not supported. Use '.map_blocks(lambda X: X.toarray())'.")
         with computing(X):
             X = X if type(X) is np.ndarray else widened(X)
-            sample_weight, lost = check_sample_weight(sample_weight, X, may_be_zero=True), (0, 0.0)
-            X = metric.prepare(X, 0 if math.isnan(shape[0]) else start)  # by which errors name rows
-            if fitting:
-                sample_weight, lost = metric.weigh(X, sample_weight)
+            sample_weight = check_sample_weight(sample_weight, X, may_be_zero=True)
+            named_from = 0 if math.isnan(shape[0]) else start  # by errors
+            X, sample_weight, lost = prepared(X, sample_weight, named_from, metric, fitting)
             return Block(X, sample_weight, index, start, lost)
 
 

@@ -5,22 +5,18 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from kmeans_xp import passes
 from kmeans_xp.arrays import asarray_like, float_dtype, to_numpy, write_rows
-from kmeans_xp.data.source import Block, PerRow, gathered, iterate_over_blocks, map_arrays, started
+from kmeans_xp.data.source import Block, HostBlocks, PerRow, map_arrays, prepared, started
 from kmeans_xp.devices import every_cuda_device, finish, fits_on_device, to_device
 from kmeans_xp.steps import computing, in_unit
 
 
-class Shards:
+class Shards(HostBlocks):
     """Source (see `source`) of a NumPy array, whose rows are dealt out to all devices in parts of about one size.
 
     Results of the devices are added up in their order, on the first one. sample_weight (n_samples,) is a NumPy array
     or None.
     """
-
-    in_blocks = True
-    iterate = iterate_over_blocks
 
     def __init__(self, X, sample_weight, purpose):
         self.given, self.home, self.lost, self.masses = X, np.empty(0), (0, 0.0), {}
@@ -44,9 +40,7 @@ class Shards:
         rows = self._rows[index]
         X = to_device(self.given[rows].astype(self._dtype, copy=False), name)
         with computing(X, self._n_clusters):
-            X, weights, lost = purpose.metric.prepare(X, rows.start), asarray_like(weights[rows], X), (0, 0.0)
-            if purpose.fitting:
-                weights, lost = purpose.metric.weigh(X, weights)
+            X, weights, lost = prepared(X, asarray_like(weights[rows], X), rows.start, purpose.metric, purpose.fitting)
             return Block(X, weights, index, rows.start, lost)
 
     def reduce(self, function, combine, *args):
@@ -63,20 +57,8 @@ class Shards:
             write_rows(out, rows, value)
         return out
 
-    def labels(self, job, centers):
-        return self.write(None, passes.labels, job, centers, dtype=np.int32)
-
-    def n_rows(self, purpose):
-        return self.shape[0]
-
-    def all_rows(self):
-        return gathered(self)
-
     def take(self, numbers):
         return to_device(self.given[to_numpy(numbers)].astype(self._dtype, copy=False), self._first)
-
-    def host_weights(self):
-        return self._sample_weight
 
     def suited(self, algorithm, n_clusters, frame):
         return algorithm.on(self.like, n_clusters, frame)

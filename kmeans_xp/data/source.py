@@ -152,6 +152,14 @@ class Block:
         return super().__sizeof__() + rows
 
 
+def prepared(X, sample_weight, start, metric, fitting):
+    """Rows as the metric sees them, from row `start` of all; their weights, and what it leaves out of a fit."""
+    X, lost = metric.prepare(X, start), (0, 0.0)
+    if fitting:
+        sample_weight, lost = metric.weigh(X, sample_weight)
+    return X, sample_weight, lost
+
+
 def iterate_over_blocks(source, job, centers, limits):
     """`Source.iterate` where there may be several blocks: one iteration."""
     found = source.reduce(passes.step, passes.add, job, centers)
@@ -180,3 +188,22 @@ def started(pool, function, *args):
         return pool.submit(function, *args).result
     except RuntimeError:  # no thread can be started: by a limit, or as the main thread has ended
         return partial(function, *args)
+
+
+class HostBlocks:
+    """Abstract: a source in blocks whose results are NumPy arrays: what does not depend on where the blocks lie."""
+
+    in_blocks = True
+    iterate = iterate_over_blocks
+
+    def labels(self, job, centers):
+        return self.write(None, passes.labels, job, centers, dtype=np.int32)
+
+    def n_rows(self, purpose):
+        return self.shape[0]
+
+    def all_rows(self):
+        return gathered(self)
+
+    def host_weights(self):
+        return self._sample_weight

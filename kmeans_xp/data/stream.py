@@ -11,7 +11,6 @@ from functools import partial
 
 import numpy as np
 
-from kmeans_xp import passes
 from kmeans_xp.algorithms import Dense
 from kmeans_xp.arrays import (
     asarray_like,
@@ -21,7 +20,7 @@ from kmeans_xp.arrays import (
     to_numpy,
     write_rows,
 )
-from kmeans_xp.data.source import Block, PerRow, gathered, iterate_over_blocks, started
+from kmeans_xp.data.source import Block, HostBlocks, PerRow, prepared, started
 from kmeans_xp.devices import slots, to_device
 from kmeans_xp.steps import computing, in_unit
 
@@ -112,14 +111,11 @@ def _named(numbers):
     return f"{which} {first} to {last}"
 
 
-class Stream:
+class Stream(HostBlocks):
     """Source (see `source`) of anything with shape, dtype and row slicing.
 
     The blocks are NumPy arrays, or CuPy's on a CUDA device. sample_weight (n_samples,) is a NumPy array or None.
     """
-
-    in_blocks = True
-    iterate = iterate_over_blocks
 
     def __init__(self, X, sample_weight, purpose, working_memory, device):
         self._X, self._purpose, self._device, n_clusters = X, purpose, device, purpose.n_clusters
@@ -156,21 +152,9 @@ class Stream:
             write_rows(out, self._rows(block), function(block, *self._beside(block, args)))
         return out
 
-    def labels(self, job, centers):
-        return self.write(None, passes.labels, job, centers, dtype=np.int32)
-
-    def n_rows(self, purpose):
-        return self.shape[0]
-
-    def all_rows(self):
-        return gathered(self)
-
     def take(self, numbers):
         X = self._reader.take(numbers)
         return X if self._device is None else to_device(X, self._device)
-
-    def host_weights(self):
-        return self._sample_weight
 
     def suited(self, algorithm, n_clusters, frame):
         return algorithm.on(self.like, n_clusters, frame) if self._keeps_bounds else Dense()
@@ -203,9 +187,8 @@ class Stream:
         with computing(X, self._purpose.n_clusters):
             weights = asarray_like(weights, X)
             if X.shape[0]:
-                X = self._purpose.metric.prepare(X, block.start)
-                if self._purpose.fitting:
-                    weights, block.lost = self._purpose.metric.weigh(X, weights)
+                job = self._purpose.metric, self._purpose.fitting
+                X, weights, block.lost = prepared(X, weights, block.start, *job)
             block.put(X, weights, active)
             yield block
             block.drop()

@@ -61,7 +61,7 @@ def checking_parameters(fit: Fit) -> Fit:
     def checked(self, *args, **kwargs):
         if plain_parameters(self) not in _valid:
             check(self)
-        if "_skl_callbacks" in vars(self) and fit.__name__ == "fit":
+        if self._has_callbacks and fit.__name__ == "fit":
             return watched_fit(fit, self, *args, **kwargs)
         return fit(self, *args, **kwargs)
 

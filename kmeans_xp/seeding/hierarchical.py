@@ -62,17 +62,15 @@ def divided(X, sample_weight, order, n_expected, size, frame, rng, iterate):
     n_coarse = round(n_expected / size)
     few = some(X, sample_weight, order[:: max(1, len(order) // sample_size(n_coarse))])
     centers = iterate(*few, frame.enter(take_rows(few[0], greedy(*few, n_coarse, frame, rng))))
-    X_here, weight_here = (X, sample_weight) if len(order) == X.shape[0] else some(X, sample_weight, order)
-    labels = assign(X_here, centers, frame)
-    inertia = to_numpy(weight_here * sq_distances_to_own(X_here, labels, centers, frame))
-    labels, weight = to_numpy(labels), to_numpy(weight_here)
+    is_all = len(order) == X.shape[0]
+    rows, weight = (X, sample_weight) if is_all else some(X, sample_weight, order)
+    labels = assign(rows, centers, frame)
+    inertia = weight * sq_distances_to_own(rows, labels, centers, frame)
+    labels, weight, inertia = (to_numpy(values)[order if is_all else ...] for values in (labels, weight, inertia))
     shares = [np.bincount(labels, values, n_coarse) / (values.sum() or 1.0) for values in (weight, inertia)]
-    expected = n_expected * np.maximum(*shares)
-    by_cluster = order if len(order) == X.shape[0] else np.arange(len(order))
-    by_cluster = by_cluster[np.argsort(labels[by_cluster], kind="stable")]
     ends = np.cumsum(np.bincount(labels, minlength=n_coarse))
-    for numbers, n in zip(np.split(by_cluster, ends[:-1]), expected, strict=True):
-        numbers = numbers if len(order) == X.shape[0] else order[numbers]
+    parts = np.split(order[np.argsort(labels, kind="stable")], ends[:-1])
+    for numbers, n in zip(parts, n_expected * np.maximum(*shares), strict=True):
         if n > UNEVEN * size and len(numbers) < len(order):
             yield from divided(X, sample_weight, numbers, n, size, frame, rng, iterate)
         elif len(numbers) > 0:

@@ -1,7 +1,7 @@
 """k-means++ as fits have it: on a sample of many rows, in two levels for many clusters."""
 
 from kmeans_xp.rows.array import take_rows
-from kmeans_xp.seeding.greedy import choose_rows, order_of, sample_of, sample_size
+from kmeans_xp.seeding.greedy import greedy, order_of, sample_of, sample_size
 from kmeans_xp.seeding.hierarchical import MANY, hierarchical
 
 REFINE_FROM = 4  # times the sample: fewer rows go without iterations on the sample
@@ -13,12 +13,8 @@ def k_means_plus_plus(data, n_clusters, frame, rng, refine=None):
     They cost little, and leave fewer for all rows (Bradley and Fayyad, "Refining initial points for k-means
     clustering", 1998).
     """
-    if n_clusters < MANY:
-        sample, rows = choose_rows(data, n_clusters, frame, rng)
-        centers = frame.enter(take_rows(sample.X, rows))
-    else:
-        sample = sample_of(data, n_clusters, frame, rng)
-        order = order_of(data, sample, frame)
-        centers = hierarchical(sample.X, sample.weights, n_clusters, frame, rng, order, refine)
+    sample = sample_of(data, n_clusters, frame, rng)
+    given = sample.X, sample.weights, n_clusters, frame, rng, order_of(data, sample, frame)
+    centers = hierarchical(*given, refine) if n_clusters >= MANY else frame.enter(take_rows(sample.X, greedy(*given)))
     repays = data.shape[0] >= REFINE_FROM * sample_size(n_clusters)
     return refine(sample.X, sample.weights, centers) if repays and refine is not None else centers

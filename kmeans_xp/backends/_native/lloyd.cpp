@@ -28,6 +28,25 @@ std::vector<const Passes*> runnable() {  // from the best one
 
 std::atomic<const Passes*> in_use{runnable().front()};
 
+// Whether parts of a pass would take much memory if they had sums of clusters of their own.
+bool are_many(Index n_parts, Index n_clusters, Index n_features) {
+    return double(n_parts) * double(n_clusters * n_features) > thresholds.most_summed;
+}
+
+// Bring sums up to date by ranges of clusters, after a pass whose parts are not to sum; anew if `before` is null.
+void sum_changes(const Rows& rows, const double* sample_weight, const int32_t* before, const int32_t* labels,
+                 Index n_clusters, double* sums, double* weights, Team& team) {
+    if (before == nullptr) {
+        std::fill_n(sums, n_clusters * rows.n_features, 0.0);
+        std::fill_n(weights, n_clusters, 0.0);
+    }
+    const Index n_ranges = std::min(FEW_PARTS, n_clusters);
+    team.run(n_ranges, true, [&](Index range, int) {
+        const Index begin = n_clusters * range / n_ranges, end = n_clusters * (range + 1) / n_ranges;
+        passes().sum_changes(rows, sample_weight, before, labels, begin, end, sums, weights);
+    });
+}
+
 }  // namespace
 
 Thresholds thresholds;
@@ -79,7 +98,7 @@ Lloyd<C>::Lloyd(const Rows& rows, const double* sample_weight, Index n_clusters,
     job_.not_finite = &not_finite_;
 }
 
-// Coefficients of scores, as `nearest.coefficients`.
+// Coefficients of scores, as `nearest.coefficients`, and leading coordinates where they pay.
 template <class C>
 void Lloyd<C>::compare_with(const double* centers) {
     const Index d = job_.rows.n_features;
@@ -96,6 +115,8 @@ void Lloyd<C>::compare_with(const double* centers) {
     const double flushed = sizeof(C) == 4 ? 8 * (d + 4) * double(std::numeric_limits<float>::min()) : 0;
     job_.rounding = {C(rounding_), C(rounding_ * most + flushed),
                      in_range ? C(doubt_) : std::numeric_limits<C>::infinity(), C(flushed)};
+    if (may_lead_) find_axes();
+    if (job_.leading.n_axes > 0) lead_by(job_.leading.n_axes);
 }
 
 // Have rows compared by their coordinates along the first axes.
@@ -163,43 +184,28 @@ void Lloyd<C>::make_compact() {
     job_.compact = {numbers, stride};
 }
 
-// Bring sums up to date, by ranges of clusters: for parts of the rows to have sums of their own would take much memory.
-void sum_changes(const Rows& rows, const double* sample_weight, const int32_t* before, const int32_t* labels,
-                 Index n_clusters, double* sums, double* weights, Team& team) {
-    const Index n_ranges = std::min(FEW_PARTS, n_clusters);
-    team.run(n_ranges, true, [&](Index range, int) {
-        const Index begin = n_clusters * range / n_ranges, end = n_clusters * (range + 1) / n_ranges;
-        passes().sum_changes(rows, sample_weight, before, labels, begin, end, sums, weights);
-    });
-}
-
 template <class C>
 Counts Lloyd<C>::relabel(State* state) {
-    job_.labels = state->labels;
-    job_.slack = state->slack;
-    job_.path = state->path;
-    const bool adds_later = this->adds_later(), anew = state->slack == nullptr;
+    const bool anew = state->slack == nullptr, adds_later = are_many(n_parts_, n_clusters_, job_.rows.n_features);
     if (!totals_) totals_ = std::make_unique<PartTotals>(n_parts_, adds_later ? 0 : n_clusters_, job_.rows.n_features);
     if (adds_later && !anew) labels_before_.assign(state->labels, state->labels + job_.rows.n_samples);
     for (Index part = 0; part < n_parts_; part++) totals_->begin(part);
     team_.run(n_parts_, pays_, [&](Index part, int worker) {
         passes_in<C>().relabel(job_, {part, n_parts_}, &totals_->begin(part), workspaces_ + worker * bytes_);
     });
-    if (anew) {
+    if (adds_later) {
+        sum_changes(job_.rows, job_.sample_weight, anew ? nullptr : labels_before_.data(), state->labels, n_clusters_,
+                    state->sums, state->weights, team_);
+    } else if (anew) {
         std::fill_n(state->sums, size_, 0.0);
         std::fill_n(state->weights, n_clusters_, 0.0);
     }
-    if (adds_later)
-        sum_changes(job_.rows, job_.sample_weight, anew ? nullptr : labels_before_.data(), state->labels, n_clusters_,
-                    state->sums, state->weights, team_);
     return totals_->add_to(state->sums, state->weights);
 }
 
 template <class C>
 void Lloyd<C>::assign(const double* centers, int32_t* labels) {
     compare_with(centers);
-    if (may_lead_) find_axes();
-    if (job_.leading.n_axes > 0) lead_by(job_.leading.n_axes);
     job_.labels = labels;
     const Index n_parts = count_parts(job_.rows.n_samples, double(job_.rows.n_samples) * size_);
     team_.run(n_parts, pays_, [&](Index part, int worker) {
@@ -284,10 +290,10 @@ Counts Lloyd<C>::step(const double* centers, State& state) {
             moved[c] = std::sqrt(sq_distance(centers + c * d, state.centers_old + c * d, d));
         advance(moved.data(), n_clusters_, state.path);
     }
-    compare_with(centers);
+    job_.labels = state.labels;
     job_.slack = state.slack;
-    if (may_lead_) find_axes();
-    if (job_.leading.n_axes > 0) lead_by(job_.leading.n_axes);
+    job_.path = state.path;
+    compare_with(centers);
     job_.between = nullptr;
     if (job_.leading.n_axes == 0 && state.slack != nullptr && measure_between(state)) {
         job_.between = *between_;
@@ -472,11 +478,8 @@ void sum_clusters(const Rows& rows, const double* sample_weight, const int32_t* 
                   double* weights, Team& team) {
     const double work = 8.0 * double(rows.n_samples) * double(rows.n_features);
     const Index n_parts = count_parts(rows.n_samples, work, n_clusters);
-    if (double(n_parts) * double(n_clusters * rows.n_features) > thresholds.most_summed) {
-        std::fill_n(sums, n_clusters * rows.n_features, 0.0);
-        std::fill_n(weights, n_clusters, 0.0);
+    if (are_many(n_parts, n_clusters, rows.n_features))
         return sum_changes(rows, sample_weight, nullptr, labels, n_clusters, sums, weights, team);
-    }
     PartTotals totals(n_parts, n_clusters, rows.n_features);
     for (Index part = 0; part < n_parts; part++) totals.begin(part);
     team.run(n_parts, work > thresholds.parallel_work, [&](Index part, int) {

@@ -75,7 +75,8 @@ struct Counts {
     Index n_changed = 0, n_active = 0, n_settled = 0;
 };
 
-// Sums of clusters by the parts of a pass; of none, if rows are only counted. No two parts share a line of a cache: threads would wait for it at each row.
+// Sums of clusters by the parts of a pass; of none, if rows are only counted. No two parts share a line of a cache:
+// threads would wait for it at each row.
 class PartTotals {
   public:
     PartTotals(Index n_parts, Index n_clusters, Index n_features)
@@ -221,7 +222,6 @@ class Lloyd : public Iterations {
     void compare_with(const double* centers);
     bool measure_between(const State& state);
     void find_axes();
-    bool adds_later() const { return double(n_parts_) * double(size_) > thresholds.most_summed; }
     void lead_by(Index n_axes);
     Numbers move(double* centers, const State& state) override;
     void sum(State& state) override;
