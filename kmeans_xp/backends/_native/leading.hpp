@@ -37,33 +37,42 @@ inline C product(const C* x, const C* c, Index n) {
     return total;
 }
 
-// Products of a block of rows with N vectors that stand together, (N, lanes), and beginnings of them.
+// Lowest possible scores of a block from N centers that stand together, (N, lanes).
 template <int N, class C>
-inline void multiply_some(const C* block, Index n, const C* vectors, const C* beginnings, C* products) {
+inline void lowest_scores(const C* coordinates, Index n, const C* minus_2_centers, const C* sq_norms, C* scores) {
     using V = Reals<C>;
     V sums[N][2];
-    const C* vector[N];
+    const C* center[N];
 #pragma GCC unroll 6
-    for (int i = 0; i < N; i++) {
-        sums[i][0] = sums[i][1] = beginnings == nullptr ? V{} : splat<V>(beginnings[i]);
-        vector[i] = vectors + i * n;
+    for (int c = 0; c < N; c++) {
+        sums[c][0] = sums[c][1] = splat<V>(sq_norms[c]);
+        center[c] = minus_2_centers + c * n;
     }
-    add_all_products<N>(block, n, vector, sums);
+    add_products<N>(coordinates, 0, n, center, sums);
 #pragma GCC unroll 6
-    for (int i = 0; i < N; i++)
-        for (int half = 0; half < 2; half++) store(products + i * LANES<C> + half * WIDTH<C>, sums[i][half]);
+    for (int c = 0; c < N; c++) {
+        store(scores + c * LANES<C>, sums[c][0]);
+        store(scores + c * LANES<C> + WIDTH<C>, sums[c][1]);
+    }
 }
 
-// The same of any number of vectors (n_vectors, n); beginnings may be null.
-template <class C>
-inline void multiply(const C* block, Index n, const C* vectors, Index n_vectors, const C* beginnings, C* products) {
-    const auto beginning = [&](Index i) { return beginnings == nullptr ? nullptr : beginnings + i; };
-    Index i = 0;
-    for (; i + 6 <= n_vectors; i += 6) multiply_some<6>(block, n, vectors + i * n, beginning(i), products + i * LANES<C>);
-    for (; i < n_vectors; i++) multiply_some<1>(block, n, vectors + i * n, beginning(i), products + i * LANES<C>);
+// Coordinates of a block along N axes.
+template <int N, class C>
+inline void coordinates_along(const C* block, Index n_features, const C* axes, C* coordinates) {
+    using V = Reals<C>;
+    V sums[N][2] = {};
+    const C* axis[N];
+#pragma GCC unroll 6
+    for (int a = 0; a < N; a++) axis[a] = axes + a * n_features;
+    add_all_products<N>(block, n_features, axis, sums);
+#pragma GCC unroll 6
+    for (int a = 0; a < N; a++) {
+        store(coordinates + a * LANES<C>, sums[a][0]);
+        store(coordinates + a * LANES<C> + WIDTH<C>, sums[a][1]);
+    }
 }
 
-// What is known of a block of rows while// What is known of a block of rows while it is compared with one center after the other.
+// What is known of a block of rows while it is compared with one center after the other.
 template <class C>
 struct Search {
     alignas(VECTOR) C best[LANES<C>], second[LANES<C>];  // scores, of centers that were compared in full
@@ -140,7 +149,11 @@ Index nearest_two_by_leading(const Job<C>& job, const C* block, Index count, con
     const Leading<C>& leading = job.leading;
     const Index d = job.rows.n_features, m = leading.n_axes, k = job.n_clusters, stride = memory.stride(d);
     const Norms<C> norms = sq_norms_of(block, d, known_norms);
-    multiply(block, d, leading.axes, m, static_cast<const C*>(nullptr), memory.coordinates);
+    Index axis = 0;
+    for (; axis + 6 <= m; axis += 6)
+        coordinates_along<6>(block, d, leading.axes + axis * d, memory.coordinates + axis * LANES<C>);
+    for (; axis < m; axis++)
+        coordinates_along<1>(block, d, leading.axes + axis * d, memory.coordinates + axis * LANES<C>);
     Search<C> search;
     search.two = job.slack != nullptr;
     for (int half = 0; half < 2; half++) {
@@ -167,8 +180,12 @@ Index nearest_two_by_leading(const Job<C>& job, const C* block, Index count, con
     Index n_compared = 0;
     for (Index first = 0; first < k; first += CENTERS_OF_TILE) {
         const Index n = least(CENTERS_OF_TILE, k - first);
-        const C* centers = leading.minus_2_centers + first * (m + 1);  // the lowest possible scores of them:
-        multiply(memory.coordinates, m + 1, centers, n, job.sq_norms + first, memory.scores);
+        const C *centers = leading.minus_2_centers + first * (m + 1), *sq_norms = job.sq_norms + first;
+        Index c = 0;
+        for (; c + 6 <= n; c += 6)
+            lowest_scores<6>(memory.coordinates, m + 1, centers + c * (m + 1), sq_norms + c, memory.scores + c * LANES<C>);
+        for (; c < n; c++)
+            lowest_scores<1>(memory.coordinates, m + 1, centers + c * (m + 1), sq_norms + c, memory.scores + c * LANES<C>);
         if (first == 0) {  // those first that are likely to be the nearest
             int32_t lowest[LANES<C>];
             find_lowest(memory.scores, n, lowest);
@@ -178,7 +195,7 @@ Index nearest_two_by_leading(const Job<C>& job, const C* block, Index count, con
             }
             n_compared += count;
         }
-        for (Index c = 0; c < n; c++) {
+        for (c = 0; c < n; c++) {
             const C* scores = memory.scores + c * LANES<C>;
             if (!any_within(scores, search.limit)) {
                 for (int half = 0; half < 2; half++) {
