@@ -458,8 +458,8 @@ def test_deepcopy_keeps_predicting(lib, rng):
     np.testing.assert_array_equal(to_numpy(copy.deepcopy(model).predict(X)), to_numpy(model.labels_))
 
 
-def test_import_imports_no_optional_library():
-    heavy = "cupy torch jax dask matplotlib"
+def test_import_imports_no_optional_library_and_none_of_scikit_learns_clusterers():
+    heavy = "cupy torch jax dask matplotlib sklearn.cluster"
     code = f"import sys, kmeans_xp; print([m for m in '{heavy}'.split() if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 

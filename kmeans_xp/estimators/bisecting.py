@@ -13,7 +13,6 @@ from kmeans_xp import arrays, seeding, tree
 from kmeans_xp._sklearn_private import Interval, StrOptions
 from kmeans_xp.algorithms import ALGORITHMS
 from kmeans_xp.data import Purpose, frame_of, open_data
-from kmeans_xp.estimators import conversion
 from kmeans_xp.estimators.callbacks import task_of
 from kmeans_xp.estimators.centers import NearestCenters, attributes, checking_parameters, sizes_like
 from kmeans_xp.estimators.kmeans import KMeans
@@ -256,6 +255,8 @@ class BisectingKMeans(NearestCenters):
             Among its parameters, an `init` that scikit-learn does not have becomes 'k-means++', and 'auto' 'lloyd'.
         """
         check_is_fitted(self)
+        from kmeans_xp.estimators import conversion  # loads all clusterers of scikit-learn
+
         return conversion.bisecting_to_sklearn(self)
 
     def _runs(self):

@@ -12,7 +12,6 @@ from kmeans_xp import arrays, seeding
 from kmeans_xp._sklearn_private import Interval, StrOptions
 from kmeans_xp.algorithms import ALGORITHMS, OPTIMAL
 from kmeans_xp.data import Purpose, open_data
-from kmeans_xp.estimators import conversion
 from kmeans_xp.estimators.centers import OF_SIZES, NearestCenters, attributes, checking_parameters, sizes_like
 from kmeans_xp.estimators.runs import best_run, sizes_of, trouble_of_zeros
 from kmeans_xp.lloyd import Iteration
@@ -404,6 +403,8 @@ class KMeans(NearestCenters):
             Among its parameters, an `init` that scikit-learn does not have becomes 'k-means++', and 'auto' 'lloyd'.
         """
         check_is_fitted(self)
+        from kmeans_xp.estimators import conversion  # loads all clusterers of scikit-learn
+
         return conversion.kmeans_to_sklearn(self)
 
     @classmethod
@@ -420,6 +421,8 @@ class KMeans(NearestCenters):
         model : KMeans
             Predicts for arrays of any library.
         """
+        from kmeans_xp.estimators import conversion  # loads all clusterers of scikit-learn
+
         return conversion.from_sklearn(cls(), model)
 
     @classmethod

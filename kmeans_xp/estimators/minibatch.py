@@ -19,7 +19,6 @@ from kmeans_xp import arrays, passes, seeding
 from kmeans_xp._sklearn_private import Interval, StrOptions
 from kmeans_xp.data import Purpose, frame_of, open_data
 from kmeans_xp.data.memory import InMemory
-from kmeans_xp.estimators import conversion
 from kmeans_xp.estimators.batches import Batch, Batches, Monitor, State
 from kmeans_xp.estimators.callbacks import UNWATCHED, task_of
 from kmeans_xp.estimators.centers import NearestCenters, attributes, checking_parameters, sizes_like
@@ -297,6 +296,8 @@ class MiniBatchKMeans(NearestCenters):
             becomes 'k-means++'.
         """
         check_is_fitted(self)
+        from kmeans_xp.estimators import conversion  # loads all clusterers of scikit-learn
+
         return conversion.minibatch_to_sklearn(self)
 
     def _n_parts(self, X):
