@@ -3,7 +3,7 @@
 B. Fritzke, "The breathing k-means algorithm", 2020 (arXiv 2006.15666). Lloyd's iteration moves centers by small steps,
 and never from where there are too many to where there are too few. So some centers are added in the clusters of the
 largest inertia, and after a few iterations as many are taken away that are missed least. What is found is kept if it is
-better; if not, fewer centers come and go from then on.
+better; if it is not much better, fewer centers come and go from then on.
 
 It differs from the paper in speed: there are few iterations amid a breath, a new center is a row and not the old one
 moved a little, and the number of centers that come and go grows with that of clusters and is halved, not lowered by 1.
@@ -19,7 +19,8 @@ from kmeans_xp.passes import canonical_order
 from kmeans_xp.rows.array import take_rows
 from kmeans_xp.steps import sq_distances_to_own
 
-MOST_ITERATIONS = 25  # after centers have come or gone: the first of them do most
+MOST_AMID, MOST_AFTER = 20, 25  # iterations after centers have come, and after they have gone: the first do most
+MUCH = 1e-4  # a breath that lowers the inertia by a smaller share is the last with so many centers
 FEWEST_MORE, SHARE = 5, 0.1  # centers that come and go at first: so many or, of many clusters, this share of them
 NEIGHBORS = 1.1  # centers are neighbors of one that are up to so many times as far from it as the nearest is
 
@@ -36,16 +37,16 @@ def breathe(iterate, X, sample_weight, result, frame, rng):
         if len(rows) == 0:
             break
         new = frame.enter(take_rows(X, asarray_like(rows, X, namespace(X).int64)))
-        wide = iterate(namespace(new).concat((frame.enter(result.centers), new)), MOST_ITERATIONS)
+        wide = iterate(namespace(new).concat((frame.enter(result.centers), new)), MOST_AMID)
         centers = frame.enter(wide.centers)
         kept = without(len(rows), to_numpy(centers), use_of(centers, X, sample_weight, frame))
         found = iterate(
-            namespace(new).take(centers, asarray_like(kept, X, namespace(X).int64), axis=0), MOST_ITERATIONS
+            namespace(new).take(centers, asarray_like(kept, X, namespace(X).int64), axis=0), MOST_AFTER
         )
+        if not is_better(found, result, by=MUCH):
+            n_more //= 2
         if is_better(found, result):
             result = found
-        else:
-            n_more //= 2
     return result
 
 

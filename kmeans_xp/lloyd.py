@@ -50,12 +50,12 @@ class Result:
     proof: Any = None  # that no other labels within the bounds of sizes are better, see `sizes.Proof`
 
 
-def is_better(result, other):
-    """Whether a result has less inertia by more than rounding.
+def is_better(result, other, by=ROUNDING):
+    """Whether a result has less inertia by a larger share than that, of rounding by default.
 
     Runs that found the same clusters must not compete by their last bits, which differ from library to library.
     """
-    return result.inertia < other.inertia * (1 - ROUNDING)
+    return result.inertia < other.inertia * (1 - by)
 
 
 class Run:
