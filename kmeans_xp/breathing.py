@@ -40,9 +40,7 @@ def breathe(iterate, X, sample_weight, result, frame, rng):
         wide = iterate(namespace(new).concat((frame.enter(result.centers), new)), MOST_AMID)
         centers = frame.enter(wide.centers)
         kept = without(len(rows), to_numpy(centers), use_of(centers, X, sample_weight, frame))
-        found = iterate(
-            namespace(new).take(centers, asarray_like(kept, X, namespace(X).int64), axis=0), MOST_AFTER
-        )
+        found = iterate(namespace(new).take(centers, asarray_like(kept, X, namespace(X).int64), axis=0), MOST_AFTER)
         if not is_better(found, result, by=MUCH):
             n_more //= 2
         if is_better(found, result):

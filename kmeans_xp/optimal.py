@@ -15,21 +15,23 @@ from kmeans_xp.passes import sorted_rows
 from kmeans_xp.rows.array import dense
 
 
-def optimal_centers(data, n_clusters, frame):
-    """Centers of the best clusters of the rows, (n_clusters, 1), ascending, relative to the origin.
+def optimal_centers(data, counts, frame):
+    """Centers of the best clusters of the rows for each number of clusters, from ascending ones: a dict.
 
-    Of rows that have fewer different numbers all of them, the first again and again.
+    They are (n_clusters, 1), ascending, relative to the origin; of rows that have fewer different numbers all of them,
+    the first again and again.
     """
     X, sample_weight = data.all_rows()
     numbers = to_numpy(frame.shift(dense(X), frame.origin.dtype))[:, 0].astype(np.float64)
     numbers, weights = different(numbers, to_numpy(sample_weight).astype(np.float64))
-    if len(numbers) <= n_clusters:
-        centers = np.concatenate((numbers, np.full(n_clusters - len(numbers), numbers[0])))
-    else:
+    fewer, centers = [k for k in counts if k < len(numbers)], {}
+    if fewer:
         scaled = np.ldexp(numbers, -int(np.frexp(np.abs(numbers).max())[1]))  # whose squares are in range
-        begins = best_intervals(scaled, weights, n_clusters)
-        centers = means_of_intervals(numbers, weights, begins)
-    return asarray_like(centers[:, None], frame.origin, frame.origin.dtype)
+        for k, begins in zip(fewer, best_intervals(scaled, weights, fewer), strict=True):
+            centers[k] = means_of_intervals(numbers, weights, begins)
+    for k in counts[len(fewer) :]:
+        centers[k] = np.concatenate((numbers, np.full(k - len(numbers), numbers[0])))
+    return {k: asarray_like(found[:, None], frame.origin, frame.origin.dtype) for k, found in centers.items()}
 
 
 def different(numbers, weights):
@@ -50,18 +52,24 @@ def means_of_intervals(numbers, weights, begins):
 
 
 @replaceable
-def best_intervals(numbers, weights, n_clusters):
+def best_intervals(numbers, weights, counts):
     """Where the best clusters of ascending numbers begin, and the last of them ends, (n_clusters + 1,) int64.
 
-    The sum of weight times squared distance from the mean of the cluster is the lowest. More numbers than clusters.
+    A list of that for each number of clusters, from ascending ones, of which none is above that of numbers. The sum of
+    weight times squared distance from the mean of the cluster is the lowest.
     """
     sums, n = Sums.up_to(numbers, weights), len(numbers)
     before = np.concatenate(([0.0], sums.cost(np.zeros(n, dtype=np.int64), np.arange(1, n + 1))))
     kept = [np.zeros(n + 1, dtype=np.int64)]
-    for m in range(2, n_clusters + 1):
+    for m in range(2, counts[-1] + 1):
         before, last = best_last_intervals(sums, before, m - 1, n)
         kept.append(last)
-    begins = [n]
+    return [traced_back(kept[:k], n) for k in counts]
+
+
+def traced_back(kept, end):
+    """Where intervals up to the end begin, by where the last of so many begins for each end; and the end."""
+    begins = [end]
     for last in reversed(kept):
         begins.append(last[begins[-1]])
     return np.asarray(begins[::-1])

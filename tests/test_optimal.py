@@ -8,7 +8,7 @@ import pytest
 from conftest import without
 from numpy.testing import assert_allclose, assert_array_equal
 
-from kmeans_xp import KMeans, kmeans_batch, optimal
+from kmeans_xp import KMeans, KMeansSweep, kmeans_batch, optimal
 from kmeans_xp.arrays import to_numpy
 from kmeans_xp.optimal import best_intervals
 
@@ -38,7 +38,7 @@ def test_no_other_intervals_cost_less(rng, scales):
         numbers = rng.normal(size=n_numbers) * 10.0 ** rng.integers(*scales, size=n_numbers)
         numbers = np.unique(numbers + 1e9 if scales == (6, 7) else numbers)
         weights = rng.uniform(0.1, 3, size=n_numbers) * 10.0 ** rng.integers(-4, 5, size=n_numbers)
-        found = best_intervals(numbers, weights, n_clusters)
+        found = best_intervals(numbers, weights, [n_clusters])[0]
         assert (found[0], found[-1], len(found)) == (0, n_numbers, n_clusters + 1)
         assert (np.diff(found) > 0).all()
         ends = itertools.combinations(range(1, n_numbers), n_clusters - 1)
@@ -53,7 +53,7 @@ def test_weights_that_vanish_beside_others(heavy):
     for place in range(7):
         weights[:] = 1
         weights[place] = heavy
-        found = best_intervals(numbers, weights, 3)
+        found = best_intervals(numbers, weights, [3])[0]
         best = min(cost(numbers, weights, (0, *ends, 7)) for ends in itertools.combinations(range(1, 7), 2))
         assert cost(numbers, weights, found.tolist()) == best
 
@@ -61,7 +61,7 @@ def test_weights_that_vanish_beside_others(heavy):
 @pytest.mark.usefixtures("way")
 def test_weights_of_all_scales(rng):
     numbers, weights = np.unique(rng.normal(size=3000)), 10.0 ** rng.integers(-20, 20, size=3000)
-    found = best_intervals(numbers, weights, 50)
+    found = best_intervals(numbers, weights, [50])[0]
     assert (np.diff(found) > 0).all()
 
 
@@ -71,11 +71,20 @@ def test_many_numbers(rng, monkeypatch, n_numbers, n_clusters):
     """Also more than a table of all of them and of all clusters is held of."""
     numbers = np.unique(rng.standard_t(1, size=n_numbers))
     weights = rng.uniform(size=len(numbers))
-    found = best_intervals(numbers, weights, n_clusters)
+    found = best_intervals(numbers, weights, [n_clusters])[0]
     sums = optimal.Sums.up_to(numbers, weights)
     without(monkeypatch, "best_intervals")
-    expected = best_intervals(numbers, weights, n_clusters)
+    expected = best_intervals(numbers, weights, [n_clusters])[0]
     assert_allclose(sums.cost(found[:-1], found[1:]).sum(), sums.cost(expected[:-1], expected[1:]).sum(), rtol=1e-12)
+
+
+@pytest.mark.parametrize(("n_numbers", "counts"), [(500, [1, 2, 5, 6, 200]), (60_000, [3, 4, 150])])
+@pytest.mark.usefixtures("way")
+def test_several_numbers_of_clusters(rng, n_numbers, counts):
+    """From one table, and where that would be large."""
+    numbers, weights = np.unique(rng.normal(size=n_numbers)), rng.uniform(size=n_numbers)
+    for n_clusters, found in zip(counts, best_intervals(numbers, weights, counts), strict=True):
+        assert_array_equal(found, best_intervals(numbers, weights, [n_clusters])[0])
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
@@ -140,6 +149,35 @@ def test_in_batches(rng):
         assert_array_equal(centers, model.cluster_centers_)
         assert_array_equal(labels, model.labels_)
         assert inertia == model.inertia_
+
+
+def test_a_sweep_finds_all_from_one_table(rng, lib, monkeypatch):
+    X, weights = rng.normal(size=(300, 1)).round(1), rng.integers(0, 4, size=300)
+    calls = []
+    intervals = optimal.best_intervals
+    monkeypatch.setattr(optimal, "best_intervals", lambda *job: calls.append(job) or intervals(*job))
+    seen = []
+    estimator = KMeans(algorithm="optimal", on_iteration=lambda iteration: seen.append(iteration.centers.shape[0]))
+    numbers = [1, 2, 5, 9]
+    sweep = KMeansSweep(numbers, estimator=estimator, random_state=0).fit(lib.asarray(X), sample_weight=weights)
+    assert len(calls) == 1
+    assert sorted(set(seen)) == numbers
+    for place, n_clusters in enumerate(numbers):
+        model = KMeans(n_clusters, algorithm="optimal").fit(lib.asarray(X), sample_weight=weights)
+        assert model.inertia_ == sweep.results_["inertia"][place]
+    best = sweep.best_estimator_
+    assert (best.algorithm, best.init, "_best_centers" in vars(best)) == ("optimal", "k-means++", False)
+
+
+def test_a_sweep_with_a_gap_and_more_clusters_than_numbers():
+    X = np.array([[0.0], [0], [1], [1], [1], [7], [7]])
+    with pytest.warns(match="Number of distinct clusters"):
+        sweep = KMeansSweep(
+            [2, 3, 4], estimator=KMeans(algorithm="optimal"), criteria=["gap"], n_references=2, random_state=0
+        ).fit(X)
+    np.testing.assert_allclose(sweep.results_["inertia"][1:], 0, atol=1e-20)
+    with pytest.raises(ValueError, match="is for rows of one feature, and X has 2"):
+        KMeansSweep(3, estimator=KMeans(algorithm="optimal")).fit(np.ones((5, 2)))
 
 
 @pytest.mark.parametrize(

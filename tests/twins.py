@@ -119,8 +119,14 @@ def intervals_of_numbers(c):
     """As many clusters as there are numbers too, of a few."""
     numbers = np.unique(c.host[:, 0].astype("float64"))
     few = numbers[:: len(numbers) // 30 + 1]
-    for some, n_clusters in (numbers, 1), (numbers, min(c.n_clusters, 20, len(numbers))), (few, len(few)):
-        yield some, c.rng().uniform(0.5, 2, size=len(some)), n_clusters
+    more = min(c.n_clusters, 20, len(numbers))
+    for some, counts in (
+        (numbers, [1]),
+        (numbers, [more]),
+        (few, [len(few)]),
+        (numbers, sorted({1, more // 2, more} - {0})),
+    ):
+        yield some, c.rng().uniform(0.5, 2, size=len(some)), counts
 
 
 def fits_of_problems(c, X):

@@ -7,10 +7,12 @@ import numpy as np
 from sklearn.base import clone
 
 from kmeans_xp import arrays
+from kmeans_xp.algorithms import OPTIMAL
 from kmeans_xp.data import frame_of
 from kmeans_xp.estimators.callbacks import UNWATCHED
 from kmeans_xp.estimators.kmeans import KMeans
 from kmeans_xp.estimators.runs import run_on_sample
+from kmeans_xp.optimal import optimal_centers
 from kmeans_xp.rows.array import take_rows
 from kmeans_xp.seeding.greedy import added, greedy, sample_of
 from kmeans_xp.steps import computing
@@ -36,24 +38,36 @@ class Fits:
             check_n_samples(self.data, numbers[0])
             self._frame = frame_of(self.data)
             self.sample = sample_of(self.data, self.numbers[-1], self._frame, rng)[:2]
+            self._best_centers = None  # those of all numbers, which come from one table
+            if self._starter.algorithm == OPTIMAL:
+                self._starter._check_optimal(self.data)
+                self._best_centers = optimal_centers(self.data, self.numbers, self._frame)
 
     def __iter__(self):
         """Yield fitted models and the seconds that each took."""
         X, sample_weight = self._given
-        frame, like, lender, centers = self._frame, self.data.like, self.data.shown, None
+        fitted = None
         for k in self.numbers:
             began = time.perf_counter()
-            with computing(like, k, lender=lender):
-                centers = self._start(centers, k)
-                init = arrays.asarray_like(frame.leave(centers), self.data.home)
-            fitted = clone(self.model).set_params(n_clusters=k, init=init, n_init=1, **self._more())
+            fitted = self._unfitted(k, fitted)
             with self._task.by(f"n_clusters={k}", fitted):
                 fitted.fit(X, sample_weight=sample_weight)
-            with computing(like, lender=lender):
-                centers = frame.enter(arrays.asarray_like(fitted.cluster_centers_, like))
+            vars(fitted).pop("_best_centers", None)
             seconds = time.perf_counter() - began
             self._tell(f"n_clusters={k}: inertia {fitted.inertia_:.6g}, {seconds:.3g} s")
             yield fitted, seconds
+
+    def _unfitted(self, n_clusters, before):
+        """A model that has its first centers, after the fitted one before it."""
+        model = clone(self.model).set_params(n_clusters=n_clusters)
+        if self._best_centers:
+            model._best_centers = self._best_centers
+            return model
+        frame, like = self._frame, self.data.like
+        with computing(like, n_clusters, lender=self.data.shown):
+            centers = None if before is None else frame.enter(arrays.asarray_like(before.cluster_centers_, like))
+            init = arrays.asarray_like(frame.leave(self._start(centers, n_clusters)), self.data.home)
+        return model.set_params(init=init, n_init=1, **self._more())
 
     def _more(self):
         """Parameters of a fit that draws random numbers although its first centers are given, and of one in batches."""

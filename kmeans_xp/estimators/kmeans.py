@@ -364,6 +364,8 @@ class KMeans(NearestCenters):
             )
         return Sized(*check_sizes(self.size_min, self.size_max, data.shape[0], self.n_clusters))
 
+    _best_centers = None  # of `optimal.optimal_centers`, where a sweep has them already
+
     def _check_optimal(self, data):
         """Rows in memory of one feature, and no parameter that says how centers are found otherwise."""
         n_features = data.shape[1]

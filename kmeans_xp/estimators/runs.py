@@ -151,7 +151,7 @@ def first_centers(model, data, frame, random_state, sized=None, run=(0, 1)):
         )
         print(f"{f'Run {run[0] + 1} of {run[1]}: ' if run[1] > 1 else ''}Initialization, {how}", flush=True)
     if model.algorithm == OPTIMAL:
-        centers = optimal_centers(data, n_clusters, frame)
+        centers = (model._best_centers or optimal_centers(data, [n_clusters], frame))[n_clusters]
     elif isinstance(model.init, str) and sized:
         centers = first_centers_of_sizes(model, data, frame, random_state, sized)
     elif isinstance(model.init, str):

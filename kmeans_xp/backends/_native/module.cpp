@@ -700,16 +700,19 @@ bool mend_sizes(Vector<const Index> begin, Vector<const int32_t> clusters, Vecto
     return is_done;
 }
 
-// Where the best clusters of ascending numbers begin, and the last ends.
-nb::ndarray<nb::numpy, Index, nb::ndim<1>> intervals(Vector<const double> numbers, Vector<const double> weights,
-                                                     Index n_clusters, int n_threads) {
+// Where the best clusters of ascending numbers begin, and the last ends, for each number of clusters.
+nb::list intervals(Vector<const double> numbers, Vector<const double> weights, Vector<const Index> counts,
+                   int n_threads) {
     const Index n = numbers.shape(0);
     require_rows(weights, n);
-    require(0 < n_clusters && n_clusters <= n, "fewer numbers than clusters");
-    std::vector<Index> begins;
-    without_lock(n_threads,
-                 [&](Team& team) { begins = best_intervals(numbers.data(), weights.data(), n, n_clusters, team); });
-    return owned(std::move(begins));
+    const std::vector<Index> each(counts.data(), counts.data() + counts.shape(0));
+    require(!each.empty() && 0 < each.front() && each.back() <= n && std::is_sorted(each.begin(), each.end()),
+            "numbers of clusters that ascend to that of numbers");
+    std::vector<std::vector<Index>> found;
+    without_lock(n_threads, [&](Team& team) { found = best_intervals(numbers.data(), weights.data(), n, each, team); });
+    nb::list begins;
+    for (auto& some : found) begins.append(owned(std::move(some)));
+    return begins;
 }
 
 // Call function for an array of rows, and for those of a CSR matrix.
@@ -771,7 +774,7 @@ NB_MODULE(_kmeans, module) {
                "squares"_a.noconvert(), "n_threads"_a);
     module.def("mend", mend_sizes, "begin"_a, "clusters"_a, "costs"_a, "n_staying"_a, "low"_a, "high"_a, "reach"_a,
                "chosen"_a.noconvert(), "prices"_a.noconvert());
-    module.def("best_intervals", intervals, "numbers"_a, "weights"_a, "n_clusters"_a, "n_threads"_a);
+    module.def("best_intervals", intervals, "numbers"_a, "weights"_a, "counts"_a, "n_threads"_a);
     module.def("keys", keys, "X"_a, "origin"_a, "direction"_a, "result"_a.noconvert());
     module.def("sorted_rows", sorted_rows, "keys"_a, "rows"_a.noconvert());
     module.def("fits", fits, "X"_a, "sample_weight"_a, "begins"_a, "origins"_a.noconvert(), "spreads"_a.noconvert(),

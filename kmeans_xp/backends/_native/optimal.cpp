@@ -40,28 +40,51 @@ class Intervals {
         : sums_(sums), team_(team), before_(n + 1 + MOST_LANES), costs_(before_), last_(n + 1), middle_(n + 1),
           middle_before_(n + 1) {}
 
+    // For each of ascending numbers of intervals of all n numbers: from one table if that is small, else each anew.
+    std::vector<std::vector<Index>> find_each(Index n, const std::vector<Index>& counts) {
+        std::vector<std::vector<Index>> found;
+        const bool has_table = counts.size() > 1 && counts.back() <= MOST_IN_TABLE / n;
+        if (has_table) fill(0, n, counts.back());
+        for (const Index count : counts) {
+            Index* begins = found.emplace_back(count + 1, n).data();
+            if (has_table) trace_back(0, n, count, begins);
+            else find(0, n, count, begins);
+        }
+        return found;
+    }
+
+  private:
     // Write where the best `n_clusters` intervals of numbers begin to end begin, the first of them too.
     void find(Index begin, Index end, Index n_clusters, Index* begins) {
         begins[0] = begin;
         if (n_clusters == 1 || team_.stopped()) return;
-        if (n_clusters * (end - begin) <= MOST_KEPT) return trace_back(begin, end, n_clusters, begins);
+        if (n_clusters <= MOST_KEPT / (end - begin)) {
+            fill(begin, end, n_clusters);
+            return trace_back(begin, end, n_clusters, begins);
+        }
         const Index half = n_clusters / 2, middle = middle_of_path(begin, end, n_clusters, half);
         find(begin, middle, half, begins);
         find(middle, end, n_clusters - half, begins + half);
     }
 
-  private:
-    static constexpr Index MOST_KEPT = Index(1) << 19;  // numbers, 4 MiB
-    static constexpr Index TOGETHER = 64;               // ends of which a thread finds the last intervals
+    static constexpr Index MOST_KEPT = Index(1) << 19;      // numbers, 4 MiB
+    static constexpr Index MOST_IN_TABLE = Index(1) << 23;  // numbers, 64 MiB
+    static constexpr Index TOGETHER = 64;                   // ends of which a thread finds the last intervals
 
-    // By where the last intervals begin, for each number of intervals.
-    void trace_back(Index begin, Index end, Index n_clusters, Index* begins) {
+    // Keep where the last intervals begin, for each number of intervals up to that and each end.
+    void fill(Index begin, Index end, Index n_clusters) {
         const Index n = end - begin;
         kept_.resize((n_clusters + 1) * n);
         for_layers(begin, end, n_clusters, [&](Index m, Index first) {
             std::copy(last_.begin() + first, last_.begin() + end + 1, kept_.begin() + m * n + first - begin - 1);
         });
+    }
+
+    // Where intervals begin, by what was kept of these numbers.
+    void trace_back(Index begin, Index end, Index n_clusters, Index* begins) {
         if (team_.stopped()) return;
+        const Index n = end - begin;
+        begins[0] = begin;
         for (Index m = n_clusters; m > 1; m--) begins[m - 1] = end = kept_[m * n + end - begin - 1];
     }
 
@@ -130,11 +153,10 @@ class Intervals {
 
 }  // namespace
 
-std::vector<Index> best_intervals(const double* numbers, const double* weights, Index n, Index n_clusters, Team& team) {
+std::vector<std::vector<Index>> best_intervals(const double* numbers, const double* weights, Index n,
+                                               const std::vector<Index>& counts, Team& team) {
     const Prefixes prefixes(numbers, weights, n);
-    std::vector<Index> begins(n_clusters + 1, n);
-    Intervals(prefixes.sums(), n, team).find(0, n, n_clusters, begins.data());
-    return begins;
+    return Intervals(prefixes.sums(), n, team).find_each(n, counts);
 }
 
 }  // namespace kmeans

@@ -237,10 +237,10 @@ def mend(costs, choices, prices, low, high, reach):
     return chosen, found, is_done
 
 
-def best_intervals(numbers, weights, n_clusters):
+def best_intervals(numbers, weights, counts):
     """`optimal.best_intervals`."""
     n_threads = _n_threads(INTERVAL_WORK * len(numbers))
-    return native.best_intervals(numbers, weights, n_clusters, n_threads)
+    return native.best_intervals(numbers, weights, np.asarray(counts, dtype=np.int64), n_threads)
 
 
 def projected(X, direction, frame):
