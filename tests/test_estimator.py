@@ -24,7 +24,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import KBinsDiscretizer, StandardScaler
 
 import kmeans_xp
-from kmeans_xp import KMeans, MiniBatchKMeans
+from kmeans_xp import BisectingKMeans, KMeans, MiniBatchKMeans, kmeans_batch, kmeans_plusplus
 from kmeans_xp.arrays import to_numpy
 
 
@@ -565,3 +565,19 @@ class TestDevice:
         expected = KMeans(4, random_state=0).fit(host).labels_
         np.testing.assert_array_equal(to_numpy(model.labels_), expected)
         np.testing.assert_array_equal(to_numpy(model.predict(X)), expected)
+
+
+@pytest.mark.parametrize("make", [KMeans, MiniBatchKMeans, BisectingKMeans, kmeans_plusplus, kmeans_batch])
+def test_numbers_of_clusters_in_narrow_integers(rng, make):
+    """As the largest label of an image and 1 are, and sums and products of them have no room."""
+    X, n_clusters = rng.normal(size=(600, 2)), np.uint8(200)
+    if isinstance(make, type):
+        model = make(n_clusters, random_state=0).fit(X)
+        np.testing.assert_array_equal(model.cluster_centers_, make(200, random_state=0).fit(X).cluster_centers_)
+        assert model.n_clusters is n_clusters
+        with pytest.raises(ValueError, match="200"):
+            model.fit(X[:100])
+        assert model.n_clusters is n_clusters
+    else:
+        X = X[None] if make is kmeans_batch else X
+        np.testing.assert_array_equal(make(X, n_clusters, random_state=0)[0], make(X, 200, random_state=0)[0])

@@ -3,6 +3,7 @@
 import copy
 import functools
 from collections.abc import Callable
+from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -57,15 +58,38 @@ def checking_parameters(fit: Fit) -> Fit:
     def check(self):
         pass
 
-    @functools.wraps(fit)
-    def checked(self, *args, **kwargs):
-        if plain_parameters(self) not in _valid:
-            check(self)
+    def with_callbacks(self, *args, **kwargs):
         if self._has_callbacks and fit.__name__ == "fit":
             return watched_fit(fit, self, *args, **kwargs)
         return fit(self, *args, **kwargs)
 
+    @functools.wraps(fit)
+    def checked(self, *args, **kwargs):
+        if plain_parameters(self) in _valid:
+            return with_callbacks(self, *args, **kwargs)
+        check(self)
+        with with_python_integers(self):
+            return with_callbacks(self, *args, **kwargs)
+
     return cast(Fit, checked)
+
+
+def python_integers_of(estimator):
+    """Parameters that are integers of NumPy, as Python's: a product of uint8 may have no room."""
+    given = {name: vars(estimator).get(name) for name in estimator._parameter_constraints}
+    return {name: int(value) for name, value in given.items() if isinstance(value, np.integer)}
+
+
+@contextmanager
+def with_python_integers(estimator):
+    """Within it, an estimator has them; then it has again what it was given."""
+    integers = python_integers_of(estimator)
+    given = {name: vars(estimator)[name] for name in integers}
+    vars(estimator).update(integers)
+    try:
+        yield
+    finally:
+        vars(estimator).update(given)
 
 
 def attributes(estimator, *, drawn_from=False):

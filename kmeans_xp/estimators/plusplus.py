@@ -78,6 +78,7 @@ def kmeans_plusplus(
     >>> indices
     array([5, 1])
     """
+    n_clusters = int(n_clusters)  # a product of uint8 may have no room
     with open_data(X, sample_weight, Purpose(n_clusters, fitting=True)) as data:
         check_n_samples(data, n_clusters)
         frame = frame_of(data)

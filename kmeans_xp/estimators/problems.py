@@ -14,6 +14,7 @@ from sklearn.utils import check_random_state
 from kmeans_xp import arrays
 from kmeans_xp.algorithms import ALGORITHMS, Limits
 from kmeans_xp.arrays import result_dtype
+from kmeans_xp.estimators.centers import python_integers_of
 from kmeans_xp.estimators.kmeans import KMeans
 from kmeans_xp.estimators.random_numbers import generator
 from kmeans_xp.estimators.runs import comes_at_once, is_watched, number_of_runs, trouble_of_few
@@ -104,6 +105,8 @@ def kmeans_batch(
     rows, sample_weight, begins = _one_after_the_other(X, sample_weight, offsets)
     model = KMeans(n_clusters, **parameters)
     model._validate_params()
+    model.set_params(**python_integers_of(model))
+    n_clusters = model.n_clusters
     sizes, seeds = np.diff(begins), _seeds(random_state, len(begins) - 1)
     if sizes.min() < n_clusters:
         problem = int(sizes.argmin())
