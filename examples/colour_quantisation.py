@@ -4,7 +4,7 @@ A photograph in a few colours
 
 Cluster its 273,280 pixels, and give each the colour of its center.
 
-Run it: python examples/colour_quantisation.py [--colours 16] [--device auto|cuda] [--output FILE]
+Run it: `python examples/colour_quantisation.py [--colours 16] [--device auto|cuda] [--output FILE]`
 """
 
 import argparse

@@ -7,7 +7,7 @@ Cluster it with a progress bar, write the labels into a file, and draw a share o
 Anything with shape, dtype and row slicing is read like that: a memory map, an h5py dataset, a zarr array, or a class of
 a few lines as here.
 
-Run it: python examples/larger_than_memory.py [--rows 1000000 --folder output]
+Run it: `python examples/larger_than_memory.py [--rows 1000000 --folder output]`
 """
 
 import argparse
@@ -73,7 +73,7 @@ def main(arguments=None):
     X = ParquetRows(options.folder / "rows.parquet", COLUMNS)
     with (
         sklearn.config_context(working_memory=64),
-        tqdm(total=300, desc="k-means", unit="iteration") as bar,
+        tqdm(total=300, desc="k-means", unit="iteration", ncols=80) as bar,
     ):
 
         def on_iteration(iteration):

@@ -50,9 +50,7 @@ print(f"{n_texts} texts, {n_words} words, {X.nnz / n_texts:.0f} of them in a tex
 
 model = KMeans(12, metric="cosine", n_init=5, random_state=0).fit(X)
 cosine = 1 - model.inertia_ / n_texts
-print(
-    f"inertia {model.inertia_:.1f}: the mean cosine of a text and its center is {cosine:.2f}"
-)
+print(f"inertia {model.inertia_:.1f}, mean cosine of a text and its center {cosine:.2f}")
 
 # %%
 # The strongest words of each center, and the functions nearest to it.
