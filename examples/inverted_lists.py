@@ -74,7 +74,7 @@ for n, share, vectors_seen in zip(n_lists, recall, compared, strict=True):
         textcoords="offset points",
         xytext=(6, -12),
     )
-ax.margins(x=0.12)  # room for the last words
+ax.margins(x=0.16, y=0.1)  # room for the words
 ax.set_xlabel("vectors that a question is compared with, %")
 ax.set_ylabel(f"of the {n_neighbours} nearest found, %")
 plt.show()

@@ -34,7 +34,7 @@ texts = {
 names = np.array(list(texts))
 
 # %%
-# Common words of all docstrings are left out. Some 700 texts have thousands of different words, a few dozen each.
+# Common words of all docstrings are left out. Some 500 texts have 2,000 different words, a few dozen each.
 
 pattern = r"[a-zA-Z]{3,}"
 vectorizer = TfidfVectorizer(
