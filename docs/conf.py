@@ -1,10 +1,15 @@
 """Sphinx: `ci/docs` builds the site and runs the examples for its gallery."""
 
+import os
 import pydoc
 import re
+import sys
 from importlib.metadata import version as installed
+from pathlib import Path
 
 from sphinx.util import logging
+
+sys.path.insert(0, str(Path(__file__).parent))  # for pictures.py
 
 project = "kmeans_xp"
 author = "the kmeans_xp developers"
@@ -15,11 +20,21 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
+    "sphinx_copybutton",
     "sphinx_gallery.gen_gallery",
 ]
 exclude_patterns = ["_build"]
+default_role = "code"  # what docstrings and examples have in single backticks
 html_theme = "furo"
-html_title = "kmeans_xp"
+html_title = f"kmeans_xp {version}"
+html_static_path = ["static"]
+html_css_files = ["pages.css"]
+html_show_copyright = False
+if "GITHUB_REPOSITORY" in os.environ:  # otherwise nothing here knows where the repository is
+    repository = f"{os.environ['GITHUB_SERVER_URL']}/{os.environ['GITHUB_REPOSITORY']}"
+    html_theme_options = {
+        "footer_icons": [{"name": "Repository", "url": repository, "html": "Repository", "class": ""}]
+    }
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 autodoc_typehints = "none"  # the docstrings say it, with shapes
@@ -36,6 +51,7 @@ sphinx_gallery_conf = {
     "remove_config_comments": True,
     "plot_gallery": not tags.has("pages"),  # noqa: F821  # Sphinx's tags: `ci/docs --pages`
     "capture_repr": (),
+    "reset_modules": ("matplotlib", "pictures.light_and_dark"),
     "write_computation_times": False,
     "within_subsection_order": "ExampleTitleSortKey",
 }

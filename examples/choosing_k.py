@@ -12,7 +12,14 @@ import numpy as np
 from kmeans_xp import KMeansSweep
 from kmeans_xp.plotting import ClustersDisplay, ElbowDisplay, SilhouetteDisplay
 
-CRITERIA = ["calinski_harabasz", "davies_bouldin", "simplified_silhouette", "silhouette", "bic", "gap"]
+CRITERIA = [
+    "calinski_harabasz",
+    "davies_bouldin",
+    "simplified_silhouette",
+    "silhouette",
+    "bic",
+    "gap",
+]
 rng = np.random.default_rng(0)
 
 

@@ -14,7 +14,8 @@ from kmeans_xp import KMeans
 X, digits = load_digits(return_X_y=True)
 model = KMeans(n_clusters=10, n_init=10, random_state=0).fit(X)
 score = adjusted_rand_score(digits, model.labels_)
-print(f"{X.shape[0]} digits of {X.shape[1]} pixels: inertia {model.inertia_:.0f}, {model.n_iter_} iterations")
+print(f"{X.shape[0]} digits of {X.shape[1]} pixels")
+print(f"inertia {model.inertia_:.0f}, {model.n_iter_} iterations")
 print(f"Adjusted Rand index against the true digits: {score:.3f}")
 
 # %%

@@ -27,7 +27,8 @@ GROUPS = np.array(  # mean, spread, rows
 )
 means, n_groups = GROUPS[:, :2], len(GROUPS)
 group = np.repeat(np.arange(n_groups), GROUPS[:, 3].astype(int))
-X = means[group] + GROUPS[group, 2:3] * np.random.default_rng(2).normal(size=(len(group), 2))
+noise = np.random.default_rng(2).normal(size=(len(group), 2))
+X = means[group] + GROUPS[group, 2:3] * noise
 
 least = len(X) // n_groups
 models = {
@@ -49,17 +50,20 @@ for model in models.values():
 
 
 def draw(ax, name, model):
-    """Clusters in the colours of the groups that their centers are nearest to, the same in all panels."""
+    """Clusters in the colours of the groups that their centers are nearest to."""
     distances = np.linalg.norm(model.cluster_centers_[:, None] - means, axis=2)
     colours = linear_sum_assignment(distances)[1]
-    ClustersDisplay.from_predictions(X, colours[model.labels_], centers=model.cluster_centers_, ax=ax)
+    labels, centers = colours[model.labels_], model.cluster_centers_
+    ClustersDisplay.from_predictions(X, labels, centers=centers, ax=ax)
     ax.get_legend().remove()
     sizes = ", ".join(str(size) for size in sorted(model.cluster_sizes_))
-    ax.set_title(f"{name}: inertia {model.inertia_:,.0f}\nsizes {sizes}", fontsize="medium")
+    title = f"{name}: inertia {model.inertia_:,.0f}\nsizes {sizes}"
+    ax.set_title(title, fontsize="medium")
     ax.set(xlabel="", ylabel="", aspect="equal")
 
 
-figure, axes = plt.subplots(2, 2, figsize=(9, 10.5), layout="constrained", sharex=True, sharey=True)
+figure, axes = plt.subplots(2, 2, sharex=True, sharey=True, layout="constrained")
+figure.set_size_inches(9, 10.5)
 for ax, (name, model) in zip(axes.flat, models.items(), strict=True):
     draw(ax, name, model)
 (left, right), (low, high) = axes[1, 1].get_xlim(), axes[1, 1].get_ylim()
@@ -75,5 +79,7 @@ plt.show()
 
 found = {}
 for name in ("default", "refined"):
-    found[name] = [models[name].set_params(random_state=seed).fit(X).inertia_ for seed in range(10)]
+    found[name] = []
+    for seed in range(10):
+        found[name].append(models[name].set_params(random_state=seed).fit(X).inertia_)
     print(f"{name:8} " + " ".join(f"{inertia:6.0f}" for inertia in found[name]))

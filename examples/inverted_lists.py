@@ -19,7 +19,8 @@ from kmeans_xp import KMeans
 rng = np.random.default_rng(0)
 n_vectors, n_features, rank = 50_000, 64, 10
 directions = rng.normal(size=(rank, n_features)) * np.geomspace(1, 0.3, rank)[:, None]
-vectors = rng.normal(size=(n_vectors + 500, rank)) @ directions + 0.1 * rng.normal(size=(n_vectors + 500, n_features))
+vectors = rng.normal(size=(n_vectors + 500, rank)) @ directions
+vectors += 0.1 * rng.normal(size=vectors.shape)
 vectors, questions = np.split(vectors.astype("float32"), [n_vectors])
 
 # %%
@@ -28,7 +29,8 @@ vectors, questions = np.split(vectors.astype("float32"), [n_vectors])
 # 2,500 lists of 20 vectors in the mean. Ten iterations are enough: the last percents of inertia change no search.
 
 began = time.perf_counter()
-index = KMeans(2_500, random_state=0, on_iteration=lambda found: found.number == 10).fit(vectors)
+ten = {"on_iteration": lambda found: found.number == 10}
+index = KMeans(2_500, random_state=0, **ten).fit(vectors)
 print(f"{index.n_iter_} iterations, {time.perf_counter() - began:.1f} s")
 
 order = np.argsort(index.labels_, kind="stable")  # vectors by their lists
@@ -60,7 +62,8 @@ for n in n_lists:
     compared.append(n_compared / len(questions) / n_vectors)
 
 for n, share, vectors_seen in zip(n_lists, recall, compared, strict=True):
-    print(f"{n:3} lists: {share:.1%} of the neighbours, {vectors_seen:.2%} of the vectors")
+    found = f"{share:.1%} of the neighbours, {vectors_seen:.2%} of the vectors"
+    print(f"{n:3} lists: {found}")
 
 figure, ax = plt.subplots(layout="constrained")
 ax.semilogx(np.asarray(compared) * 100, np.asarray(recall) * 100, "o-")
@@ -71,11 +74,13 @@ for n, share, vectors_seen in zip(n_lists, recall, compared, strict=True):
         textcoords="offset points",
         xytext=(6, -12),
     )
-ax.set(xlabel="vectors that a question is compared with, %", ylabel=f"of the {n_neighbours} nearest found, %")
+ax.margins(x=0.16, y=0.1)  # room for the words
+ax.set_xlabel("vectors that a question is compared with, %")
+ax.set_ylabel(f"of the {n_neighbours} nearest found, %")
 plt.show()
 
 # %%
 # How long a search takes depends on the sizes of the lists, and those of k-means are uneven: a list is met the more
 # often the longer it is. `size_max` bounds them (:doc:`/bounded-sizes`), for some inertia.
 
-print(f"lists have {sizes.min()} to {sizes.max()} vectors, in the mean {sizes.mean():.0f}")
+print(f"{sizes.min()} to {sizes.max()} vectors in a list, in the mean {sizes.mean():.0f}")

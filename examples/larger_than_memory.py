@@ -2,18 +2,19 @@
 A Parquet file, block by block
 ==============================
 
-Cluster it with a progress bar, and write the labels into a file.
+Cluster it with a progress bar, write the labels into a file, and draw a share of the rows.
 
 Anything with shape, dtype and row slicing is read like that: a memory map, an h5py dataset, a zarr array, or a class of
 a few lines as here.
 
-Run it: python examples/larger_than_memory.py [--rows 1000000 --folder output]
+Run it: `python examples/larger_than_memory.py [--rows 1000000 --folder output]`
 """
 
 import argparse
 import itertools
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,6 +22,7 @@ import sklearn
 from tqdm import tqdm
 
 from kmeans_xp import KMeans
+from kmeans_xp.plotting import ClustersDisplay
 
 COLUMNS = [f"x{i}" for i in range(8)]
 
@@ -32,8 +34,10 @@ class ParquetRows:
 
     def __init__(self, path, columns):
         self._file, self._columns = pq.ParquetFile(path), columns
-        groups = [self._file.metadata.row_group(i).num_rows for i in range(self._file.num_row_groups)]
-        self._ends = list(itertools.accumulate(groups, initial=0))
+        groups = map(self._file.metadata.row_group, range(self._file.num_row_groups))
+        self._ends = list(
+            itertools.accumulate((group.num_rows for group in groups), initial=0)
+        )
         self.shape = self._ends[-1], len(columns)
 
     def __getitem__(self, rows):
@@ -42,7 +46,7 @@ class ParquetRows:
         last = np.searchsorted(self._ends, stop, side="left")
         table = self._file.read_row_groups(range(first, last), columns=self._columns)
         table = table.slice(start - self._ends[first], stop - start)
-        return np.column_stack([table.column(name).to_numpy() for name in self._columns])
+        return np.column_stack([column.to_numpy() for column in table.itercolumns()])
 
 
 def write(path, n_rows):
@@ -53,8 +57,9 @@ def write(path, n_rows):
     with pq.ParquetWriter(path, schema) as writer:
         for start in range(0, n_rows, 50_000):
             labels = rng.integers(20, size=min(50_000, n_rows - start))
-            X = (centers[labels] + rng.normal(size=(len(labels), len(COLUMNS)))).astype("float32")
-            writer.write_table(pa.Table.from_arrays([pa.array(column) for column in X.T], schema=schema))
+            X = rng.normal(centers[labels]).astype("float32")
+            columns = [pa.array(column) for column in X.T]
+            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
 
 
 def main(arguments=None):
@@ -66,16 +71,23 @@ def main(arguments=None):
     write(options.folder / "rows.parquet", options.rows)
 
     X = ParquetRows(options.folder / "rows.parquet", COLUMNS)
-    with sklearn.config_context(working_memory=64), tqdm(total=300, desc="k-means", unit="iteration") as bar:
+    with (
+        sklearn.config_context(working_memory=64),
+        tqdm(total=300, desc="k-means", unit="iteration", ncols=80) as bar,
+    ):
 
         def on_iteration(iteration):
-            bar.set_postfix(inertia=f"{iteration.inertia:.6g}", changed=iteration.n_changed)
+            inertia = f"{iteration.inertia:.6g}"
+            bar.set_postfix(inertia=inertia, changed=iteration.n_changed)
             bar.update()
 
         model = KMeans(20, random_state=0, on_iteration=on_iteration).fit(X)
-        out = np.lib.format.open_memmap(options.folder / "labels.npy", mode="w+", dtype="int32", shape=X.shape[:1])
+        path, n_rows = options.folder / "labels.npy", X.shape[0]
+        out = np.lib.format.open_memmap(path, mode="w+", dtype="int32", shape=(n_rows,))
         model.predict(X, out=out)
-    print(f"{X.shape[0]} rows, {model.n_iter_} iterations, inertia {model.inertia_:.0f}")
+    print(f"{n_rows} rows, {model.n_iter_} iterations, inertia {model.inertia_:.0f}")
+    ClustersDisplay.from_estimator(model, X)  # reads the rows that it draws
+    plt.show()
     return model
 
 

@@ -30,6 +30,7 @@ restored = codebooks.centers[np.arange(8), codes].reshape(X.shape)
 # images, and one byte 256.
 
 whole = KMeans(256, random_state=0).fit(X)
+by_one = whole.cluster_centers_[whole.labels_]
 spread = ((X - X.mean(axis=0)) ** 2).sum()
 lost = {
     "8 bytes, a codebook for each row": ((X - restored) ** 2).sum() / spread,
@@ -40,7 +41,7 @@ for name, share in lost.items():
 
 figure, axes = plt.subplots(3, 10, figsize=(9, 3), layout="constrained")
 for column, image in enumerate(range(10)):
-    for ax, rows in zip(axes[:, column], (X, restored, whole.cluster_centers_[whole.labels_]), strict=True):
+    for ax, rows in zip(axes[:, column], (X, restored, by_one), strict=True):
         ax.imshow(rows[image].reshape(8, 8), cmap="gray_r", vmin=0, vmax=16)
         ax.set(xticks=[], yticks=[])
 for ax, name in zip(axes[:, 0], ("given", "8 bytes", "1 byte"), strict=True):
@@ -80,7 +81,8 @@ for rounded in (evenly, best):
 network.coefs_ = given
 
 figure, ax = plt.subplots(layout="constrained")
-ax.axhline(network.score(unseen, true_classes), color="gray", linestyle=":", label="weights as they are")
+as_they_are = network.score(unseen, true_classes)
+ax.axhline(as_they_are, color="gray", linestyle=":", label="weights as they are")
 ax.plot(bits, accuracy["best"], "o-", label='algorithm="optimal"')
 ax.plot(bits, accuracy["evenly"], "s--", label="evenly spaced")
 ax.set(xlabel="bits a weight", ylabel="accuracy on images not seen", xticks=bits)

@@ -69,7 +69,8 @@ ElbowDisplay.from_estimator(sweep)
 # A higher score is better, so that a search does not choose one cluster.
 
 pipeline = make_pipeline(StandardScaler(), KMeans(random_state=0))
-search = GridSearchCV(pipeline, {"kmeans__n_clusters": [1, 2, 3, 4]}, cv=3).fit(overlapping)
+search = GridSearchCV(pipeline, {"kmeans__n_clusters": [1, 2, 3, 4]}, cv=3)
+search.fit(overlapping)
 print("GridSearchCV chooses", search.best_params_)
 print("mean scores:", np.round(search.cv_results_["mean_test_score"], 1).tolist())
 

@@ -28,6 +28,7 @@ MOST_SILHOUETTES = 10_000  # that are computed: all pairs of rows are compared
 MOST_IN_LEGEND = 10  # clusters
 MOST_NUMBERED = 100  # centers that bear their numbers
 MOST_TICKS = 50  # of an axis
+TICKS_PER_INCH = 12  # that stand side by side, of axes before their layout, which is mostly to widen them
 MOST_WRITTEN = 10  # columns of a heat map whose cells bear their values
 
 
@@ -230,7 +231,7 @@ class SilhouetteDisplay(_Display):
         mean = self.silhouettes.mean()
         ax.axvline(mean, color=ax.xaxis.label.get_color(), linestyle="--", label=f"mean {mean:.2f}")
         _legend_beside(ax)
-        _tick(ax.yaxis, names, places, room=(bottom + gap) / MOST_TICKS)
+        _tick(ax.yaxis, names, places, length=bottom + gap)
         ax.set(xlabel=self.name, ylabel="cluster (rows)", ylim=(-gap, bottom))
         self._entitle(title, len(self.labels))
         return self
@@ -334,7 +335,9 @@ class ClustersDisplay(_Display):
         elif len(labels) > MOST_IN_LEGEND:
             _number(ax, np.stack([np.median(self.points[self.labels == i], axis=0) for i in labels]), labels)
         if len(labels) <= MOST_IN_LEGEND:
-            _legend_beside(ax, title="cluster", markerscale=max(1, 5 / size**0.5))
+            legend = _legend_beside(ax, title="cluster", markerscale=max(1, 5 / size**0.5))
+            for mark in legend.legend_handles:
+                mark.set_alpha(1)
         ax.set(xlabel=self.axis_names[0], ylabel=self.axis_names[1])
         self._entitle(title, len(self.points))
         return self
@@ -583,21 +586,24 @@ def _seen_by_last_step(X, model):
 
 def _legend_beside(ax, **options):
     """A legend that covers nothing."""
-    ax.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, **options)
+    return ax.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, **options)
 
 
-def _tick(axis, names, places=None, room=None):
-    """Names at places, by default 0, 1, ..., but for those that would have less room than that from the one before."""
+def _tick(axis, names, places=None, length=None):
+    """Names at places, by default 0, 1, ..., on an axis of some length, but for those too near to the one before."""
     names = [str(name) for name in names]
     places = np.arange(len(names)) if places is None else places
-    room = len(names) / MOST_TICKS if room is None else room
+    box = axis.axes.bbox
+    inches = (box.width if axis.axis_name == "x" else box.height) / axis.axes.figure.dpi
+    room = (len(names) if length is None else length) / min(MOST_TICKS, TICKS_PER_INCH * inches)
     shown, last = [], -np.inf
     for place, name in zip(places, names, strict=True):
         if place - last >= room:
             shown.append((place, name))
             last = place
-    long = axis.axis_name == "x" and (len(shown) > 20 or max(map(len, names)) * len(shown) > 40)
-    axis.set_ticks(*zip(*shown, strict=True), fontsize="x-small" if len(shown) > 20 else "medium", rotation=90 * long)
+    crowded = len(shown) > 5 * inches
+    long = axis.axis_name == "x" and (crowded or max(map(len, names)) * len(shown) > 8 * inches)
+    axis.set_ticks(*zip(*shown, strict=True), fontsize="x-small" if crowded else "medium", rotation=90 * long)
 
 
 def _number(ax, places, labels):

@@ -1,5 +1,6 @@
 """The displays show what they are given; what they look like was judged by eye."""
 
+import itertools
 import subprocess
 import sys
 import tracemalloc
@@ -412,6 +413,16 @@ def test_ticks_are_thinned(rng):
     ticks = SilhouetteDisplay.from_predictions(rng.normal(size=(3000, 2)), labels).ax_.get_yticks()
     assert 25 < len(ticks) <= plotting.MOST_TICKS
     assert len(ClusterSizesDisplay.from_predictions(labels % 40).ax_.get_xticks()) == 40
+
+
+@pytest.mark.parametrize("n_clusters", [15, 20, 40])
+def test_names_of_ticks_do_not_overlap_in_a_narrow_panel(n_clusters):
+    figure, panels = plt.subplots(1, 3, figsize=(9, 4), layout="constrained")
+    display = ClusterSizesDisplay.from_predictions(np.arange(400) % n_clusters + 10, ax=panels[1])
+    figure.draw_without_rendering()
+    boxes = [name.get_window_extent() for name in display.ax_.get_xticklabels()]
+    assert len(boxes) >= 10
+    assert all(left.x1 <= right.x0 for left, right in itertools.pairwise(boxes))
 
 
 def test_titles(piped):
