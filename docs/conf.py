@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sphinx.util import logging
 
-sys.path.insert(0, str(Path(__file__).parent))  # for pictures.py
+sys.path.insert(0, str(Path(__file__).parent))  # for looks.py
 
 project = "kmeans_xp"
 author = "the kmeans_xp developers"
@@ -51,9 +51,9 @@ sphinx_gallery_conf = {
     "remove_config_comments": True,
     "plot_gallery": not tags.has("pages"),  # noqa: F821  # Sphinx's tags: `ci/docs --pages`
     "capture_repr": (),
-    "reset_modules": ("matplotlib", "pictures.light_and_dark"),
+    "reset_modules": ("matplotlib", "looks.light_and_dark"),
     "write_computation_times": False,
-    "within_subsection_order": "ExampleTitleSortKey",
+    "within_subsection_order": "looks.tutorial_first",
 }
 
 
