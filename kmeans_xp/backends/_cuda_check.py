@@ -28,6 +28,7 @@ class Passes:
     choose: Callable  # (kernels, closest, squares, sample_weight, candidates, uniforms, n_trials, n_most)
     coefficients: Callable  # (kernels, centers, dtype)
     path_to: Callable  # (kernels, centers, centers_old, path), writing into path
+    fits: Callable  # (kernels, X, sample_weight, begins, how, uniforms), of float32 and float64
 
 
 def working(compiled, difference, failures):
@@ -55,7 +56,35 @@ def difference(passes, kernels, dtype):
     if _cuda.PRODUCTS == "float16":
         shapes += [(7, 9), (7, 60), (7, 100)]
     wrong = set().union(*(_wrong_passes(passes, kernels, dtype, rng, *shape) for shape in shapes))
+    if dtype.name in _cuda.SHAPES and not _fits(passes, kernels, dtype, rng):
+        wrong.add("fits")
     return f"wrong {', '.join(sorted(wrong))} in {dtype.name}" if wrong else None
+
+
+def _fits(passes, kernels, dtype, rng):
+    """Whether centers of two problems are the means of the rows that they are nearest to."""
+    X, begins, k = rng.normal(size=(500, 5)).astype(dtype), np.array([0, 300, 500]), 4
+    greedy = types.SimpleNamespace(n_clusters=k, n_trials=3, most_distances=2**21, staleness=3, tie=1e-9, rounding=0.0)
+    how = types.SimpleNamespace(greedy=greedy, direction=rng.normal(size=5), n_runs=1)
+    how.limits = types.SimpleNamespace(most=100, tol=0.0)
+    job = passes.to_device(X), passes.to_device(np.ones(500)), begins, how, lambda _, n: rng.uniform(size=n)
+    origins, _, centers, labels, weights, runs = passes.fits(kernels, *job)
+    centers, labels, weights = (
+        passes.to_host(centers + origins[:, None, :]),
+        passes.to_host(labels),
+        passes.to_host(weights),
+    )
+    for i, run in enumerate(runs):
+        rows, own = X[begins[i] : begins[i + 1]].astype(float), labels[begins[i] : begins[i + 1]]
+        if run is None or not np.array_equal(np.bincount(own, minlength=k), weights[i]):
+            return False
+        distances = _sq_distances(rows, centers[i])
+        squares = distances[np.arange(len(rows)), own]
+        means = np.stack([rows[own == c].mean(axis=0) for c in range(k)])
+        right = np.allclose(means, centers[i], atol=1e-5), np.isclose(squares.sum(), run[1])
+        if not all(right) or (squares > distances.min(axis=1) + 1e-4).any():
+            return False
+    return True
 
 
 def _wrong_passes(passes, kernels, dtype, rng, n_clusters, n_features):

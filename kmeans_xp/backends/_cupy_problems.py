@@ -62,7 +62,7 @@ def fits(kernels, X, sample_weight, begins, how, uniforms, n_together):
     X, sample_weight = cupy.ascontiguousarray(X), cupy.ascontiguousarray(sample_weight)
     centers, labels, weights = cupy.zeros((n_fits, k, d)), cupy.zeros(n, dtype=cupy.int32), cupy.zeros((n_fits, k))
     origins, spreads, runs = cupy.zeros((n_fits, d)), np.zeros(n_fits), []
-    for some in _side_by_side(np.diff(begins), how.greedy.n_trials):
+    for some in _side_by_side(np.diff(begins), 8 * (8 + how.greedy.n_trials), 8 * 10 * k * (d + 1)):
         own = slice(int(begins[some.start]), int(begins[some.stop]))
         sizes, given = np.diff(begins[some.start : some.stop + 1]), (X[own], sample_weight[own])
         small = (sizes <= MOST_ROWS) & (sizes * d <= MOST_NUMBERS)
@@ -76,20 +76,21 @@ def fits(kernels, X, sample_weight, begins, how, uniforms, n_together):
             chosen, possible = _choose(kernels, problems, order, least, possible, some.start, how.greedy, uniforms)
             found = _run(kernels, problems, chosen, possible, how.limits, n_together)
             best = found if best is None else _better(best, found, sizes)
+            possible = np.where(np.isnan(best.inertia), 0, possible)
         origins[some], spreads[some] = problems.origins, problems.spreads.get()
         centers[some], labels[own], weights[some] = best.centers, best.labels, best.weights
         runs += _completed(best)
     return origins, spreads, centers, labels, weights, runs
 
 
-def _side_by_side(sizes, n_trials):
-    """Slices of problems for whose scratch memory there is room, or of one."""
-    most, start, n_rows = SCRATCH // (8 * (8 + n_trials)), 0, 0
-    for problem, size in enumerate(sizes.tolist()):
-        if problem > start and n_rows + size > most:
+def _side_by_side(sizes, of_row, of_problem):
+    """Slices of problems that need up to `SCRATCH` bytes, so many for each row and problem, or of one."""
+    start = n_bytes = 0
+    for problem, needed in enumerate((sizes * of_row + of_problem).tolist()):
+        if problem > start and n_bytes + needed > SCRATCH:
             yield slice(start, problem)
-            start, n_rows = problem, 0
-        n_rows += size
+            start, n_bytes = problem, 0
+        n_bytes += needed
     yield slice(start, len(sizes))
 
 
@@ -100,20 +101,17 @@ def _completed(run):
 
 
 def _better(best, found, sizes):
-    """The better one of two runs of each problem; neither, where one of them is to be made by its parts."""
+    """The better one of two runs of each problem; that of NaN, where there is one."""
     better = ~(found.inertia >= best.inertia * (1 - BETTER))
     on_device = cupy.asarray(better)
     of_rows = on_device[_problem_of_rows(sizes)]
-    numbers = [new if is_better else old for is_better, new, old in zip(better, found.numbers, best.numbers, strict=True)]
+    new_or_old = zip(better.tolist(), found.numbers, best.numbers, strict=True)
     return Run(
         cupy.where(on_device[:, None, None], found.centers, best.centers),
         cupy.where(of_rows, found.labels, best.labels),
         cupy.where(on_device[:, None], found.weights, best.weights),
-        numbers,
-        *(
-            np.where(better | np.isnan(best.inertia), new, old)
-            for new, old in zip(found[4:], best[4:], strict=True)
-        ),
+        [new if is_better else old for is_better, new, old in new_or_old],
+        *(np.where(better, new, old) for new, old in zip(found[4:], best[4:], strict=True)),
     )
 
 
@@ -203,7 +201,7 @@ def _iterated(kernels, problems, centers, labels, sizes, limits, n_together):
     As in `lloyd.lloyd`, several are launched before the host looks at what they found, and goes on with the problems
     that have not come to their end.
     """
-    n_problems, (k, d) = len(sizes), centers.shape[1:]
+    n_problems, d = len(sizes), problems.n_features
     final, numbers = centers.copy(), [[] for _ in range(n_problems)]
     converged, failed = np.zeros(n_problems, dtype=bool), sizes == 0
     left, done = np.flatnonzero(~failed), 0

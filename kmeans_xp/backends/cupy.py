@@ -148,9 +148,19 @@ def iterations(X, sample_weight, centers, state, frame, metric, limits):
 
 def fits_at_once(X, sample_weight, begins, how, uniforms):
     """`fitting.fits_at_once`: of small problems."""
-    kernels = _kernels(X, X.dtype) if X.dtype.name in _cuda.SHAPES and how.greedy.n_trials <= _cuda.MOST_TRIALS else None
+    kernels = (
+        _kernels(X, X.dtype) if X.dtype.name in _cuda.SHAPES and how.greedy.n_trials <= _cuda.MOST_TRIALS else None
+    )
     if kernels is None:
         return NotImplemented
+    try:
+        return _fits(kernels, X, sample_weight, begins, how, uniforms)
+    except cupy.cuda.memory.OutOfMemoryError:  # one after the other they need less
+        return None
+
+
+def _fits(kernels, X, sample_weight, begins, how, uniforms):
+    """The same, by kernels."""
 
     def n_together(done, size):
         affordable = WORK_TOGETHER[X.dtype.itemsize] // (size * (how.greedy.n_clusters + SUMMING))
@@ -590,6 +600,7 @@ PASSES = _cuda_check.Passes(
     choose=_choose,
     coefficients=_coefficients,
     path_to=_path_to,
+    fits=_fits,
 )
 
 

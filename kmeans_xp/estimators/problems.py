@@ -112,7 +112,9 @@ def kmeans_batch(
     left = [problem for problem, fit in enumerate(fits) if fit is None]
     if left and centers is not None and not arrays.is_writeable(labels):
         centers, labels = (np.array(arrays.to_numpy(found)) for found in (centers, labels))
-    by_parts = _each_by_parts(partial(_fit_by_parts, model, rows, sample_weight, begins, seeds), left, model, rows, sizes)
+    by_parts = _each_by_parts(
+        partial(_fit_by_parts, model, rows, sample_weight, begins, seeds), left, model, rows, sizes
+    )
 
     def found_by_parts():
         for problem, fit in zip(left, by_parts, strict=True):
