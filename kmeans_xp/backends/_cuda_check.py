@@ -62,7 +62,7 @@ def difference(passes, kernels, dtype):
 
 
 def _fits(passes, kernels, dtype, rng, k):
-    """Whether fits of two problems, of rows around places far from each other, find the means of the rows around each."""
+    """Whether fits of two problems, of rows around places far from each other, find the means around each."""
     begins, own = np.array([0, 300, 500]), np.concatenate((np.arange(300), np.arange(200))) % k
     X = (np.stack((own % 7, own // 7, own % 2), axis=1) + 1e-3 * rng.normal(size=(500, 3))).astype(dtype)
     greedy = types.SimpleNamespace(n_clusters=k, n_trials=3, most_distances=2**21, staleness=3, tie=1e-9, rounding=0.0)
