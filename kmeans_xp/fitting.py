@@ -1,6 +1,7 @@
 """Whole fits in one call, of one set of rows or of many side by side, where a backend makes them.
 
-What they consist of stands in `passes.moments`, `seeding.greedy` and `lloyd.lloyd`: a backend comes to the same bits.
+What they consist of stands in `passes.moments`, `seeding.greedy` and `lloyd.lloyd`: a backend comes to the same, and
+NumPy's to the same bits. What it finds of a problem does not depend on those beside it.
 """
 
 from typing import Any, NamedTuple

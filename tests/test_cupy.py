@@ -526,6 +526,8 @@ def test_kernels_that_compute_something_else_are_noticed(backend, dtype, product
     assert backend._cuda_check.difference(backend.PASSES, kernels, dtype) is None
     narrow = backend._cuda.NARROW["float64" if dtype == "float64" else "float32"]
     others = ["stale_rows", "add_runs", "scale_columns", "add_moved"]
+    if dtype != "float16":
+        others += [f"move_problems_{dtype.name}", "sum_up_problems"]
     others += [f"tile_centers_{width}" for width in (narrow, 80) if products == "tf32"]
     names = {*backend._cuda.instances(dtype.name, products), *others} - {"tile_halves"}  # or nothing would be certain
     for name in sorted(names):

@@ -25,6 +25,7 @@ ORDER = [
     "backends/_native/steps",
     "backends/numpy",
     "backends/_cuda_check",
+    "backends/_cupy_problems",
     "backends/cupy",
     "rows/__init__",
     "rows/array",
@@ -92,7 +93,7 @@ ORDER = [
 # Libraries other than NumPy, by who may import them
 LIBRARIES = {
     "array_api_compat": {"arrays", "devices"},
-    "cupy": {"arrays", "backends/cupy", "rows/_cupy_kernels"},
+    "cupy": {"arrays", "backends/_cupy_problems", "backends/cupy", "rows/_cupy_kernels"},
     "cupyx": {"rows/_cupy_kernels"},
     "dask": {"data/dask"},
     "kneed": {"estimators/sweep"},

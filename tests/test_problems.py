@@ -1,5 +1,6 @@
 """kmeans_batch: each problem as if it were fitted alone."""
 
+import itertools
 import signal
 import time
 import warnings
@@ -7,7 +8,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import without
+from conftest import load, without
 from numpy.testing import assert_array_equal
 from scipy import sparse
 from sklearn.exceptions import ConvergenceWarning
@@ -192,3 +193,158 @@ def test_troubles_are_said_once(rng):
     with pytest.warns(ConvergenceWarning, match=r"Problem 2, one of 1: Number of distinct clusters \(1\)") as caught:
         kmeans_batch(X, 5, random_state=0)
     assert len(caught) == 1
+
+
+@pytest.fixture
+def backend(cupy):
+    return pytest.importorskip("kmeans_xp.backends.cupy")
+
+
+def offsets_of(rng, n_problems, n_clusters, most):
+    return np.concatenate(([0], np.cumsum(rng.integers(n_clusters, most, size=n_problems))))
+
+
+def equal_rows(rng, n_rows, n_features):
+    return np.repeat(rng.normal(size=(3, n_features)), n_rows, axis=0)[:n_rows]
+
+
+ON_CUDA = {
+    "normal": lambda rng, n, d: rng.normal(size=(n, d)),
+    "clear clusters": lambda rng, n, d: rng.normal(size=(n, d)) + 50 * rng.integers(3, size=(n, 1)),
+    "a grid, with ties": lambda rng, n, d: rng.integers(3, size=(n, d)).astype(float),
+    "equal rows": equal_rows,
+    "one place": lambda _, n, d: np.full((n, d), 3.25),
+    "far from zero": lambda rng, n, d: rng.normal(size=(n, d)) + 1e7,
+    "tiny": lambda rng, n, d: rng.normal(size=(n, d)) * 1e-12,
+    "beyond float32": lambda rng, n, d: rng.normal(size=(n, d)) * 1e12,
+    "outliers": lambda rng, n, d: np.concatenate((rng.normal(size=(n - 1, d)), np.full((1, d), 1e7))),
+}
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("backend")
+@pytest.mark.filterwarnings("ignore:Problem")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("d", "k", "weighted", "parameters"),
+    [(1, 4, False, {}), (5, 7, True, {"n_init": 3, "tol": 0}), (40, 40, False, {"max_iter": 3}), (3, 1, True, {})],
+    ids=str,
+)
+def test_on_cuda_problems_are_fitted_as_if_alone(cupy, rng, dtype, d, k, weighted, parameters):
+    """Whichever are side by side, and however long each takes."""
+    offsets, seeds = offsets_of(rng, 2 * len(ON_CUDA), k, 300), rng.integers(2**32, size=2 * len(ON_CUDA))
+    parts = [slice(*offsets[i : i + 2]) for i in range(len(seeds))]
+    kinds = list(ON_CUDA.values()) * 2
+    rows = [kind(rng, own.stop - own.start, d) for kind, own in zip(kinds, parts, strict=True)]
+    X = cupy.asarray(np.concatenate(rows).astype(dtype))
+    weights = rng.uniform(size=len(X)) * (rng.integers(4, size=len(X)) > 0) + 1e-9 if weighted else None
+    batch = kmeans_batch(X, k, offsets=offsets, random_state=seeds, sample_weight=weights, **parameters)
+    of_each = [None if weights is None else weights[own] for own in parts]
+    fitted = [alone(X[own], k, int(s), w, **parameters) for own, s, w in zip(parts, seeds, of_each, strict=True)]
+    assert_same(batch, fitted)
+    assert [isinstance(values, cupy.ndarray) for values in batch] == [True] * 4
+    assert batch.centers.dtype == dtype
+    assert len({model.n_iter_ for model in fitted}) > 2 or parameters or k == 1
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", ON_CUDA)
+@pytest.mark.parametrize("n_init", [1, 4])
+@pytest.mark.filterwarnings("ignore:Number of distinct clusters")
+def test_on_cuda_fits_at_once_are_those_of_their_parts(cupy, backend, rng, monkeypatch, kind, n_init):
+    """But for the last bits: sums are added in another order."""
+    X = cupy.asarray(ON_CUDA[kind](rng, 400, 4))
+    model = KMeans(3, random_state=0, n_init=n_init, tol=0)
+    ours = model.fit(X)
+    labels, centers, inertia = ours.labels_.get(), ours.cluster_centers_.get(), ours.inertia_
+    n_iter, sizes, predicted = ours.n_iter_, ours.cluster_sizes_.get(), ours.predict(X).get()
+    monkeypatch.delattr(backend, "fits_at_once")
+    theirs = model.fit(X)
+    assert_array_equal(labels, theirs.labels_.get())
+    assert_array_equal(labels, predicted)
+    scale = np.abs(centers).max()
+    np.testing.assert_allclose(centers, theirs.cluster_centers_.get(), rtol=0, atol=1e-14 * scale)
+    np.testing.assert_allclose(inertia, theirs.inertia_, rtol=1e-10, atol=1e-25 * scale**2)
+    assert n_iter == theirs.n_iter_
+    np.testing.assert_allclose(sizes, theirs.cluster_sizes_.get())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("room", ["for all", "for three"])
+def test_on_cuda_neither_launches_nor_waits_grow_with_problems(cupy, backend, rng, monkeypatch, room):
+    gpusim = pytest.importorskip("gpusim")
+    if room == "for three":  # which come after the others
+        monkeypatch.setattr(backend._cupy_problems, "SCRATCH", 30_000)
+    X = rng.normal(size=(40, 80, 3))
+
+    def asked(X, **parameters):
+        X = cupy.asarray(X)
+        with gpusim.sync_counts() as counts:
+            kmeans_batch(X, 6, random_state=0, **parameters)
+        return np.array([counts.to_host, counts.waits, counts.launches, counts.to_device])
+
+    asked(X)  # compiles, and checks what was compiled
+    equal = [asked(np.repeat(X[:1], n, axis=0)) for n in (2, 3, 40)]
+    of_each = np.array([asked(x[None]) for x in X])
+    if room == "for all":
+        assert_array_equal(equal[1:], [equal[0]] * 2)
+        assert (asked(X) < 1.5 * of_each.max(axis=0)).all()
+    else:
+        assert (equal[2] > 5 * equal[1]).all()
+        assert (asked(X) < of_each.sum(axis=0) / 2).all()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("way", [*OTHERS, "many rows", "many numbers", "float16", "int", "elkan"])
+@pytest.mark.filterwarnings("ignore:Problem")
+def test_on_cuda_the_rest_is_a_loop(cupy, backend, rng, monkeypatch, way):
+    """Of other parameters and of rows that the kernels are not for; some problems may be the one, some the other."""
+    monkeypatch.setattr(backend._cupy_problems, "MOST_ROWS", 45 if way == "many rows" else 2**13)
+    monkeypatch.setattr(backend._cupy_problems, "MOST_NUMBERS", 45 * 3 if way == "many numbers" else 2**17)
+    X = cupy.asarray((rng.normal(size=(150, 3)) * 50).astype({"float16": "float16", "int": int}.get(way, float)))
+    parameters = {"elkan": {"algorithm": "elkan"}, **OTHERS}.get(way, {})
+    offsets = [0, 45, 105, 150]
+    batch = kmeans_batch(X, 4, offsets=offsets, random_state=0, **parameters)
+    assert_same(batch, [alone(X[a:b], 4, 0, **parameters) for a, b in itertools.pairwise(offsets)])
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Problem")
+def test_on_cuda_some_problems_are_made_by_their_parts(cupy, backend, rng, monkeypatch):
+    """Those in which a cluster loses its rows; the others have drawn nothing for them."""
+    X = rng.normal(size=(6, 50, 2))
+    X[2] = 1.0
+    X[4, 3:] = X[4, 2]
+    found, fits = [], backend.fits_at_once
+
+    def noting(*given):
+        found.append(fits(*given))
+        return found[-1]
+
+    monkeypatch.setattr(backend, "fits_at_once", noting)
+    batch = kmeans_batch(cupy.asarray(X), 5, random_state=0, n_init=2)
+    assert [run is None for run in found[0][-1]] == [False, False, True, False, True, False]
+    assert_same(batch, [alone(cupy.asarray(x), 5, 0, n_init=2) for x in X])
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("backend")
+@pytest.mark.parametrize(
+    ("kind", "given", "message"), list(wrong())[6:12], ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_on_cuda_errors_name_the_problem(cupy, kind, given, message):
+    with pytest.raises(ValueError, match=message):
+        kmeans_batch(**{"n_clusters": 2} | given | {"X": cupy.asarray(given["X"])})
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("backend")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_tensors_on_cuda_have_the_bits_of_cupy(cupy, rng, dtype):
+    torch = load("torch-cuda").xp
+    X = rng.normal(size=(5, 60, 3)).astype(dtype)
+    X[1] = np.round(X[1])
+    ours, theirs = (kmeans_batch(of, 4, random_state=0) for of in (torch.asarray(X, device="cuda"), cupy.asarray(X)))
+    for one, other in zip(ours, theirs, strict=True):
+        assert (type(one), one.device.type) == (torch.Tensor, "cuda")
+        assert_array_equal(to_numpy(one), to_numpy(other))

@@ -28,6 +28,7 @@ class Passes:
     choose: Callable  # (kernels, closest, squares, sample_weight, candidates, uniforms, n_trials, n_most)
     coefficients: Callable  # (kernels, centers, dtype)
     path_to: Callable  # (kernels, centers, centers_old, path), writing into path
+    fits: Callable  # (kernels, X, sample_weight, begins, how, uniforms), of float32 and float64
 
 
 def working(compiled, difference, failures):
@@ -55,7 +56,32 @@ def difference(passes, kernels, dtype):
     if _cuda.PRODUCTS == "float16":
         shapes += [(7, 9), (7, 60), (7, 100)]
     wrong = set().union(*(_wrong_passes(passes, kernels, dtype, rng, *shape) for shape in shapes))
+    if dtype.name in _cuda.SHAPES and not all(_fits(passes, kernels, dtype, rng, k) for k in (7, 40)):
+        wrong.add("fits")
     return f"wrong {', '.join(sorted(wrong))} in {dtype.name}" if wrong else None
+
+
+def _fits(passes, kernels, dtype, rng, k):
+    """Whether fits of two problems, of rows around places far from each other, find the means around each."""
+    begins, own = np.array([0, 300, 500]), np.concatenate((np.arange(300), np.arange(200))) % k
+    X = (np.stack((own % 7, own // 7, own % 2), axis=1) + 1e-3 * rng.normal(size=(500, 3))).astype(dtype)
+    greedy = types.SimpleNamespace(n_clusters=k, n_trials=3, most_distances=2**21, staleness=3, tie=1e-9, rounding=0.0)
+    how = types.SimpleNamespace(greedy=greedy, direction=rng.normal(size=3), n_runs=1)
+    how.limits = types.SimpleNamespace(most=100, tol=0.0)
+    job = passes.to_device(X), passes.to_device(np.ones(500)), begins, how, lambda _, n: rng.uniform(size=n)
+    origins, _, centers, labels, weights, runs = passes.fits(kernels, *job)
+    centers, labels, weights = map(passes.to_host, (centers + origins[:, None, :], labels, weights))
+    for i, run in enumerate(runs):
+        rows = slice(begins[i], begins[i + 1])
+        means = np.stack([X[rows][own[rows] == c].mean(axis=0, dtype=float) for c in range(k)])
+        squares = ((X[rows] - means[own[rows]]) ** 2).sum()
+        if run is None or not np.isclose(squares, run[1], rtol=1e-3) or not run[3] or run[2] != k:
+            return False
+        if not np.allclose(centers[i][labels[rows]], means[own[rows]], atol=1e-5):
+            return False
+        if not np.array_equal(weights[i], np.bincount(labels[rows], minlength=k)):
+            return False
+    return True
 
 
 def _wrong_passes(passes, kernels, dtype, rng, n_clusters, n_features):

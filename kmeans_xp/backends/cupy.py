@@ -17,7 +17,7 @@ import cupy
 import numpy as np
 
 from kmeans_xp import cuda as _cuda
-from kmeans_xp.backends import _cuda_check
+from kmeans_xp.backends import _cuda_check, _cupy_problems
 from kmeans_xp.cuda import BLOCK, blocks, launch, power_of_2
 
 # Bounds pay where comparing a row with all centers takes longer than reading it, and for at most this share of the rows
@@ -121,7 +121,7 @@ def iterations(X, sample_weight, centers, state, frame, metric, limits):
     kept = _kept_to_start(kernels, X, sample_weight, state, frame)
     places = [cupy.ascontiguousarray(centers), cupy.empty(centers.shape), cupy.empty(centers.shape)]
     for i in range(n_launched):
-        old, new = places[_place(i)], places[_place(i + 1)]
+        old, new = places[_cuda.place(i)], places[_cuda.place(i + 1)]
         if bounded and i > 0:
             launch(kernels["advance_paths"], 1, 32, parts, len(centers), most_rows, path)
         _compare(kernels, X, old, frame, state.labels, *bounds, _Look(origin, counts[i], most_rows))
@@ -133,7 +133,7 @@ def iterations(X, sample_weight, centers, state, frame, metric, limits):
         ends = limits.tol, 0.0 if kept is None else FAINT, most_rows
         _move_to(kernels, totals[:, :-1], totals[:, -1], old, *found, *ends)
     numbers = [row for row in numbers.get().tolist() if row[0] >= 0]
-    old, new = places[_place(len(numbers) - 1)], places[_place(len(numbers))]
+    old, new = places[_cuda.place(len(numbers) - 1)], places[_cuda.place(len(numbers))]
     sums, weights = totals[:, :-1], totals[:, -1].copy()  # which a fitted model keeps
     state.n_done += len(numbers)
     state.kept = (_Kept(totals) if kept is None else kept)._replace(n_changed=numbers[-1][0])
@@ -146,9 +146,27 @@ def iterations(X, sample_weight, centers, state, frame, metric, limits):
     return old, new, sums, weights, numbers, kept is None
 
 
-def _place(i):
-    """Which of three places has the centers that iteration i starts from: those given, then two in turns."""
-    return 0 if i == 0 else 2 - i % 2
+def fits_at_once(X, sample_weight, begins, how, uniforms):
+    """`fitting.fits_at_once`: of small problems."""
+    kernels = (
+        _kernels(X, X.dtype) if X.dtype.name in _cuda.SHAPES and how.greedy.n_trials <= _cuda.MOST_TRIALS else None
+    )
+    if kernels is None:
+        return NotImplemented
+    try:
+        return _fits(kernels, X, sample_weight, begins, how, uniforms)
+    except cupy.cuda.memory.OutOfMemoryError:  # one after the other they need less
+        return None
+
+
+def _fits(kernels, X, sample_weight, begins, how, uniforms):
+    """The same, by kernels."""
+
+    def n_together(done, size):
+        affordable = WORK_TOGETHER[X.dtype.itemsize] // (size * (how.greedy.n_clusters + SUMMING))
+        return max(1, min(_next_look(done) - done, affordable))
+
+    return _cupy_problems.fits(kernels, X, sample_weight, begins, how, uniforms, n_together)
 
 
 def _n_together(state, X, n_clusters, frame, most):
@@ -582,6 +600,7 @@ PASSES = _cuda_check.Passes(
     choose=_choose,
     coefficients=_coefficients,
     path_to=_path_to,
+    fits=_fits,
 )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 FOLDER = Path(__file__).parent
 CERTAIN = "relabel_certain", "relabel_half", "relabel_wide"
-DENSE = "stale_rows", "relabel", *CERTAIN, "sums", "moved", "distances", "move", "seeding"
+DENSE = "stale_rows", "relabel", *CERTAIN, "sums", "moved", "distances", "move", "seeding", "problems"
 SPARSE = "sparse_rows", "sparse_products", "sparse_sums"
 
 BLOCK = 256  # threads
@@ -65,6 +65,8 @@ def instances(dtype, products):
     many, few = (f"relabel<{row}, {number}, {', '.join(map(str, shape))}>" for shape in SHAPES[computed])
     others = "sum_runs", "sum_few", "largest_terms", "move_rows", "sq_distances_to", "sq_distances_to_own"
     exact = {"relabel": many, "relabel_few": few, **{name: f"{name}<{row}>" for name in others}}
+    if dtype == computed:
+        exact |= problem_instances(computed)
     if products == "tf32":
         return exact | {f"relabel_certain_{n}": f"relabel_certain<{row}, {n}>" for n in (NARROW[computed], WIDE)}
     shapes = ((n, f"{row}, {n}, {width}, {warps}") for n, (width, warps) in HALF_SHAPES.items())
@@ -72,12 +74,21 @@ def instances(dtype, products):
     return exact | half | {"relabel_wide": f"relabel_wide<{row}>", "tile_halves": "tile_halves"}
 
 
+def problem_instances(dtype):
+    """Those of problems side by side, whose rows are float32 or float64."""
+    number = TYPES[dtype]
+    many, few = (f"relabel_problems<{number}, {', '.join(map(str, shape))}>" for shape in SHAPES[dtype])
+    others = "frame_problems", "choose_rows", "sum_problems", "inertia_of_problems"
+    return {"relabel_problems": many, "relabel_few_problems": few, **{name: f"{name}<{number}>" for name in others}}
+
+
 def plain_instances():
     """The other kernels of DENSE."""
     names = "stale_rows", "add_runs", "scale_columns", "add_moved", "sum_up", "shifts", "advance_paths"
-    names += "weigh_trials", "choose_trial"
+    names += "weigh_trials", "choose_trial", "sum_up_problems"
     plain = {name: name for name in names}
     moves = {f"move_centers_{of}": f"move_centers<{TYPES[of]}>" for of in ("float32", "float64")}
+    moves |= {f"move_problems_{of}": f"move_problems<{TYPES[of]}>" for of in ("float32", "float64")}
     coefficients = {f"coefficients_{of}": f"coefficients<{TYPES[of]}>" for of in ("float32", "float64")}
     tiles = {f"tile_centers_{n}": f"tile_centers<{n}>" for n in (*NARROW.values(), WIDE)}
     return {**plain, **moves, **coefficients, **tiles}
@@ -260,6 +271,11 @@ def chunk_of_runs(device, n_samples, n_features):
     columns = power_of_2(n_features, BLOCK)
     n_threads = device.multiprocessors * device.threads
     return max(MIN_CHUNK, blocks(n_samples * columns * blocks(n_features, columns), n_threads))
+
+
+def place(i):
+    """Which of three places has the centers that iteration i starts from: those given, then two in turns."""
+    return 0 if i == 0 else 2 - i % 2
 
 
 def blocks(count, size):

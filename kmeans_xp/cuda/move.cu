@@ -4,17 +4,18 @@
 // New centers: means of the rows, or of directions those scaled to norm 1, rounded to Rounded relative to zero. An empty
 // cluster keeps its old one, and so does one whose mean has no direction. blockDim.x is 32: a warp for each.
 template <typename Rounded>
-__global__ void move_centers(const double* __restrict__ sums,         // IN  (n_clusters, n_features), with strides
-                             const double* __restrict__ weights,      // IN  (n_clusters,), with a stride
-                             const double* __restrict__ centers_old,  // IN  (n_clusters, n_features)
-                             const double* __restrict__ origin,       // IN  (n_features,)
-                             int n_clusters, int n_features, size_t row_stride, size_t column_stride,
-                             size_t weight_stride,
-                             int spherical,  // whether rows are directions
-                             const unsigned long long* __restrict__ most_rows,  // IN  0: the run has ended; NULL: no run
-                             double* __restrict__ centers,            // OUT (n_clusters, n_features)
-                             double* __restrict__ parts)              // OUT (n_clusters, 2): of shift, and of
-                                                                      //     2 c.sum - weight ||c||^2 for the old center
+__device__ __forceinline__ void move_clusters(
+        const double* __restrict__ sums,         // IN  (n_clusters, n_features), with strides
+        const double* __restrict__ weights,      // IN  (n_clusters,), with a stride
+        const double* __restrict__ centers_old,  // IN  (n_clusters, n_features)
+        const double* __restrict__ origin,       // IN  (n_features,)
+        int n_clusters, int n_features, size_t row_stride, size_t column_stride,
+        size_t weight_stride,
+        int spherical,  // whether rows are directions
+        const unsigned long long* __restrict__ most_rows,  // IN  0: the run has ended; NULL: no run
+        double* __restrict__ centers,            // OUT (n_clusters, n_features)
+        double* __restrict__ parts)              // OUT (n_clusters, 2): of shift, and of
+                                                 //     2 c.sum - weight ||c||^2 for the old center
 {
     const int cluster = blockIdx.x * blockDim.y + threadIdx.y;
     if (cluster >= n_clusters || has_ended(most_rows)) return;  // all lanes of a warp
@@ -48,21 +49,33 @@ __global__ void move_centers(const double* __restrict__ sums,         // IN  (n_
     }
 }
 
+template <typename Rounded>
+__global__ void move_centers(const double* __restrict__ sums, const double* __restrict__ weights,
+                             const double* __restrict__ centers_old, const double* __restrict__ origin, int n_clusters,
+                             int n_features, size_t row_stride, size_t column_stride, size_t weight_stride,
+                             int spherical, const unsigned long long* __restrict__ most_rows,
+                             double* __restrict__ centers, double* __restrict__ parts)
+{
+    move_clusters<Rounded>(sums, weights, centers_old, origin, n_clusters, n_features, row_stride, column_stride,
+                           weight_stride, spherical, most_rows, centers, parts);
+}
+
 // What the loop wants to know of an iteration, and whether the run ends with it. One warp.
 //
 // It ends as no label changes, as the centers move by no more than `tol` (squared), as a cluster may be empty, or with a
 // number that is not finite. Then *most_rows becomes 0: iterations that have been launched already look at no row, move
 // no center and write no numbers.
-extern "C" __global__ void sum_up(const double* __restrict__ parts,    // IN  (n_clusters, 2), as above
-                                  const double* __restrict__ weights,  // IN  (n_clusters,), with a stride
-                                  size_t weight_stride,
-                                  const unsigned long long* __restrict__ n_changed,  // IN
-                                  const unsigned long long* __restrict__ n_active,   // IN
-                                  double spread, int n_clusters, double tol,
-                                  double faint,  // share of the weight up to which a cluster may be empty
-                                  double cost,   // of a squared distance of 1
-                                  unsigned long long* most_rows,  // IN, OUT; NULL: no run
-                                  double* __restrict__ numbers)  // OUT n_changed, n_active, shift, inertia, empty clusters
+__device__ __forceinline__ void conclude(
+        const double* __restrict__ parts,    // IN  (n_clusters, 2), as above
+        const double* __restrict__ weights,  // IN  (n_clusters,), with a stride
+        size_t weight_stride,
+        const unsigned long long* __restrict__ n_changed,  // IN
+        const unsigned long long* __restrict__ n_active,   // IN
+        double spread, int n_clusters, double tol,
+        double faint,  // share of the weight up to which a cluster may be empty
+        double cost,   // of a squared distance of 1
+        unsigned long long* most_rows,  // IN, OUT; NULL: no run
+        double* __restrict__ numbers)  // OUT n_changed, n_active, shift, inertia, empty clusters
 {
     if (has_ended(most_rows)) return;
     double shift = 0.0, explained = 0.0, weight = 0.0, empty = 0.0;
@@ -86,6 +99,16 @@ extern "C" __global__ void sum_up(const double* __restrict__ parts,    // IN  (n
         const bool goes_on = *n_changed > 0 && shift > tol && empty == 0.0 && isfinite(shift) && isfinite(inertia);
         if (most_rows && !goes_on) *most_rows = 0;
     }
+}
+
+extern "C" __global__ void sum_up(const double* __restrict__ parts, const double* __restrict__ weights,
+                                  size_t weight_stride, const unsigned long long* __restrict__ n_changed,
+                                  const unsigned long long* __restrict__ n_active, double spread, int n_clusters,
+                                  double tol, double faint, double cost, unsigned long long* most_rows,
+                                  double* __restrict__ numbers)
+{
+    conclude(parts, weights, weight_stride, n_changed, n_active, spread, n_clusters, tol, faint, cost, most_rows,
+             numbers);
 }
 
 // How far centers have moved, squared. blockDim.x is 32: a warp for each.

@@ -33,8 +33,8 @@ __global__ void coefficients(const double* __restrict__ centers,  // IN  (n_clus
 // the scores of R rows and C centers in registers, and keeps the two lowest of each row. No scores in memory. Rows are
 // of type Row, numbers of type T.
 template <typename Row, typename T, int ROWS, int CENTERS, int R, int C>
-__global__ void __launch_bounds__((ROWS / R) * (CENTERS / C), 2)  // two blocks fit on a multiprocessor
-relabel(const Row* __restrict__ X,              // IN  (n_samples, n_features)
+__device__ __forceinline__ void label_rows(
+        const Row* __restrict__ X,              // IN  (n_samples, n_features)
         const T* __restrict__ origin,           // IN  (n_features,)
         const T* __restrict__ minus_2_centers,  // IN  (n_clusters, n_features)
         const T* __restrict__ sq_norms,         // IN  (n_clusters,) of the centers
@@ -149,4 +149,16 @@ relabel(const Row* __restrict__ X,              // IN  (n_samples, n_features)
         __syncthreads();  // row_of has been read
     }
     count_changes(changed, n_changed);
+}
+
+template <typename Row, typename T, int ROWS, int CENTERS, int R, int C>
+__global__ void __launch_bounds__((ROWS / R) * (CENTERS / C), 2)  // two blocks fit on a multiprocessor
+relabel(const Row* __restrict__ X, const T* __restrict__ origin, const T* __restrict__ minus_2_centers,
+        const T* __restrict__ sq_norms, const double* __restrict__ path, const int* __restrict__ rows,
+        const unsigned long long* __restrict__ n_rows, int n_samples, int n_features, int n_clusters, T coefficient,
+        const T* __restrict__ largest, int* __restrict__ labels, double* __restrict__ slack,
+        unsigned long long* n_changed)
+{
+    label_rows<Row, T, ROWS, CENTERS, R, C>(X, origin, minus_2_centers, sq_norms, path, rows, n_rows, n_samples,
+                                            n_features, n_clusters, coefficient, largest, labels, slack, n_changed);
 }

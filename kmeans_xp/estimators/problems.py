@@ -111,29 +111,36 @@ def kmeans_batch(
     if sizes.min() < n_clusters:
         problem = int(sizes.argmin())
         raise ValueError(f"Problem {problem}: n_samples={sizes[problem]} should be >= n_clusters={n_clusters}.")
-    fits, labels = _fits_at_once(model, rows, sample_weight, begins, seeds)
+    centers, labels, fits = _fits_at_once(model, rows, sample_weight, begins, seeds)
     left = [problem for problem, fit in enumerate(fits) if fit is None]
-    fit_by_parts = partial(_fit_by_parts, model, rows, sample_weight, begins, seeds, labels is not None)
+    if left and centers is not None and not arrays.is_writeable(labels):
+        centers, labels = (np.array(arrays.to_numpy(found)) for found in (centers, labels))
+    by_parts = _each_by_parts(
+        partial(_fit_by_parts, model, rows, sample_weight, begins, seeds), left, model, rows, sizes
+    )
 
-    def labels_by_parts():
-        for problem, fit in zip(left, _each_by_parts(fit_by_parts, left, model, rows, sizes), strict=True):
-            fits[problem] = fit._replace(labels=None)
-            yield slice(int(begins[problem]), int(begins[problem + 1])), fit.labels
+    def found_by_parts():
+        for problem, fit in zip(left, by_parts, strict=True):
+            fits[problem] = fit._replace(centers=None, labels=None)
+            yield problem, slice(int(begins[problem]), int(begins[problem + 1])), fit.centers, fit.labels
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         if labels is None:
-            labels = arrays.collect(labels_by_parts(), rows.shape[0])
+            _, parts, centers, labels = zip(*found_by_parts(), strict=True)
+            centers = arrays.namespace(centers[0]).stack(centers)
+            labels = arrays.collect(zip(parts, labels, strict=True), rows.shape[0])
         else:
-            for own, of_problem in labels_by_parts():
-                labels[own] = of_problem
+            for problem, own, of_clusters, of_rows in found_by_parts():
+                arrays.write_rows(centers, problem, of_clusters)
+                arrays.write_rows(labels, own, of_rows)
     trouble = _trouble_of(fits, model)
     if trouble is not None:
         warnings.warn(trouble, ConvergenceWarning, stacklevel=2)
-    xp, home = arrays.namespace(fits[0].centers), rows if arrays.is_foreign(rows) else fits[0].centers
+    home = rows if arrays.is_foreign(rows) else centers
     found = (
-        xp.stack([fit.centers for fit in fits]),
-        labels if offsets is not None else xp.reshape(labels, (len(sizes), -1)),
+        centers,
+        labels if offsets is not None else arrays.namespace(labels).reshape(labels, (len(sizes), -1)),
         np.asarray([fit.inertia for fit in fits]),
         np.asarray([fit.n_iter for fit in fits]),
     )
@@ -201,32 +208,35 @@ def _seeds(random_state, n_problems):
 
 
 def _fits_at_once(model, rows, sample_weight, begins, seeds):
-    """List of a fit for each problem, None for what must be made by its parts; and labels, unless that is all."""
-    by_parts = [None] * len(seeds), None
-    if not comes_at_once(model, np.diff(begins).max()):
+    """Centers and labels of all problems, or None, and a list of a fit for each, None for what its parts must make."""
+    by_parts = None, None, [None] * len(seeds)
+    if arrays.is_sparse(rows) or not comes_at_once(model, np.diff(begins).max()):
         return by_parts
     try:
         with model._opened_to_fit(rows, None) as data:
-            if data.in_blocks or not isinstance(data.like, np.ndarray):
+            if data.in_blocks:
                 return by_parts
+            xp = arrays.namespace(data.like)
             weights, units = _weights(sample_weight, data.like, begins)
             limits, algorithm = Limits(model.max_iter, model.tol), ALGORITHMS[model.algorithm]
             n_runs = number_of_runs(model)
             how = fitting(model.n_clusters, data.shape[1], n_runs, algorithm, limits)
-            fits, labels = [], np.empty(data.shape[0], dtype=np.int32)
+            fits, centers, labels = [], [], []
             for first in range(0, len(seeds), TOGETHER):
                 some = slice(first, first + TOGETHER)
                 ends = begins[first : first + TOGETHER + 1]
-                own = slice(ends[0], ends[-1])
+                own = slice(int(ends[0]), int(ends[-1]))
                 with generator(0) as rng:
                     uniforms = _Uniforms(seeds[some], rng, 4 * how.greedy.n_trials * model.n_clusters)
-                    found = fits_at_once(data.like[own], weights[own], ends - ends[0], how, uniforms)
+                    found = fits_at_once(data.like[own, :], weights[own], ends - ends[0], how, uniforms)
                 if found is None:
                     return by_parts
                 found = Found(*found)
-                fits += _each(found, units[some], result_dtype(data.like))
-                labels[own] = found.labels
-            return fits, labels
+                fits += _each(found.run, units[some])
+                # As `Frame.leave`
+                centers.append(xp.astype(found.centers + found.origin[:, None, :], result_dtype(data.like)))
+                labels.append(found.labels)
+            return *(arrays.asarray_like(xp.concat(parts), data.home) for parts in (centers, labels)), fits
     except ValueError:  # to be told which problem has it
         return by_parts
 
@@ -236,19 +246,19 @@ def _weights(sample_weight, X, begins):
     weights = check_sample_weight(sample_weight, X)
     if sample_weight is None:
         return weights, np.ones(len(begins) - 1)
-    units = np.asarray([weight_unit(largest) for largest in np.maximum.reduceat(weights, begins[:-1]).tolist()])
-    return weights / np.repeat(units, np.diff(begins)), units
+    on_host = arrays.to_numpy(weights)
+    units = np.asarray([weight_unit(largest) for largest in np.maximum.reduceat(on_host, begins[:-1]).tolist()])
+    return arrays.asarray_like(on_host / np.repeat(units, np.diff(begins)), weights), units
 
 
-def _each(found, units, dtype):
-    """The fits of some problems, but for labels; centers are those of `Frame.leave`."""
-    centers = (found.centers + found.origin[:, None, :]).astype(dtype)
-    for problem, run in enumerate(found.run):
+def _each(runs, units):
+    """The fits of some problems, but for centers and labels."""
+    for run, unit in zip(runs, units.tolist(), strict=True):
         if run is None:
             yield None
             continue
         numbers, squares, n_distinct, converged = run
-        yield _Fit(centers[problem], None, squares * units[problem], len(numbers), n_distinct, converged)
+        yield _Fit(None, None, squares * unit, len(numbers), n_distinct, converged)
 
 
 class _Uniforms:
@@ -278,7 +288,7 @@ def _each_by_parts(fit_by_parts, problems, model, rows, sizes):
     return side_by_side(one, model.n_clusters, fit_by_parts, problems)
 
 
-def _fit_by_parts(model, rows, sample_weight, begins, seeds, as_numpy, problem):
+def _fit_by_parts(model, rows, sample_weight, begins, seeds, problem):
     """The fit of one problem, as a user makes it."""
     own = slice(int(begins[problem]), int(begins[problem + 1]))
     weights = None if sample_weight is None else sample_weight[own]
@@ -287,11 +297,8 @@ def _fit_by_parts(model, rows, sample_weight, begins, seeds, as_numpy, problem):
         model.fit(rows[own, :], sample_weight=weights)
     except ValueError as error:
         raise ValueError(f"Problem {problem}: {error}") from error
-    centers, labels = model.cluster_centers_, model.labels_
-    if as_numpy:
-        centers, labels = arrays.to_numpy(centers), arrays.to_numpy(labels)
-    n_distinct = len(arrays.to_numpy(distinct(labels)))
-    return _Fit(centers, labels, model.inertia_, model.n_iter_, n_distinct, model.converged_)
+    n_distinct = len(arrays.to_numpy(distinct(model.labels_)))
+    return _Fit(model.cluster_centers_, model.labels_, model.inertia_, model.n_iter_, n_distinct, model.converged_)
 
 
 def _trouble_of(fits, model):
