@@ -21,7 +21,11 @@ from benchmarks import gpu
 from benchmarks.gpu_peers import PEERS
 
 ROOT = Path(__file__).parent.parent
-NEWEST = "tests/test_cupy.py", "tests/test_lent_memory.py"  # of what has changed since a GPU last ran it
+NEWEST = (
+    "tests/test_cupy.py",
+    "tests/test_problems.py",
+    "tests/test_lent_memory.py",
+)  # of what has changed since a GPU last ran it
 SANITIZED = """
 import cupy
 import numpy as np
@@ -55,6 +59,7 @@ def parts(quick, results):
         Part("newest-tests", [*tests, *NEWEST], 210, must_pass=True),
         Part("products", module("gpu_variants"), 60, must_pass=True),  # labels must be the same
         Part("cases", module("bench", "--suite", "gpu"), 90),
+        Part("problems", module("gpu_problems"), 60),
         Part("constants", module("gpu_constants"), 90),
         *(Part(name.replace(" ", "-"), module("gpu_peers", name), 75) for name in PEERS),
         Part("other-tests", [*tests, "tests", *(f"--ignore={path}" for path in NEWEST)], 150, must_pass=True),
@@ -132,6 +137,7 @@ def table(lines):
     text = [machines(of["machine"]), "## Parts", parts_table(of["part"]), "## First fit on a new machine"]
     text += [first_table(of["first"]), "## Labels: kernels by their products", products_table(lines)]
     text += ["## Iterations from the same start, milliseconds", *peers_tables(lines)]
+    text += ["## Many problems: seconds of a batch, and times as long as it", problems_table(lines)]
     text += ["## Constants: a fit's time with another value / with the one in use", constants_table(lines)]
     return "\n\n".join(text) + "\n"
 
@@ -187,6 +193,20 @@ def products_table(lines):
                 shares = (f"{of[name]:.1%}" for name in ("bytes", "operations", "uncertain"))
                 body.append((case(line), products, *times, *shares))
     return rows(head, body)
+
+
+def problems_table(lines):
+    body = (
+        (
+            f"{line['n_problems']:,} of {case(line)}",
+            f"{line['batch_s']:.4f}",
+            f"{line['loop']:.2f}",
+            f"{line['host']:.2f}",
+        )
+        for line in lines
+        if line["kind"] == "problems"
+    )
+    return rows(("problems", "batch, s", "loop", "on the host"), body)
 
 
 def peers_tables(lines):

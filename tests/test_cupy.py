@@ -10,7 +10,7 @@ from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from test_bounds import SHAPES, check_bounded_step
 
-from benchmarks import gpu, gpu_constants, gpu_peers, gpu_run, gpu_variants
+from benchmarks import gpu, gpu_constants, gpu_peers, gpu_problems, gpu_run, gpu_variants
 from kmeans_xp import KMeans, KMeansSweep, arrays, bounds, devices, kmeans_plusplus, steps
 from kmeans_xp.algorithms import ALGORITHMS, Bounded
 from kmeans_xp.frame import frame_at
@@ -694,6 +694,12 @@ def test_the_benchmark_of_constants_runs(backend, capsys, tmp_path, monkeypatch)
     assert [(line["constant"], line["value"]) for line in lines] == [("PRODUCTS", "float16"), ("MANY_NUMBERS", 0)]
     assert all(line["inertia"] == pytest.approx(1) for line in lines)
     assert used == (backend._cuda.PRODUCTS, backend.MANY_NUMBERS)
+
+
+@pytest.mark.usefixtures("backend")
+def test_the_benchmark_of_problems_runs(capsys, tmp_path):
+    (found,) = measured(gpu_problems, tmp_path, capsys)
+    assert found["same"]
 
 
 def test_constants_that_are_measured_exist(backend):
