@@ -205,6 +205,7 @@ __global__ void choose_rows(const Row* __restrict__ X,                 // IN  (n
                 n_found += __popc(all);
                 from += last ? __ffs(last) : 32;
             }
+            __syncwarp();  // all have read where to begin
             if (thread == 0) {
                 next = from;
                 found = n_found;
