@@ -311,9 +311,7 @@ __global__ void sum_problems(const Row* __restrict__ X,                 // IN  (
             add(32);
             n_listed -= 32;
             __syncwarp();  // the first 32 have been read
-            const int rest = lane < n_listed ? list[32 + lane] : 0;
-            __syncwarp();  // the rest has been read
-            if (lane < n_listed) list[lane] = rest;
+            if (lane < n_listed) list[lane] = list[32 + lane];
         }
         __syncwarp();  // the list is filled
         add(n_listed);
