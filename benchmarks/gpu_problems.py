@@ -11,7 +11,11 @@ import numpy as np
 from benchmarks import gpu
 from kmeans_xp import KMeans, kmeans_batch
 
-CASES = [(1000, 400, 8, 16), (1000, 100, 2, 4), (200, 2000, 16, 32), (32, 74_256, 128, 1000)]
+CASES = [
+    *((1000, 400, 8, 16), (1000, 100, 2, 4), (200, 2000, 16, 32)),
+    (1, 8192, 16, 250),  # about the most that a block chooses rows for
+    (32, 74_256, 128, 1000),
+]
 QUICK = [(3, 40, 3, 4)]  # problems, rows, features, clusters
 
 

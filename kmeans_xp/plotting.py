@@ -595,7 +595,7 @@ def _tick(axis, names, places=None, length=None):
     places = np.arange(len(names)) if places is None else places
     box = axis.axes.bbox
     inches = (box.width if axis.axis_name == "x" else box.height) / axis.axes.figure.dpi
-    room = (len(names) if length is None else length) / min(MOST_TICKS, TICKS_PER_INCH * inches)
+    room = (len(names) if length is None else length) / min(MOST_TICKS, max(1, TICKS_PER_INCH * inches))
     shown, last = [], -np.inf
     for place, name in zip(places, names, strict=True):
         if place - last >= room:

@@ -11,7 +11,7 @@ from conftest import blobs, inertia
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 
-from kmeans_xp import MiniBatchKMeans
+from kmeans_xp import BisectingKMeans, KMeans, MiniBatchKMeans
 from kmeans_xp.arrays import to_numpy
 from kmeans_xp.backends import backend_for
 from kmeans_xp.estimators.batches import Draw, Monitor, State
@@ -133,6 +133,27 @@ def test_given_centers_are_one_seeding(rng):
     ) as caught:
         MiniBatchKMeans(3, init=X[:3], n_init=4).fit(X)
     assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize("fit", [1, 2], ids=["first", "with parameters that are known"])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda X: KMeans(8, max_iter=1, n_init=1, random_state=0).fit(X),
+        lambda X: KMeans(np.uint8(8), max_iter=1, n_init=1, random_state=0).fit(X),
+        lambda X: KMeans(8, init=X[:8], max_iter=1, n_init=4, random_state=0).fit(X),
+        lambda X: KMeans(2, metric="cosine", random_state=0).fit(np.concatenate((X, 0 * X[:1]))),
+        lambda X: BisectingKMeans(8, max_iter=1, random_state=0).fit(X),
+        lambda X: MiniBatchKMeans(8, init_size=3, random_state=0).fit(X),
+        lambda X: MiniBatchKMeans(3, init=X[:3], n_init=4).partial_fit(X),
+    ],
+)
+def test_a_warning_names_the_line_of_the_user(rng, call, fit):
+    X = rng.normal(size=(500, 3))
+    for _ in range(fit):
+        with pytest.warns() as caught:
+            call(X)
+    assert {warning.filename for warning in caught} == {__file__}
 
 
 def test_verbose(capsys, rng):

@@ -295,12 +295,14 @@ def test_on_cuda_neither_launches_nor_waits_grow_with_problems(cupy, backend, rn
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("way", [*OTHERS, "many rows", "many numbers", "float16", "int", "elkan"])
+@pytest.mark.parametrize("way", [*OTHERS, "many rows", "many numbers", "many differences", "float16", "int", "elkan"])
 @pytest.mark.filterwarnings("ignore:Problem")
 def test_on_cuda_the_rest_is_a_loop(cupy, backend, rng, monkeypatch, way):
     """Of other parameters and of rows that the kernels are not for; some problems may be the one, some the other."""
     monkeypatch.setattr(backend._cupy_problems, "MOST_ROWS", 45 if way == "many rows" else 2**13)
     monkeypatch.setattr(backend._cupy_problems, "MOST_NUMBERS", 45 * 3 if way == "many numbers" else 2**17)
+    differences = 45 * 3 * 4 * 3 if way == "many differences" else 2**28
+    monkeypatch.setattr(backend._cupy_problems, "MOST_DIFFERENCES", differences)
     X = cupy.asarray((rng.normal(size=(150, 3)) * 50).astype({"float16": "float16", "int": int}.get(way, float)))
     parameters = {"elkan": {"algorithm": "elkan"}, **OTHERS}.get(way, {})
     offsets = [0, 45, 105, 150]

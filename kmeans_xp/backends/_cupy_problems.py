@@ -14,6 +14,8 @@ from kmeans_xp.cuda import BLOCK, blocks, launch
 
 MOST_ROWS = 2**13  # of a problem: beyond, its parts keep a device busy, and one block takes long to choose rows
 MOST_NUMBERS = 2**17
+MOST_DIFFERENCES = 2**28  # of numbers that the block of a problem measures for k-means++
+MOST_PROBLEMS = 2**16 - 1  # blocks on the second axis of a grid
 SCRATCH = 2**28  # bytes, of problems side by side
 BETTER = 1e-9  # as `lloyd.ROUNDING`
 ORDINARY = 1e-18, 1e18  # as in `frame.is_ordinary`
@@ -65,7 +67,7 @@ def fits(kernels, X, sample_weight, begins, how, uniforms, n_together):
     for some in _side_by_side(np.diff(begins), 8 * (8 + how.greedy.n_trials), 8 * 10 * k * (d + 1)):
         own = slice(int(begins[some.start]), int(begins[some.stop]))
         sizes, given = np.diff(begins[some.start : some.stop + 1]), (X[own], sample_weight[own])
-        small = (sizes <= MOST_ROWS) & (sizes * d <= MOST_NUMBERS)
+        small = (sizes <= MOST_ROWS) & (sizes * d <= min(MOST_NUMBERS, MOST_DIFFERENCES // (k * how.greedy.n_trials)))
         if not small.any():
             runs += [None] * len(sizes)
             continue
@@ -87,7 +89,7 @@ def _side_by_side(sizes, of_row, of_problem):
     """Slices of problems that need up to `SCRATCH` bytes, so many for each row and problem, or of one."""
     start = n_bytes = 0
     for problem, needed in enumerate((sizes * of_row + of_problem).tolist()):
-        if problem > start and n_bytes + needed > SCRATCH:
+        if problem > start and (n_bytes + needed > SCRATCH or problem - start == MOST_PROBLEMS):
             yield slice(start, problem)
             start, n_bytes = problem, 0
         n_bytes += needed

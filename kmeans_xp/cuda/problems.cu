@@ -312,6 +312,7 @@ __global__ void sum_problems(const Row* __restrict__ X,                 // IN  (
             n_listed -= 32;
             __syncwarp();  // the first 32 have been read
             if (lane < n_listed) list[lane] = list[32 + lane];
+            __syncwarp();  // the rest has been read
         }
         __syncwarp();  // the list is filled
         add(n_listed);

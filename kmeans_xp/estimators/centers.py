@@ -3,7 +3,7 @@
 import copy
 import functools
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -58,18 +58,16 @@ def checking_parameters(fit: Fit) -> Fit:
     def check(self):
         pass
 
-    def with_callbacks(self, *args, **kwargs):
-        if self._has_callbacks and fit.__name__ == "fit":
-            return watched_fit(fit, self, *args, **kwargs)
-        return fit(self, *args, **kwargs)
-
     @functools.wraps(fit)
     def checked(self, *args, **kwargs):
-        if plain_parameters(self) in _valid:
-            return with_callbacks(self, *args, **kwargs)
-        check(self)
-        with with_python_integers(self):
-            return with_callbacks(self, *args, **kwargs)
+        is_known = plain_parameters(self) in _valid
+        if not is_known:
+            check(self)
+        # Warnings count the calls up to the user's: no more functions around the fit
+        with nullcontext() if is_known else with_python_integers(self):
+            if self._has_callbacks and fit.__name__ == "fit":
+                return watched_fit(fit, self, *args, **kwargs)
+            return fit(self, *args, **kwargs)
 
     return cast(Fit, checked)
 
@@ -82,14 +80,15 @@ def python_integers_of(estimator):
 
 @contextmanager
 def with_python_integers(estimator):
-    """Within it, an estimator has them; then it has again what it was given."""
+    """Within it, an estimator has them; then it has again what it was given, but for what was set in between."""
     integers = python_integers_of(estimator)
     given = {name: vars(estimator)[name] for name in integers}
     vars(estimator).update(integers)
     try:
         yield
     finally:
-        vars(estimator).update(given)
+        now = vars(estimator)
+        now.update({name: value for name, value in given.items() if now.get(name) is integers[name]})
 
 
 def attributes(estimator, *, drawn_from=False):

@@ -333,7 +333,7 @@ class MiniBatchKMeans(NearestCenters):
                 f"init_size={init_size} should be larger than n_clusters={self.n_clusters}. Setting it to "
                 "min(3*n_clusters, n_samples)",
                 RuntimeWarning,
-                stacklevel=5,
+                stacklevel=4,
             )
             init_size = 3 * self.n_clusters
         return min(init_size, n_samples)
