@@ -127,9 +127,15 @@ def kmeans_batch(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         if labels is None:
-            _, parts, centers, labels = zip(*found_by_parts(), strict=True)
+            centers = []
+
+            def labels_by_parts():  # never more than one problem's beside those of all
+                for _, own, of_clusters, of_rows in found_by_parts():
+                    centers.append(of_clusters)
+                    yield own, of_rows
+
+            labels = arrays.collect(labels_by_parts(), rows.shape[0])
             centers = arrays.namespace(centers[0]).stack(centers)
-            labels = arrays.collect(zip(parts, labels, strict=True), rows.shape[0])
         else:
             for problem, own, of_clusters, of_rows in found_by_parts():
                 arrays.write_rows(centers, problem, of_clusters)

@@ -604,9 +604,19 @@ std::vector<OfRun> fits(
             const Places to{origins.data() + problem * rows.n_features, spreads.data() + problem,
                             centers.data() + problem * k * rows.n_features, labels.data() + first,
                             weights.data() + problem * k};
+            // Of several problems each asks for many numbers at once, as one thread at a time has the interpreter
+            std::vector<double> ahead;
             const Uniforms draw = [&](Index n_draws) {
-                nb::gil_scoped_acquire lock;
-                return drawn(uniforms(problem, n_draws), n_draws);
+                const Index n_missing = n_draws - Index(ahead.size());
+                if (n_missing > 0) {
+                    const Index n_more = std::max(n_missing, n_problems > 1 ? 4 * how.greedy.n_trials * k : 0);
+                    nb::gil_scoped_acquire lock;
+                    const auto more = drawn(uniforms(problem, n_more), n_more);
+                    ahead.insert(ahead.end(), more.begin(), more.end());
+                }
+                const std::vector<double> numbers(ahead.begin(), ahead.begin() + n_draws);
+                ahead.erase(ahead.begin(), ahead.begin() + n_draws);
+                return numbers;
             };
             const auto fit_by = [&](Team& threads) {
                 found[problem] = fit(own, sample_weight.data() + first, how, draw, to, threads);
