@@ -8,9 +8,11 @@ Those products are not in TF32, so the share may exceed 1. `torch_in` is how man
 torch's tensors on the memory of the CuPy arrays, in turns: a fit of the iterations, a default one, predict.
 
 Peers are measured by benchmarks.gpu_peers, variants of kernels by benchmarks.gpu_variants, constants by
-benchmarks.gpu_constants. benchmarks.gpu_run runs all of these, each in a process of its own.
+benchmarks.gpu_constants, many problems by benchmarks.gpu_problems. benchmarks.gpu_run runs all of these, each in a
+process of its own.
 """
 
+import argparse
 import importlib.util
 import json
 import os
@@ -118,6 +120,14 @@ def machine(quick):
     if quick:
         print("Tiny sizes: these times mean nothing.")
     return found
+
+
+def arguments(doc):
+    """A parser of what the benchmarks on a GPU are told, for a module with that docstring."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, whose times mean nothing")
+    parser.add_argument("--json", help="file that a line for each result is appended to")
+    return parser
 
 
 def append(path, **line):

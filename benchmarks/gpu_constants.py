@@ -5,8 +5,6 @@ with the value that is in use, in turns (below 1: the other value is better); it
 its iterations. 2^62 stands for never. A line of --json is written for each value.
 """
 
-import argparse
-
 import kmeans_xp
 from benchmarks import gpu
 from kmeans_xp import cuda
@@ -55,7 +53,4 @@ def main(options):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, whose times mean nothing")
-    parser.add_argument("--json", help="file that a line for each value is appended to")
-    main(parser.parse_args())
+    main(gpu.arguments(__doc__).parse_args())

@@ -5,7 +5,6 @@ CuPy kept on disk; and how many there are. More first fits follow in the second 
 dtypes, many clusters, rows that are predicted.
 """
 
-import argparse
 import json
 import os
 import subprocess
@@ -56,7 +55,4 @@ def main(options):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer rows")
-    parser.add_argument("--json", help="file that a line for each process is appended to")
-    main(parser.parse_args())
+    main(gpu.arguments(__doc__).parse_args())

@@ -6,7 +6,6 @@ a whole fit, as one writes it by the library's documentation, beside our default
 be imported, or fails in a case, is named in a line of its own.
 """
 
-import argparse
 import importlib
 import importlib.util
 from collections.abc import Callable
@@ -178,8 +177,6 @@ def main(options):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = gpu.arguments(__doc__)
     parser.add_argument("peer", choices=PEERS)
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, whose times mean nothing")
-    parser.add_argument("--json", help="file that a line for each case is appended to")
     main(parser.parse_args())

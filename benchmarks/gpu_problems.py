@@ -4,8 +4,6 @@
 fetch the rows. Small problems are an axis of the grid; those of the last case are fitted one after the other.
 """
 
-import argparse
-
 import numpy as np
 
 from benchmarks import gpu
@@ -46,7 +44,4 @@ def main(options):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, whose times mean nothing")
-    parser.add_argument("--json", help="file that a line for each case is appended to")
-    main(parser.parse_args())
+    main(gpu.arguments(__doc__).parse_args())

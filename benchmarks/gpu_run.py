@@ -21,11 +21,8 @@ from benchmarks import gpu
 from benchmarks.gpu_peers import PEERS
 
 ROOT = Path(__file__).parent.parent
-NEWEST = (
-    "tests/test_cupy.py",
-    "tests/test_problems.py",
-    "tests/test_lent_memory.py",
-)  # of what has changed since a GPU last ran it
+# Of what has changed since a GPU last ran it
+NEWEST = "tests/test_cupy.py", "tests/test_problems.py", "tests/test_lent_memory.py"
 SANITIZED = """
 import cupy
 import numpy as np

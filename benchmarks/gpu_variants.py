@@ -7,7 +7,6 @@ shares of its time in which the device could read the rows as often as the kerne
 as each case ends.
 """
 
-import argparse
 import math
 
 import numpy as np
@@ -96,7 +95,4 @@ def main(options):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, whose times mean nothing")
-    parser.add_argument("--json", help="file that a line for each case is appended to")
-    main(parser.parse_args())
+    main(gpu.arguments(__doc__).parse_args())
