@@ -47,14 +47,14 @@ def measure(shape, rates):
     frame = passes.moments(InMemory(X, cupy.ones(n), EUCLIDEAN, fitting=False), 2**28)
     centers = frame.enter(start)
     found, expected = gpu.named(shape), None
-    for products in backend.CERTAIN:
+    for products in backend.passes.CERTAIN:
         cuda.PRODUCTS = products
         labels = backend.assign(X, centers, frame)
         expected = labels if expected is None else expected
         cupy.testing.assert_array_equal(labels, expected)
 
         kernels = backend._kernels(X, frame.distance_dtype)
-        label = backend.CERTAIN[products](kernels, centers, frame, cupy.zeros(k))
+        label = backend.passes.CERTAIN[products](kernels, centers, frame, cupy.zeros(k))
         uncertain, counts = cupy.empty(n, dtype="int32"), cupy.zeros(2, dtype="uint64")
         n_uncertain = cupy.zeros(1, dtype="uint64")
 
@@ -63,7 +63,7 @@ def measure(shape, rates):
             label(X, (None, None), (labels, None), counts, listed)
 
         took = gpu.seconds(label_all, 10)[0]
-        reads, operations = work(products, backend._device(), shape)
+        reads, operations = work(products, backend.passes.device(), shape)
         found[products] = {
             "labels_s": gpu.seconds(lambda: backend.assign(X, centers, frame), 10)[0],
             "kernel_s": took,

@@ -78,7 +78,7 @@ def test_steps_equal_the_portable_ones(cupy, backend, rng, shape, dtype):
 
 
 def without_tensor_cores(backend, monkeypatch):
-    return monkeypatch.setattr(backend, "CERTAIN", dict.fromkeys(backend.CERTAIN, lambda *_: None))
+    return monkeypatch.setattr(backend.passes, "CERTAIN", dict.fromkeys(backend.passes.CERTAIN, lambda *_: None))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
@@ -90,13 +90,13 @@ def test_labels_of_tensor_cores_are_those_without_them(cupy, backend, rng, shape
     assert any(name.startswith("relabel_half") for name in kernels) == (products == "float16")
     state = unbounded(X, weights)
     before = np.zeros(shape[2])
-    assert backend.CERTAIN[products](kernels, centers, frame, cupy.asarray(before)) is not None
+    assert backend.passes.CERTAIN[products](kernels, centers, frame, cupy.asarray(before)) is not None
     found, slack = (array.copy() for array in state)
-    counts = backend._compare(kernels, X, centers, frame, found, slack, cupy.asarray(before))
+    counts = backend.passes.compare(kernels, X, centers, frame, found, slack, cupy.asarray(before))
     assert [int(count) for count in counts] == [shape[0], shape[0]]
     without_tensor_cores(backend, monkeypatch)
     expected, exact_slack = (array.copy() for array in state)
-    backend._compare(kernels, X, centers, frame, expected, exact_slack, cupy.asarray(before))
+    backend.passes.compare(kernels, X, centers, frame, expected, exact_slack, cupy.asarray(before))
     cupy.testing.assert_array_equal(found, expected)
     small = (1e-12 if dtype == "float64" else 1e-4) * frame.spread**0.5
     assert (slack <= exact_slack + small).all()
@@ -106,7 +106,9 @@ def test_labels_of_tensor_cores_are_those_without_them(cupy, backend, rng, shape
 def test_labels_are_the_same_when_the_tiles_of_the_centers_take_turns(cupy, backend, rng, shape, monkeypatch):
     X, _, frame, centers = job(cupy, rng, shape, "float32")
     expected = steps.assign(X, centers, frame)
-    width, (_, stay), shared = backend._cuda.plan_certain(backend._device(), *shape[1:], np.dtype(frame.distance_dtype))
+    width, (_, stay), shared = backend._cuda.plan_certain(
+        backend.passes.device(), *shape[1:], np.dtype(frame.distance_dtype)
+    )
     monkeypatch.setattr(backend._cuda, "plan_certain", lambda *_: (width, (1, stay), shared))
     cupy.testing.assert_array_equal(steps.assign(X, centers, frame), expected)
 
@@ -129,7 +131,7 @@ def test_float16_leaves_no_more_rows_to_the_exact_kernel_than_tf32(cupy, backend
     X, _, frame, centers = job(cupy, rng, (1000, 20, 40), "float32")
     X, frame, centers = (X * scale).astype("float32"), moments(X * scale, cupy.ones(1000), 2**28), centers * scale
     left = []
-    for products, certain in backend.CERTAIN.items():
+    for products, certain in backend.passes.CERTAIN.items():
         kernels = backend._kernels_on(0, np.dtype("float32"), products)
         uncertain, labels = (cupy.full(1000, -1, dtype="int32") for _ in range(2))
         n_uncertain, counts = (cupy.zeros(n, dtype="uint64") for n in (1, 2))
@@ -234,11 +236,20 @@ def test_the_same_bits_from_run_to_run(cupy, rng):
 
 @pytest.mark.usefixtures("products")
 @pytest.mark.parametrize("sums", ["all", "moved"])
-@pytest.mark.parametrize(("algorithm", "n_launches", "of_a_look"), [("lloyd", 8, 4), ("elkan", 10, 5)])
-def test_waits_and_launches_of_iterations(cupy, rng, request, sums, algorithm, n_launches, of_a_look):
-    """Counted by the stand-in: copies from the device, which stall the host, after 2, 4, 8, 16, 24, ... iterations."""
+@pytest.mark.parametrize("by", ["graphs", "launches"])
+@pytest.mark.parametrize(("algorithm", "n_launches", "of_a_look"), [("lloyd", 8, 3), ("elkan", 10, 4)])
+def test_waits_and_launches_of_iterations(
+    cupy, backend, rng, request, sums, algorithm, n_launches, of_a_look, by, monkeypatch
+):
+    """Counted by the stand-in: copies from the device, which stall the host, after 2, 4, 8, 16, 24, ... iterations.
+
+    A graph has two iterations: it is captured at the third look, and takes the place of all launches from there on.
+    """
     gpusim = pytest.importorskip("gpusim")
-    moved = request.getfixturevalue("moved") if sums == "moved" else []
+    if sums == "moved":
+        request.getfixturevalue("moved")
+    if by == "launches":
+        monkeypatch.setattr(backend._cupy_runs, "WORTH_A_GRAPH", 99)
     X = cupy.asarray(rng.uniform(size=(3000, 6)))
     init = X[:20]
 
@@ -248,30 +259,27 @@ def test_waits_and_launches_of_iterations(cupy, rng, request, sums, algorithm, n
             warnings.simplefilter("ignore")
             model.fit(X)
         assert model.n_iter_ == max_iter
-        return np.array([counts.to_host, counts.waits, counts.launches, counts.to_device])
+        return np.array([counts.to_host, counts.waits, counts.launches, counts.to_device, counts.graphs])
 
-    asked(2)  # compiles, and checks what was compiled
-    moved.clear()
+    asked(24)  # compiles, and checks what was compiled
     one, two, eight, many = map(asked, (1, 2, 8, 24))
-    np.testing.assert_array_equal((two - one)[[0, 1, 3]], 0)
+    np.testing.assert_array_equal((two - one)[[0, 1, 3, 4]], 0)
     np.testing.assert_array_equal((eight - two)[[0, 1, 3]], [2, 2, 0])
-    np.testing.assert_array_equal(many - eight, [2, 2, 16 * n_launches + 2 * of_a_look, 0])
-    assert len(moved) == (28 if sums == "moved" else 0), "from the third iteration on"
+    launched, graphs = (16 * n_launches + 2 * of_a_look, 0) if by == "launches" else (2 * (of_a_look + 3), 8)
+    np.testing.assert_array_equal(many - eight, [2, 2, launched, 0, graphs])
+    assert eight[4] == (2 if by == "graphs" else 0)
 
 
 def test_no_more_is_launched_than_takes_a_moment(backend):
     """Whatever the size of the data; and looks are at the same iterations, whatever makes a run stop in between."""
-    frame = argparse.Namespace(distance_dtype="float32")
 
-    def launched(done, n_clusters=9, most=10**6, dense_left=0, size=10**6):
-        state = argparse.Namespace(n_done=done, dense_left=dense_left)
-        return backend._n_together(state, argparse.Namespace(size=size), n_clusters, frame, most)
+    def launched(done, work=1, dtype="float32"):
+        return backend._cupy_runs.n_together(done, work, dtype)
 
     assert [launched(done) for done in range(10)] == [2, 1, 2, 1, 4, 3, 2, 1, 8, 7]
     assert [launched(done) for done in (15, 16, 17, 31, 32, 40)] == [1, 8, 7, 1, 8, 8]
-    assert launched(16, most=3) == launched(16, dense_left=3) == 3
-    assert launched(16, size=2**31, n_clusters=1000) == 1
-    assert launched(16, size=2**27, n_clusters=192) == 4
+    assert launched(16, work=2**41) == 1
+    assert launched(16, work=2**35) == launched(16, 2**32, "float64") == 4
 
 
 def by_parts(backend, monkeypatch):
@@ -293,12 +301,12 @@ def test_several_iterations_at_a_time_are_one_at_a_time(cupy, backend, rng, algo
     weights = None if weights is None else cupy.asarray(weights)
     if kind == "float16":
         X, init = X.astype("float16"), init.astype("float32")
-    X, rounds, launched = cupy.asarray(X), [], backend._n_together
+    X, rounds, launched = cupy.asarray(X), [], backend._cupy_runs.n_together
     metric = "cosine" if kind == "cosine" else "euclidean"
     model = KMeans(9, init=init, algorithm=algorithm, metric=metric, zero_rows="raise", **stopping)
-    monkeypatch.setattr(backend, "_n_together", lambda *given: rounds.append(launched(*given)) or rounds[-1])
+    monkeypatch.setattr(backend._cupy_runs, "n_together", lambda *given: rounds.append(launched(*given)) or rounds[-1])
     found = clone(model).fit(X, sample_weight=weights)
-    assert max(rounds) == min(8, stopping.get("max_iter", 8)) or found.n_iter_ <= 8
+    assert max(rounds) == 8 or found.n_iter_ <= 8
     watched = clone(model).set_params(on_iteration=lambda _: None).fit(X, sample_weight=weights)
     by_parts(backend, monkeypatch)
     expected = clone(model).fit(X, sample_weight=weights)
@@ -312,10 +320,10 @@ def test_several_iterations_at_a_time_are_one_at_a_time(cupy, backend, rng, algo
 @pytest.fixture
 def moved(backend, monkeypatch):
     """Sums by the rows that change cluster from the third iteration on: how often."""
-    seen, brought = [], backend._brought_up_to_date
-    monkeypatch.setattr(backend, "MANY_NUMBERS", 0)
-    monkeypatch.setattr(backend, "FEW_CHANGED", 1.0)
-    monkeypatch.setattr(backend, "_brought_up_to_date", lambda *given: seen.append(1) or brought(*given))
+    seen, brought = [], backend.passes.brought_up_to_date
+    monkeypatch.setattr(backend._cupy_runs, "MANY_NUMBERS", 0)
+    monkeypatch.setattr(backend._cupy_runs, "FEW_CHANGED", 1.0)
+    monkeypatch.setattr(backend.passes, "brought_up_to_date", lambda *given: seen.append(1) or brought(*given))
     return seen
 
 
@@ -352,7 +360,7 @@ def test_sums_of_rows_that_change_cluster(cupy, backend, rng, algorithm, stoppin
     found = clone(model).fit(*job)
     assert moved or found.n_iter_ <= 2
     watched = clone(model).set_params(on_iteration=lambda _: None).fit(*job)
-    monkeypatch.setattr(backend, "MANY_NUMBERS", 2**40)
+    monkeypatch.setattr(backend._cupy_runs, "MANY_NUMBERS", 2**40)
     n_moved = len(moved)
     expected = clone(model).fit(*job)
     assert len(moved) == n_moved
@@ -368,12 +376,13 @@ def test_sums_of_rows_that_change_cluster(cupy, backend, rng, algorithm, stoppin
 @pytest.mark.usefixtures("backend")
 def test_rows_are_summed_anew_when_many_change(cupy, backend, rng, moved, monkeypatch):
     """What decides are the numbers of rows at the looks."""
-    monkeypatch.setattr(backend, "FEW_CHANGED", 1 / 32)
+    monkeypatch.setattr(backend._cupy_runs, "FEW_CHANGED", 1 / 32)
+    monkeypatch.setattr(backend._cupy_runs, "WORTH_A_GRAPH", 99)  # whose ways are not seen
     X = cupy.asarray(blobs(rng, 3000, 3, n_clusters=9, spread=2))
-    ways, totals = [], backend._totals
-    monkeypatch.setattr(backend, "_totals", lambda *given: ways.append("all") or totals(*given))
-    brought = backend._brought_up_to_date
-    monkeypatch.setattr(backend, "_brought_up_to_date", lambda *given: ways.append("moved") or brought(*given))
+    ways, totals = [], backend.passes.totals
+    monkeypatch.setattr(backend.passes, "totals", lambda *given: ways.append("all") or totals(*given))
+    brought = backend.passes.brought_up_to_date
+    monkeypatch.setattr(backend.passes, "brought_up_to_date", lambda *given: ways.append("moved") or brought(*given))
     model = KMeans(30, init=X[:30], tol=0, algorithm="lloyd").fit(X)
     few, expected = [n <= 3000 / 32 for n in model.history_["n_changed"]], []
     assert model.n_iter_ > 24
@@ -402,7 +411,7 @@ def test_sums_in_tiles_and_without_memory(cupy, backend, rng, moved, monkeypatch
         raise cupy.cuda.memory.OutOfMemoryError(1, 1, 1)
 
     n_moved = len(moved)
-    monkeypatch.setattr(backend, "_scales", short_of_memory)
+    monkeypatch.setattr(backend.passes, "scales", short_of_memory)
     found = clone(model).fit(X)
     assert len(moved) == n_moved
     for name in RESULTS:
@@ -431,13 +440,13 @@ def test_x_that_goes_bad_while_sums_are_brought_up_to_date(cupy, backend, rng, b
 def test_bounds_that_do_not_pay_are_left(cupy, backend, rng, monkeypatch):
     """All rows are compared once, then twice, and then bounds are tried until the next look."""
     X, bounded = cupy.asarray(rng.uniform(size=(2000, 9))), []
-    compare = backend._compare
+    compare = backend.passes.compare
 
     def noting(kernels, X, centers, frame, labels, slack=None, path=None, look=None):
         bounded.append(slack is not None)
         return compare(kernels, X, centers, frame, labels, slack, path, look)
 
-    monkeypatch.setattr(backend, "_compare", noting)
+    monkeypatch.setattr(backend.passes, "compare", noting)
     monkeypatch.setattr(ALGORITHMS["elkan"].__class__, "start", Bounded(0.01).start)
     model = KMeans(300, init=X[:300], algorithm="elkan", tol=0, max_iter=16)
     with warnings.catch_warnings():
@@ -551,14 +560,14 @@ def test_a_tile_without_memory_is_halved(cupy, backend, rng, monkeypatch):
     monkeypatch.setattr(backend._cuda, "MIN_TILE", 100)
     X, weights, frame, centers = job(cupy, rng, (1000, 5, 9), "float64")
     expected = steps.lloyd_step(X, weights, centers, frame)
-    allowed, sums = 300, backend._sums
+    allowed, sums = 300, backend.passes.sums
 
     def short_of_memory(kernels, tile, *rest):
         if len(tile) > allowed:
             raise cupy.cuda.memory.OutOfMemoryError(1, 1, 1)
         return sums(kernels, tile, *rest)
 
-    monkeypatch.setattr(backend, "_sums", short_of_memory)
+    monkeypatch.setattr(backend.passes, "sums", short_of_memory)
     assert_close(steps.lloyd_step(X, weights, centers, frame), expected, "float64")
     allowed = 50
     with pytest.raises(MemoryError, match="100 rows at a time: some 4800 bytes are needed"):
@@ -686,14 +695,14 @@ def test_a_peer_that_fails_in_a_case_is_named(capsys, tmp_path, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_the_benchmark_of_constants_runs(backend, capsys, tmp_path, monkeypatch):
-    values = {("cuda", "PRODUCTS"): ("float16",), ("backend", "MANY_NUMBERS"): (0,)}
+    values = {("cuda", "PRODUCTS"): ("float16",), ("runs", "MANY_NUMBERS"): (0,)}
     assert values.keys() < gpu_constants.VALUES.keys()
-    used = backend._cuda.PRODUCTS, backend.MANY_NUMBERS
+    used = backend._cuda.PRODUCTS, backend._cupy_runs.MANY_NUMBERS
     monkeypatch.setattr(gpu_constants, "VALUES", values)
     lines = measured(gpu_constants, tmp_path, capsys)
     assert [(line["constant"], line["value"]) for line in lines] == [("PRODUCTS", "float16"), ("MANY_NUMBERS", 0)]
     assert all(line["inertia"] == pytest.approx(1) for line in lines)
-    assert used == (backend._cuda.PRODUCTS, backend.MANY_NUMBERS)
+    assert used == (backend._cuda.PRODUCTS, backend._cupy_runs.MANY_NUMBERS)
 
 
 @pytest.mark.usefixtures("backend")
@@ -704,7 +713,8 @@ def test_the_benchmark_of_problems_runs(capsys, tmp_path):
 
 def test_constants_that_are_measured_exist(backend):
     for module, name in gpu_constants.VALUES:
-        assert hasattr({"cuda": backend._cuda, "backend": backend}[module], name)
+        modules = {"cuda": backend._cuda, "backend": backend, "runs": backend._cupy_runs, "passes": backend.passes}
+        assert hasattr(modules[module], name)
 
 
 def test_the_benchmark_of_variants_runs(backend, capsys, tmp_path):

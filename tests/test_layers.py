@@ -25,6 +25,9 @@ ORDER = [
     "backends/_native/steps",
     "backends/numpy",
     "backends/_cuda_check",
+    "backends/_cupy_graph",
+    "backends/_cupy_passes",
+    "backends/_cupy_runs",
     "backends/_cupy_problems",
     "backends/cupy",
     "rows/__init__",
@@ -90,10 +93,11 @@ ORDER = [
     "__init__",
     "__main__",
 ]
+CUPY = {"backends/cupy", *(f"backends/_cupy_{name}" for name in ("graph", "passes", "runs", "problems"))}
 # Libraries other than NumPy, by who may import them
 LIBRARIES = {
     "array_api_compat": {"arrays", "devices"},
-    "cupy": {"arrays", "backends/_cupy_problems", "backends/cupy", "rows/_cupy_kernels"},
+    "cupy": {"arrays", *CUPY, "rows/_cupy_kernels"},
     "cupyx": {"rows/_cupy_kernels"},
     "dask": {"data/dask"},
     "kneed": {"estimators/sweep"},

@@ -10,6 +10,7 @@ import cupy
 import numpy as np
 
 from kmeans_xp import cuda as _cuda
+from kmeans_xp.backends._cupy_runs import SUMMING, n_together
 from kmeans_xp.cuda import BLOCK, blocks, launch
 
 MOST_ROWS = 2**13  # of a problem: beyond, its parts keep a device busy, and one block takes long to choose rows
@@ -58,8 +59,8 @@ class Run(NamedTuple):
     converged: Any  # (n_problems,)
 
 
-def fits(kernels, X, sample_weight, begins, how, uniforms, n_together):
-    """`fitting.fits_at_once`: `n_together(done, size)` are the iterations between two looks at rows of a size."""
+def fits(kernels, X, sample_weight, begins, how, uniforms):
+    """`fitting.fits_at_once`."""
     (n, d), n_fits, k = X.shape, len(begins) - 1, how.greedy.n_clusters
     X, sample_weight = cupy.ascontiguousarray(X), cupy.ascontiguousarray(sample_weight)
     centers, labels, weights = cupy.zeros((n_fits, k, d)), cupy.zeros(n, dtype=cupy.int32), cupy.zeros((n_fits, k))
@@ -76,7 +77,7 @@ def fits(kernels, X, sample_weight, begins, how, uniforms, n_together):
         best = None
         for _ in range(how.n_runs):
             chosen, possible = _choose(kernels, problems, order, least, possible, some.start, how.greedy, uniforms)
-            found = _run(kernels, problems, chosen, possible, how.limits, n_together)
+            found = _run(kernels, problems, chosen, possible, how.limits)
             best = found if best is None else _better(best, found, sizes)
             possible = np.where(np.isnan(best.inertia), 0, possible)
         origins[some], spreads[some] = problems.origins, problems.spreads.get()
@@ -175,13 +176,13 @@ def _drawn(uniforms, problem, n, is_first):
     return np.stack([uniforms(problem, n), np.zeros(n) if is_first else uniforms(problem, n)])
 
 
-def _run(kernels, problems, chosen, sizes, limits, n_together):
+def _run(kernels, problems, chosen, sizes, limits):
     """Iterations from rows, and what they found."""
     X, k = problems.X, chosen.shape[1]
     problems = problems._replace(count=cupy.asarray(sizes.astype(np.int32)))
     centers = X[chosen].astype(cupy.float64) - problems.origins[:, None, :]
     labels = cupy.full(len(X), -1, dtype=cupy.int32)
-    centers, numbers, converged, failed = _iterated(kernels, problems, centers, labels, sizes, limits, n_together)
+    centers, numbers, converged, failed = _iterated(kernels, problems, centers, labels, sizes, limits)
     n_problems = len(sizes)
     running, counts = cupy.ones(n_problems, dtype=cupy.uint64), cupy.zeros(n_problems, dtype=cupy.uint64)
     rows_of_clusters, inertia = cupy.zeros((n_problems, k), dtype=cupy.int32), cupy.empty(n_problems)
@@ -197,7 +198,7 @@ def _run(kernels, problems, chosen, sizes, limits, n_together):
     return Run(centers, labels, totals[:, :, -1], numbers, inertia, found[1].astype(int), converged)
 
 
-def _iterated(kernels, problems, centers, labels, sizes, limits, n_together):
+def _iterated(kernels, problems, centers, labels, sizes, limits):
     """Centers after the iterations, numbers of these, whether they converged; and which are to be made by their parts.
 
     As in `lloyd.lloyd`, several are launched before the host looks at what they found, and goes on with the problems
@@ -211,7 +212,8 @@ def _iterated(kernels, problems, centers, labels, sizes, limits, n_together):
     some, centers = problems.take(on_device), centers[on_device]
     tol = float(limits.tol) * problems.spreads.get() / d
     while len(left) and done < limits.most:
-        n_launched = int(min(n_together(done, int(sizes[left].sum()) * d), limits.most - done))
+        work = int(sizes[left].sum()) * d * (centers.shape[1] + SUMMING)
+        n_launched = int(min(n_together(done, work, problems.X.dtype), limits.most - done))
         places, found = _launched(kernels, some, centers, labels, int(sizes[left].max()), limits.tol, n_launched)
         n_made = (found[:, :, 0] >= 0).sum(axis=0)
         for i, problem in enumerate(left.tolist()):

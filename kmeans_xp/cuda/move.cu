@@ -104,11 +104,16 @@ __device__ __forceinline__ void conclude(
 extern "C" __global__ void sum_up(const double* __restrict__ parts, const double* __restrict__ weights,
                                   size_t weight_stride, const unsigned long long* __restrict__ n_changed,
                                   const unsigned long long* __restrict__ n_active, double spread, int n_clusters,
-                                  double tol, double faint, double cost, unsigned long long* most_rows,
-                                  double* __restrict__ numbers)
+                                  double tol, double faint, double cost,
+                                  unsigned long long* left,  // IN, OUT (2,) most_rows, and how many rows of
+                                                             //     numbers are written; NULL: no run, and none
+                                  double* __restrict__ numbers)  // OUT (.., 5), the next row
 {
-    conclude(parts, weights, weight_stride, n_changed, n_active, spread, n_clusters, tol, faint, cost, most_rows,
-             numbers);
+    if (has_ended(left)) return;
+    const unsigned long long row = left ? left[1] : 0;
+    conclude(parts, weights, weight_stride, n_changed, n_active, spread, n_clusters, tol, faint, cost, left,
+             numbers + 5 * row);
+    if (left && threadIdx.x == 0) left[1] = row + 1;
 }
 
 // How far centers have moved, squared. blockDim.x is 32: a warp for each.

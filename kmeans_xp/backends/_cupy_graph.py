@@ -1,0 +1,46 @@
+"""CUDA graphs: launches that the host repeats, made by the device as one."""
+
+import cupy
+
+
+class Graph:
+    """Launches that were captured, what their function returned, and the memory that they write to."""
+
+    def __init__(self, allocator):
+        self.graph = self.result = None
+        self.pool, self._device = cupy.cuda.MemoryPool(allocator), cupy.cuda.Device()
+
+    def launch(self):
+        """Launch them in the current stream: the result, which they write to, for as long as there is the graph."""
+        self.graph.launch()
+        return self.result
+
+    def __del__(self):
+        self.graph = self.result = None
+        with self._device:
+            self.pool.free_all_blocks()  # a pool that is gone would keep them
+
+
+def captured(function):
+    """`Graph` of what a function launches, or None where the device, or its memory, does not allow for one.
+
+    The function allocates from a pool of the graph's own, so that nobody else is given what it writes to; the pool has
+    its memory from the allocator and the stream that are current.
+    """
+    current, allocator = cupy.cuda.get_current_stream(), cupy.cuda.get_allocator()
+
+    def from_current(n_bytes):
+        with current:
+            return allocator(n_bytes)
+
+    found, stream = Graph(from_current), cupy.cuda.Stream(non_blocking=True)
+    try:
+        with cupy.cuda.using_allocator(found.pool.malloc), stream:
+            stream.begin_capture()
+            try:
+                found.result = function()
+            finally:
+                found.graph = stream.end_capture()
+    except (cupy.cuda.runtime.CUDARuntimeError, MemoryError):
+        return None
+    return found

@@ -1,0 +1,176 @@
+"""Iterations that a CUDA device makes without asking the host: several are launched before it looks at what they found.
+
+The device notes when the run ends, so that what has been launched beyond that does nothing. Where the same is launched
+again, a CUDA graph of two iterations takes the place of their launches.
+"""
+
+from typing import Any, NamedTuple
+
+import cupy
+import numpy as np
+
+from kmeans_xp.backends import _cupy_passes as passes
+from kmeans_xp.backends._cupy_graph import captured
+
+# Rows that change cluster are added to sums and taken away, if they are at most this share of many numbers (of rows)
+FEW_CHANGED = 1 / 32
+MANY_NUMBERS = 2**22
+FAINT = 1e-9  # as in steps.py
+MOST_TOGETHER = 8  # iterations between two looks at what they found: those after the last one are for nothing
+WORTH_A_GRAPH = 4  # iterations: to capture two takes longer than to launch them
+# Multiplications between two looks, by the bytes of a number: 100 ms on slow devices, so that Ctrl-C is answered
+WORK_TOGETHER = {4: 2**37, 8: 2**34}
+SUMMING = 64  # multiplications that take as long as it takes to read a number of a row, and to sum it
+
+
+class Given(NamedTuple):
+    """What iterations read beside the centers, and write into: the same objects as long as the same is launched."""
+
+    kernels: Any
+    X: Any
+    sample_weight: Any
+    labels: Any
+    slack: Any  # None where all rows are compared
+    path: Any
+    since: Any  # None where all rows are summed
+    frame: Any
+    metric: Any
+    tol: float
+
+    def is_same(self, other):
+        """Whether what was launched for the one is right for the other."""
+        return self.tol == other.tol and all(one is another for one, another in zip(self[:-1], other[:-1], strict=True))
+
+
+class Kept(NamedTuple):
+    """What a run keeps from one look to the next."""
+
+    launched: Any  # `Launched`
+    totals: Any  # (n_clusters, n_features + 1) of the last iteration
+    n_changed: float  # labels in it
+    since: Any  # None where all rows were summed
+
+
+def iterations(kernels, memory, X, sample_weight, centers, state, frame, metric, limits):
+    """`algorithms.iterations`, with the memory of the state."""
+    bounded = memory.slack is not None and state.dense_left == 0
+    path = memory.path if memory.centers_old is not None else cupy.zeros(len(centers))
+    since = _since_to_start(kernels, X, sample_weight, state, frame)
+    bounds = (memory.slack, path) if bounded else (None, None)
+    given = Given(kernels, X, sample_weight, state.labels, *bounds, since, frame, metric, limits.tol)
+    kept = state.kept
+    launched = Launched(given) if kept is None or not kept.launched.given.is_same(given) else kept.launched
+    launched.begin(centers, memory.centers_old)
+    most = n_together(state.n_done, X.size * (len(centers) + SUMMING), frame.distance_dtype)
+    launched.launch(min(most, limits.most, state.dense_left or most))
+    old, new, totals, numbers = launched.found()
+    sums, weights = totals[:, :-1], totals[:, -1].copy()  # which a fitted model keeps
+    state.n_done += len(numbers)
+    state.kept = Kept(launched, totals, numbers[-1][0], since)
+    if bounded:
+        state.went_on(memory._replace(path=path, sums=sums, weights=weights, centers_old=old))
+        if len(numbers) > 1 or memory.centers_old is not None:
+            state.looked_at(numbers[-1][1])
+    elif memory.slack is not None:
+        state.compared_all(len(numbers))
+    return old, new, sums, weights, numbers, since is None
+
+
+class Launched:
+    """Iterations whose centers pass to and fro between two places, and what they found."""
+
+    def __init__(self, given):
+        self.given, self._origin = given, given.frame.origin.astype(given.frame.distance_dtype)
+        self._graph = None  # of two iterations
+        self._is_known = False  # whether the like was launched before, so that all kernels are loaded
+
+    def begin(self, centers, centers_old):
+        """Start from centers; the path of bounds leads to `centers_old`, or is new."""
+        if self._graph is None:  # which reads and writes what there is
+            self._places, self._parts = cupy.empty((2, *centers.shape)), cupy.empty((len(centers), 2))
+            self._numbers, self._left = cupy.empty((MOST_TOGETHER, 5)), cupy.empty(2, dtype=cupy.uint64)
+        self._places[0] = centers
+        self._numbers.fill(-1.0)
+        self._left.fill(0)
+        self._left[0] = self.given.X.shape[0]
+        if self.given.slack is None:
+            return
+        if centers_old is None:
+            self._parts.fill(0.0)
+        else:
+            passes.shifts(self.given.kernels, self._places[0], centers_old, self._parts)
+
+    def launch(self, n):
+        """Launch so many iterations."""
+        if self._graph is None and self._is_known and n >= WORTH_A_GRAPH and self._waits_for_nothing():
+            self._graph = captured(self._two)
+        n_pairs = n // 2 if self._graph else 0
+        for _ in range(n_pairs):
+            self._totals = self._graph.launch()
+        for i in range(2 * n_pairs, n):
+            self._totals = self._iterate(i % 2)
+        self._is_known = True
+
+    def found(self):
+        """Centers before and after the last iteration that was made, its sums and weights, and numbers of all."""
+        numbers = [row for row in self._numbers.get().tolist() if row[0] >= 0]  # waits
+        found = self._places[(len(numbers) - 1) % 2], self._places[len(numbers) % 2], self._totals
+        if self._graph:  # which writes to them
+            found, self._totals = [array.copy() for array in found], None
+        return *found, numbers
+
+    def _two(self):
+        """Two iterations, from the first place: sums and weights of the second."""
+        self._iterate(0)
+        return self._iterate(1)
+
+    def _iterate(self, place):
+        """An iteration from the centers in a place: sums and weights of the clusters, (n_clusters, n_features + 1)."""
+        kernels, X, sample_weight, labels, slack, path, since, frame, metric, tol = self.given
+        old, new = self._places[place], self._places[1 - place]
+        counts = cupy.zeros(2, dtype=cupy.uint64)
+        if slack is not None:
+            passes.advance(kernels, self._parts, path, self._left)
+        passes.compare(kernels, X, old, frame, labels, slack, path, passes.Look(self._origin, counts, self._left))
+        if since is None:
+            totals = passes.totals(kernels, X, sample_weight, labels, len(old), frame)
+        else:
+            totals = passes.brought_up_to_date(kernels, X, sample_weight, labels, since, frame)
+        found = (counts[:1], counts[1:]), frame, metric.spherical, (new, self._parts, self._numbers)
+        ends = tol, 0.0 if since is None else FAINT, self._left
+        passes.move_to(kernels, totals[:, :-1], totals[:, -1], old, *found, *ends)
+        return totals
+
+    def _waits_for_nothing(self):
+        """Whether no kernel is launched by a library that waits for the device, as one that sorts labels does."""
+        return self.given.since is not None or not passes.sorts(*self._places[0].shape)
+
+
+def n_together(done, work, dtype):
+    """How many iterations to launch before the next look: few at first, so that bounds that don't pay are left soon."""
+    return max(1, min(_next_look(done) - done, WORK_TOGETHER[np.dtype(dtype).itemsize] // work))
+
+
+def _next_look(done):
+    """Looks are after 2, 4, 8, 16, 24, ... iterations of a run, whatever else makes it stop in between."""
+    return min(max(2, 1 << done.bit_length()), done - done % MOST_TOGETHER + MOST_TOGETHER)
+
+
+def _since_to_start(kernels, X, sample_weight, state, frame):
+    """`Since` by which the next iterations sum rows that change cluster, or None where they sum all.
+
+    It is looked at after the iterations at which there is a look anyway, so that it does not matter what else makes a
+    run stop.
+    """
+    kept, done = state.kept, state.n_done
+    if kept is None:
+        return None
+    if done > 0 and _next_look(done - 1) == done:
+        if X.size < MANY_NUMBERS or kept.n_changed > FEW_CHANGED * X.shape[0]:
+            return None
+        if kept.since is None:
+            try:
+                return passes.since_now(kernels, X, sample_weight, state.labels, kept.totals, frame)
+            except cupy.cuda.memory.OutOfMemoryError:
+                return None
+    return kept.since
