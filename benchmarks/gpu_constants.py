@@ -1,6 +1,6 @@
 """Constants of the CUDA backend that were guessed, each at other values: python -m benchmarks.gpu_constants [--quick].
 
-For each case, with the array and first centers on the device (but where k-means++ is measured), and each value: how many
+For each case, with the array and first centers on the device, but where k-means++ is measured, and each value: how many
 times as long a fit takes as with the value that is in use, in turns (below 1: the other value is better); its inertia
 over that of the other, and its iterations. 2^62 stands for never. A line of --json is written for each value.
 """

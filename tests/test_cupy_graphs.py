@@ -1,5 +1,6 @@
 """CUDA graphs: what is launched by them is what is launched one by one, and their memory is nobody else's."""
 
+import importlib
 import threading
 import warnings
 
@@ -29,13 +30,13 @@ def backend(cupy):
 @pytest.fixture
 def graphs(backend, monkeypatch):
     """Graphs that were captured."""
-    seen = []
-    for module in (backend.passes, backend._cupy_runs):
-        captured = module.captured
-        monkeypatch.setattr(
-            module, "captured", lambda function, captured=captured: seen.append(captured(function)) or seen[-1]
-        )
+    seen, captured = [], _cupy_graph().captured
+    monkeypatch.setattr(_cupy_graph(), "captured", lambda function: seen.append(captured(function)) or seen[-1])
     return seen
+
+
+def _cupy_graph():
+    return importlib.import_module("kmeans_xp.backends._cupy_graph")
 
 
 def without_graphs(backend, patch):
@@ -177,7 +178,7 @@ def test_what_a_captured_function_raises(cupy, backend, error):
         raise error
 
     with pytest.raises(error):
-        backend._cupy_runs.captured(failing)
+        _cupy_graph().captured(failing)
     assert (cupy.cuda.get_current_stream(), cupy.cuda.get_allocator()) == before
     assert cupy.get_default_memory_pool().used_bytes() == used
     cupy.testing.assert_array_equal(cupy.zeros(3) + 1, [1, 1, 1])
@@ -187,7 +188,7 @@ def test_a_function_that_asks_for_results_cannot_be_captured(cupy, backend):
     """That is an error of ours, not one to go on from."""
     x = cupy.zeros(3)
     with pytest.raises(RuntimeError, match="captur"):
-        backend._cupy_runs.captured(x.get)
+        _cupy_graph().captured(x.get)
 
 
 def test_an_interruption_while_a_graph_is_captured(cupy, backend, rng, monkeypatch):

@@ -210,11 +210,16 @@ def test_moves_are_those_of_each_problem(launch, rng, job):
     totals[:, :, -1] = rng.integers(1, 4, size=(p, k))
     totals[0, 1] = 0
     spreads, n_changed = rng.uniform(50, 100, size=p), np.array([4, 5, 0, 6, 7], dtype=np.uint64)
-    centers, parts, numbers = np.full((p, k, d), -5.0), np.full((p, k, 2), -5.0), np.full((p, 5), -5.0)
+    centers, parts, numbers = np.full((p, k, d), -5.0), np.full((p, k, 2), -5.0), np.full((3, p, 5), -5.0)
     running = np.array([1, 2, 3, 0, 5], dtype=np.uint64)
     given = totals, job.centers, job.origins, k, d, running, centers, parts
     launch(f"move_problems<{TYPES[job.dtype]}>", (-(-k // 8), p), (32, 8), *given)
-    launch("sum_up_problems", p, 32, parts, totals, n_changed, spreads, k, d, np.float64(1e-9), running, numbers)
+    n_done = np.array([0, 2, 1, 0, 0], dtype=np.uint64)
+    ends = spreads, k, d, np.float64(1e-9), running, n_done, numbers
+    launch("sum_up_problems", p, 32, parts, totals, n_changed, *ends)
+    assert n_done.tolist() == [1, 3, 2, 0, 1]
+    assert (numbers[[1, 2, 0, 0], [0, 0, 1, 2]] == -5).all()
+    numbers = numbers[[0, 2, 1, 0, 0], np.arange(5)]
     strides = np.uintp(d + 1), np.uintp(1), np.uintp(d + 1)
     for i in range(p):
         if i == 3:
@@ -244,7 +249,8 @@ def test_the_tolerance_is_that_of_the_variance_of_a_column(launch):
             2,
             np.float64(1),
             running,
-            np.full((1, 5), np.nan),
+            np.zeros(1, dtype=np.uint64),
+            np.full((1, 1, 5), np.nan),
         )
         launch("sum_up_problems", 1, 32, parts, totals, *given)
         assert running[0] == goes_on

@@ -3,6 +3,33 @@
 import cupy
 
 
+class Repeated:
+    """Launches that are made again and again: by `launch_one(0)` and `launch_one(1)` in turns, always the same ones.
+
+    A graph of the two takes their place where so many launches are `worth` it. Kernels that are launched for the first
+    time may wait for the device, so that they cannot be captured: unless all are known, the first are launched one by
+    one.
+    """
+
+    def __init__(self, worth, is_known=False):
+        self.graph, self._worth, self._is_known = None, worth, is_known
+
+    def launch(self, launch_one, n):
+        """Call n times, from `launch_one(0)` on, for what it launches: what the last call returned.
+
+        Where there is a graph, the next launches write to it again.
+        """
+        if self.graph is None and self._is_known and n >= self._worth:
+            self.graph = captured(lambda: (launch_one(0), launch_one(1))[1])
+        n_pairs = n // 2 if self.graph else 0
+        for _ in range(n_pairs):
+            result = self.graph.launch()
+        for i in range(2 * n_pairs, n):
+            result = launch_one(i % 2)
+        self._is_known = True
+        return result
+
+
 class Graph:
     """Launches that were captured, what their function returned, and the memory that they write to."""
 

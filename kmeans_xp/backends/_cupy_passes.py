@@ -16,10 +16,10 @@ import cupy
 import numpy as np
 
 from kmeans_xp import cuda as _cuda
-from kmeans_xp.backends._cupy_graph import captured
+from kmeans_xp.backends._cupy_graph import Repeated
 from kmeans_xp.cuda import BLOCK, blocks, launch, power_of_2
 
-WORTH_A_GRAPH = 16  # choices of k-means++ to launch, of two launches each
+WORTH_A_GRAPH = 16  # choices of k-means++: capturing two takes as long as launching those
 
 
 def totals(kernels, X, sample_weight, labels, n_clusters, frame):
@@ -153,14 +153,12 @@ def choose(kernels, closest, squares, sample_weight, candidates, uniforms, n_tri
         given = squares, sample_weight, n_samples, n_trials, choice
         launch(kernels["weigh_trials"], n_blocks, BLOCK, *given, closest, parts)
 
-    def choose_one():
+    def choose_one(_):
         weigh()
         list_trials(parts)
 
     list_trials(None)
-    graph = captured(choose_one) if n_most >= WORTH_A_GRAPH else None
-    for _ in range(n_most):
-        choose_one() if graph is None else graph.launch()
+    Repeated(WORTH_A_GRAPH, is_known=True).launch(choose_one, n_most)
     weigh()  # lowers `closest` to the last choice
     return closest, chosen[: int(choice[1])]
 

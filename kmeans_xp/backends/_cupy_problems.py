@@ -10,7 +10,8 @@ import cupy
 import numpy as np
 
 from kmeans_xp import cuda as _cuda
-from kmeans_xp.backends._cupy_runs import SUMMING, n_together
+from kmeans_xp.backends._cupy_graph import Repeated
+from kmeans_xp.backends._cupy_runs import MOST_TOGETHER, SUMMING, WORTH_A_GRAPH, n_together
 from kmeans_xp.cuda import BLOCK, blocks, launch
 
 MOST_ROWS = 2**13  # of a problem: beyond, its parts keep a device busy, and one block takes long to choose rows
@@ -72,15 +73,15 @@ def fits(kernels, X, sample_weight, begins, how, uniforms):
         if not small.any():
             runs += [None] * len(sizes)
             continue
-        problems, order, least, possible = _framed(kernels, *given, sizes, small, how)
-        possible = np.where(possible, sizes, 0)
+        problems, order, least, spread, possible = _framed(kernels, *given, sizes, small, how)
+        possible, tol = np.where(possible, sizes, 0), how.limits.tol * spread / d
         best = None
         for _ in range(how.n_runs):
             chosen, possible = _choose(kernels, problems, order, least, possible, some.start, how.greedy, uniforms)
-            found = _run(kernels, problems, chosen, possible, how.limits)
+            found = _run(kernels, problems, chosen, possible, how.limits, tol)
             best = found if best is None else _better(best, found, sizes)
             possible = np.where(np.isnan(best.inertia), 0, possible)
-        origins[some], spreads[some] = problems.origins, problems.spreads.get()
+        origins[some], spreads[some] = problems.origins, spread
         centers[some], labels[own], weights[some] = best.centers, best.labels, best.weights
         runs += _completed(best)
     return origins, spreads, centers, labels, weights, runs
@@ -126,7 +127,7 @@ def _problem_of_rows(sizes):
 def _framed(kernels, X, sample_weight, sizes, small, how):
     """Problems with their frames, the order in which their rows are drawn, rounding of the distance 0 of each row.
 
-    And which of the problems can be fitted here.
+    And spreads on the host, and which of the problems can be fitted here.
     """
     (n, d), n_problems = X.shape, len(sizes)
     first = cupy.asarray(np.cumsum(sizes) - sizes)
@@ -139,7 +140,7 @@ def _framed(kernels, X, sample_weight, sizes, small, how):
     spread = spreads.get()  # waits
     low, high = ORDINARY
     ordinary = (spread == 0) | ((spread > low) & (spread < high))
-    return problems._replace(origins=origins, spreads=spreads), order, least, small & ordinary
+    return problems._replace(origins=origins, spreads=spreads), order, least, spread, small & ordinary
 
 
 def _choose(kernels, problems, order, least, sizes, first_problem, how, uniforms):
@@ -176,13 +177,13 @@ def _drawn(uniforms, problem, n, is_first):
     return np.stack([uniforms(problem, n), np.zeros(n) if is_first else uniforms(problem, n)])
 
 
-def _run(kernels, problems, chosen, sizes, limits):
+def _run(kernels, problems, chosen, sizes, limits, tol):
     """Iterations from rows, and what they found."""
     X, k = problems.X, chosen.shape[1]
     problems = problems._replace(count=cupy.asarray(sizes.astype(np.int32)))
     centers = X[chosen].astype(cupy.float64) - problems.origins[:, None, :]
     labels = cupy.full(len(X), -1, dtype=cupy.int32)
-    centers, numbers, converged, failed = _iterated(kernels, problems, centers, labels, sizes, limits)
+    centers, numbers, converged, failed = _iterated(kernels, problems, centers, labels, sizes, limits, tol)
     n_problems = len(sizes)
     running, counts = cupy.ones(n_problems, dtype=cupy.uint64), cupy.zeros(n_problems, dtype=cupy.uint64)
     rows_of_clusters, inertia = cupy.zeros((n_problems, k), dtype=cupy.int32), cupy.empty(n_problems)
@@ -198,61 +199,80 @@ def _run(kernels, problems, chosen, sizes, limits):
     return Run(centers, labels, totals[:, :, -1], numbers, inertia, found[1].astype(int), converged)
 
 
-def _iterated(kernels, problems, centers, labels, sizes, limits):
+def _iterated(kernels, problems, centers, labels, sizes, limits, tol):
     """Centers after the iterations, numbers of these, whether they converged; and which are to be made by their parts.
 
-    As in `lloyd.lloyd`, several are launched before the host looks at what they found, and goes on with the problems
-    that have not come to their end.
+    As in `lloyd.lloyd`, several are launched before the host looks at what they found. Problems that have come to their
+    end stay, and nothing is done for them, until they are half of those for which iterations are launched.
     """
     n_problems, d = len(sizes), problems.n_features
     final, numbers = centers.copy(), [[] for _ in range(n_problems)]
     converged, failed = np.zeros(n_problems, dtype=bool), sizes == 0
-    left, done = np.flatnonzero(~failed), 0
-    on_device = cupy.asarray(left)
-    some, centers = problems.take(on_device), centers[on_device]
-    tol = float(limits.tol) * problems.spreads.get() / d
+    left, done, own = np.flatnonzero(~failed), 0, ()
     while len(left) and done < limits.most:
+        if 2 * len(left) <= len(own) or done == 0:
+            own, on_device = left, cupy.asarray(left)
+            centers = final[on_device]
+            launched = _Launched(kernels, problems.take(on_device), centers.shape, labels, sizes[own], limits.tol)
         work = int(sizes[left].sum()) * d * (centers.shape[1] + SUMMING)
         n_launched = int(min(n_together(done, work, problems.X.dtype), limits.most - done))
-        places, found = _launched(kernels, some, centers, labels, int(sizes[left].max()), limits.tol, n_launched)
+        is_left = np.isin(own, left)
+        found = launched.launch(centers, n_launched)[:, is_left]
         n_made = (found[:, :, 0] >= 0).sum(axis=0)
         for i, problem in enumerate(left.tolist()):
             numbers[problem].append(found[: n_made[i], i])
         n_changed, _, shift, inertia, n_empty = found[n_made - 1, np.arange(len(left))].T
         unchanged, finite = n_changed == 0, np.isfinite(shift) & np.isfinite(inertia)
         # Centers of the same clusters can have moved by rounding only
-        place = [_cuda.place(made - same) for made, same in zip(n_made.tolist(), unchanged.tolist(), strict=True)]
-        centers = places[cupy.asarray(np.asarray(place)), cupy.arange(len(left))]
+        centers = launched.centers_of(is_left, n_made - unchanged, centers)
         final[on_device] = centers
         converged[left] = unchanged | (shift <= tol[left])
         failed[left] = ~finite | (n_empty > 0)
-        going_on = np.flatnonzero(~(converged[left] | failed[left]))
-        if len(going_on) < len(left):
-            stay = cupy.asarray(going_on)
-            left, on_device, some, centers = left[going_on], on_device[stay], some.take(stay), centers[stay]
+        left = left[~(converged[left] | failed[left])]
         done += n_launched
     return final, [np.concatenate(parts) if parts else None for parts in numbers], converged, failed
 
 
-def _launched(kernels, problems, centers, labels, most_rows_of_one, tol, n_launched):
-    """So many iterations: three places of centers, as `cuda.place` has them, and numbers of each that was made."""
-    n_problems, k, d = centers.shape
-    running = cupy.ones(n_problems, dtype=cupy.uint64)
-    counts = cupy.zeros((n_launched, n_problems), dtype=cupy.uint64)
-    numbers, parts = cupy.full((n_launched, n_problems, 5), -1.0), cupy.empty((n_problems, k, 2))
-    totals, sizes = cupy.empty((n_problems, k, d + 1)), cupy.empty((n_problems, k), dtype=cupy.int32)
-    places = cupy.empty((3, *centers.shape))
-    places[0] = centers
-    move = kernels[f"move_problems_{problems.X.dtype.name}"]
-    for i in range(n_launched):
-        old, new = places[_cuda.place(i)], places[_cuda.place(i + 1)]
-        _label(kernels, problems, old, running, labels, counts[i], most_rows_of_one)
-        _sum(kernels, problems, labels, running, totals, sizes)
-        grid = blocks(k, 8), n_problems
-        launch(move, grid, (32, 8), totals, old, problems.origins, k, d, running, new, parts)
-        ends = problems.spreads, k, d, np.float64(tol), running, numbers[i]
-        launch(kernels["sum_up_problems"], n_problems, 32, parts, totals, counts[i], *ends)
-    return places, numbers.get()  # waits
+class _Launched:
+    """Iterations of problems whose centers pass to and fro between two places, and what they found."""
+
+    def __init__(self, kernels, problems, shape, labels, sizes, tol):
+        n_problems, k, d = shape
+        self._kernels, self._problems, self._labels, self._tol = kernels, problems, labels, tol
+        self._most_rows_of_one, self._parts = int(sizes.max()), cupy.empty((n_problems, k, 2))
+        self._running, self._n_done = (
+            cupy.ones(n_problems, dtype=cupy.uint64),
+            cupy.empty(n_problems, dtype=cupy.uint64),
+        )
+        self._numbers, self._places = cupy.empty((MOST_TOGETHER, n_problems, 5)), cupy.empty((2, *shape))
+        self._totals, self._sizes = cupy.empty((n_problems, k, d + 1)), cupy.empty((n_problems, k), dtype=cupy.int32)
+        self._iterations = Repeated(WORTH_A_GRAPH)
+
+    def launch(self, centers, n):
+        """Make so many iterations of those that have not come to their end: numbers of each that was made; waits."""
+        self._places[0] = centers
+        self._n_done.fill(0)
+        self._numbers.fill(-1.0)
+        self._iterations.launch(self._iterate, n)
+        return self._numbers.get()
+
+    def centers_of(self, some, n_iterations, others):
+        """Centers after so many of these iterations of some of the problems, and those that others have."""
+        place = np.zeros(len(some), dtype=int)
+        place[some] = n_iterations % 2
+        found = self._places[cupy.asarray(place), cupy.arange(len(some))]
+        return found if some.all() else cupy.where(cupy.asarray(some)[:, None, None], found, others)
+
+    def _iterate(self, place):
+        """An iteration from the centers in a place."""
+        (n_problems, k, d), problems, kernels = self._places.shape[1:], self._problems, self._kernels
+        old, new, counts = self._places[place], self._places[1 - place], cupy.zeros(n_problems, dtype=cupy.uint64)
+        _label(kernels, problems, old, self._running, self._labels, counts, self._most_rows_of_one)
+        _sum(kernels, problems, self._labels, self._running, self._totals, self._sizes)
+        job = self._totals, old, problems.origins, k, d, self._running, new, self._parts
+        launch(kernels[f"move_problems_{problems.X.dtype.name}"], (blocks(k, 8), n_problems), (32, 8), *job)
+        ends = problems.spreads, k, d, np.float64(self._tol), self._running, self._n_done, self._numbers
+        launch(kernels["sum_up_problems"], n_problems, 32, self._parts, self._totals, counts, *ends)
 
 
 def _label(kernels, problems, centers, running, labels, counts, most_rows_of_one):

@@ -4,13 +4,14 @@ The device notes when the run ends, so that what has been launched beyond that d
 again, a CUDA graph of two iterations takes the place of their launches.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import cupy
 import numpy as np
 
 from kmeans_xp.backends import _cupy_passes as passes
-from kmeans_xp.backends._cupy_graph import captured
+from kmeans_xp.backends._cupy_graph import Repeated
 
 # Rows that change cluster are added to sums and taken away, if they are at most this share of many numbers (of rows)
 FEW_CHANGED = 1 / 32
@@ -59,11 +60,11 @@ def iterations(kernels, memory, X, sample_weight, centers, state, frame, metric,
     bounds = (memory.slack, path) if bounded else (None, None)
     given = Given(kernels, X, sample_weight, state.labels, *bounds, since, frame, metric, limits.tol)
     kept = state.kept
-    launched = Launched(given) if kept is None or not kept.launched.given.is_same(given) else kept.launched
-    launched.begin(centers, memory.centers_old)
+    goes_on = kept is not None and kept.launched.given.is_same(given)
+    launched = kept.launched if goes_on else Launched(given, centers.shape)
     most = n_together(state.n_done, X.size * (len(centers) + SUMMING), frame.distance_dtype)
-    launched.launch(min(most, limits.most, state.dense_left or most))
-    old, new, totals, numbers = launched.found()
+    n = min(most, limits.most, state.dense_left or most)
+    old, new, totals, numbers = launched.run(centers, memory.centers_old, n)
     sums, weights = totals[:, :-1], totals[:, -1].copy()  # which a fitted model keeps
     state.n_done += len(numbers)
     state.kept = Kept(launched, totals, numbers[-1][0], since)
@@ -79,14 +80,25 @@ def iterations(kernels, memory, X, sample_weight, centers, state, frame, metric,
 class Launched:
     """Iterations whose centers pass to and fro between two places, and what they found."""
 
-    def __init__(self, given):
+    def __init__(self, given, shape):
         self.given, self._origin = given, given.frame.origin.astype(given.frame.distance_dtype)
-        self._graph = None  # of two iterations
-        self._is_known = False  # whether the like was launched before, so that all kernels are loaded
+        waits = given.since is None and passes.sorts(*shape)  # for the device, as what sorts labels does
+        self._iterations = Repeated(math.inf if waits else WORTH_A_GRAPH)
 
-    def begin(self, centers, centers_old):
-        """Start from centers; the path of bounds leads to `centers_old`, or is new."""
-        if self._graph is None:  # which reads and writes what there is
+    def run(self, centers, centers_old, n):
+        """Make up to n iterations from centers; the path of bounds leads to `centers_old`, or is new.
+
+        -> centers before and after the last that was made, its sums and weights as `_iterate` has them, numbers of all
+        """
+        self._begin(centers, centers_old)
+        totals = self._iterations.launch(self._iterate, n)
+        numbers = [row for row in self._numbers.get().tolist() if row[0] >= 0]  # waits
+        found = self._places[(len(numbers) - 1) % 2], self._places[len(numbers) % 2], totals
+        return *(array.copy() if self._iterations.graph else array for array in found), numbers
+
+    def _begin(self, centers, centers_old):
+        """Put in place what iterations start from."""
+        if self._iterations.graph is None:  # which reads and writes what there is
             self._places, self._parts = cupy.empty((2, *centers.shape)), cupy.empty((len(centers), 2))
             self._numbers, self._left = cupy.empty((MOST_TOGETHER, 5)), cupy.empty(2, dtype=cupy.uint64)
         self._places[0] = centers
@@ -99,30 +111,6 @@ class Launched:
             self._parts.fill(0.0)
         else:
             passes.shifts(self.given.kernels, self._places[0], centers_old, self._parts)
-
-    def launch(self, n):
-        """Launch so many iterations."""
-        if self._graph is None and self._is_known and n >= WORTH_A_GRAPH and self._waits_for_nothing():
-            self._graph = captured(self._two)
-        n_pairs = n // 2 if self._graph else 0
-        for _ in range(n_pairs):
-            self._totals = self._graph.launch()
-        for i in range(2 * n_pairs, n):
-            self._totals = self._iterate(i % 2)
-        self._is_known = True
-
-    def found(self):
-        """Centers before and after the last iteration that was made, its sums and weights, and numbers of all."""
-        numbers = [row for row in self._numbers.get().tolist() if row[0] >= 0]  # waits
-        found = self._places[(len(numbers) - 1) % 2], self._places[len(numbers) % 2], self._totals
-        if self._graph:  # which writes to them
-            found, self._totals = [array.copy() for array in found], None
-        return *found, numbers
-
-    def _two(self):
-        """Two iterations, from the first place: sums and weights of the second."""
-        self._iterate(0)
-        return self._iterate(1)
 
     def _iterate(self, place):
         """An iteration from the centers in a place: sums and weights of the clusters, (n_clusters, n_features + 1)."""
@@ -140,10 +128,6 @@ class Launched:
         ends = tol, 0.0 if since is None else FAINT, self._left
         passes.move_to(kernels, totals[:, :-1], totals[:, -1], old, *found, *ends)
         return totals
-
-    def _waits_for_nothing(self):
-        """Whether no kernel is launched by a library that waits for the device, as one that sorts labels does."""
-        return self.given.since is not None or not passes.sorts(*self._places[0].shape)
 
 
 def n_together(done, work, dtype):

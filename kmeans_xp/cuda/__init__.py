@@ -273,11 +273,6 @@ def chunk_of_runs(device, n_samples, n_features):
     return max(MIN_CHUNK, blocks(n_samples * columns * blocks(n_features, columns), n_threads))
 
 
-def place(i):
-    """Which of three places has the centers that iteration i starts from: those given, then two in turns."""
-    return 0 if i == 0 else 2 - i % 2
-
-
 def blocks(count, size):
     """How many blocks of a size hold `count`."""
     return -(-count // size)

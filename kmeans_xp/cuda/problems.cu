@@ -349,13 +349,18 @@ extern "C" __global__ void sum_up_problems(const double* __restrict__ parts,    
                                            int n_clusters, int n_features,
                                            double tol,                          // relative to the variance of a column
                                            unsigned long long* most_rows,       // IN, OUT (n_problems,)
-                                           double* __restrict__ numbers)        // OUT (n_problems, 5)
+                                           unsigned long long* n_done,          // IN, OUT (n_problems,) rows of
+                                                                                //         numbers that are written
+                                           double* __restrict__ numbers)        // OUT (.., n_problems, 5), the next row
 {
     const size_t problem = blockIdx.x, cluster = problem * n_clusters, columns = n_features + 1;
     const unsigned long long none = 0;
     const double spread = spreads[problem];
+    if (has_ended(most_rows + problem)) return;
+    const size_t row = n_done[problem];
     conclude(parts + 2 * cluster, totals + cluster * columns + n_features, columns, n_changed + problem, &none, spread,
-             n_clusters, tol * spread / n_features, 0.0, 1.0, most_rows + problem, numbers + 5 * problem);
+             n_clusters, tol * spread / n_features, 0.0, 1.0, most_rows + problem, numbers + 5 * (row * gridDim.x + problem));
+    if (threadIdx.x == 0) n_done[problem] = row + 1;
 }
 
 // Weighted sum of the squared distances of the rows from their centers. A block of 256 threads has a problem.
