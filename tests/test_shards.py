@@ -1,5 +1,7 @@
 """device="cuda:all": rows dealt out to several GPUs give what one gives. Two devices are needed, or the stand-in."""
 
+import time
+
 import numpy as np
 import pytest
 from conftest import blobs
@@ -81,19 +83,90 @@ def test_mini_batches(rng):
     assert model.inertia_ < 1.5 * KMeans(5, random_state=0).fit(X).inertia_
 
 
+class Rows:
+    """What has rows, and gives them to one thread at a time."""
+
+    def __init__(self, X):
+        self._X, self.shape, self.dtype, self._busy = X, X.shape, X.dtype, False
+
+    def __getitem__(self, rows):
+        assert not self._busy
+        self._busy = True
+        time.sleep(1e-4)
+        found = self._X[rows]
+        self._busy = False
+        return found
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    monkeypatch.setattr("kmeans_xp.data.stream.BLOCK_BYTES", 0)  # then what 32 sums per cluster weigh
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("algorithm", ["lloyd", "auto", "elkan"])
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_streams_are_read_into_all_devices_in_turns(rng, dtype, algorithm, metric):
+    """The same bits as from one device, as blocks are the same and are added up in their order."""
+    X, weights = blobs(rng, 1501, 6, n_clusters=9).astype(dtype), rng.uniform(0.5, 2, size=1501)
+    options = {"init": X[:3].copy(), "algorithm": algorithm, "metric": metric}
+    one, several = (KMeans(3, device=d, **options).fit(Rows(X), sample_weight=weights) for d in ("cuda", "cuda:all"))
+    for name in ("labels_", "cluster_centers_", "inertia_", "n_iter_", "cluster_sizes_"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(several, name), err_msg=name)
+    np.testing.assert_array_equal(one.predict(Rows(X)), several.predict(Rows(X)))
+    np.testing.assert_array_equal(one.transform(Rows(X)), several.transform(Rows(X)))
+    assert several.score(Rows(X), sample_weight=weights) == one.score(Rows(X), sample_weight=weights)
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("init", ["k-means++", "random", "k-means||"])
+def test_seeded_fits_of_streams(rng, init):
+    X = blobs(rng, 1200, 5, n_clusters=4).astype("float32")
+    options = {"init": init, "n_init": 2, "random_state": 3}
+    one, several = (KMeans(4, device=d, **options).fit(Rows(X)) for d in ("cuda", "cuda:all"))
+    np.testing.assert_array_equal(one.labels_, several.labels_)
+    np.testing.assert_array_equal(one.cluster_centers_, several.cluster_centers_)
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_blocks_of_a_stream_are_on_all_devices(cupy, rng):
+    from kmeans_xp import data
+
+    X, n_devices = blobs(rng, 1100, 3), cupy.cuda.runtime.getDeviceCount()
+    with data.open_data(Rows(X), purpose=data.Purpose(device=devices.ALL)) as source:
+        found = source.reduce(lambda block: [(block.X.device.id, block.start, len(block.X))], lambda a, b: a + b)
+        entries = source.write(None, lambda block, values: values, data.PerRow(np.arange(1100.0)))
+        assert source.take(np.array([10, 0])).device.id == 0
+    assert len(found) > 3 * n_devices
+    assert [device for device, _, _ in found] == [i % n_devices for i in range(len(found))]
+    assert [start for _, start, _ in found] == np.cumsum([0, *(n for _, _, n in found[:-1])]).tolist()
+    np.testing.assert_array_equal(entries, np.arange(1100.0))
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_rows_of_a_stream_that_are_no_numbers_are_named(rng):
+    X = blobs(rng, 1100, 3)
+    X[1007, 1] = np.nan
+    with pytest.raises(ValueError, match="row 1007 is the first one"):
+        KMeans(2, device="cuda:all").fit(Rows(X))
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_an_array_without_memory_for_its_parts_is_read_in_turns(rng, monkeypatch):
+    X = blobs(rng, 1100, 3)
+    expected = KMeans(3, device="cuda", init=X[:3]).fit(Rows(X))
+    monkeypatch.setattr(devices, "fits_on_device", lambda X, name: name == "cuda:0")
+    monkeypatch.setattr("kmeans_xp.data.Shards", None)
+    found = KMeans(3, device="cuda:all", init=X[:3]).fit(X)
+    np.testing.assert_array_equal(found.cluster_centers_, expected.cluster_centers_)
+
+
 def test_what_is_not_in_host_memory_is_refused(cupy, rng):
     X = blobs(rng, 50, 3)
-    with pytest.raises(ValueError, match="device='cuda:all' needs rows in the memory of the host"):
+    with pytest.raises(ValueError, match="device='cuda:all' needs rows of the host"):
         KMeans(3, device="cuda:all").fit(cupy.asarray(X))
     bad = X.copy()
     bad[7, 1] = np.nan
     with pytest.raises(ValueError, match="NaN"):
         KMeans(3, device="cuda:all").fit(bad)
-
-
-def test_parts_without_memory_are_named(rng, monkeypatch):
-    from kmeans_xp.data import shards
-
-    monkeypatch.setattr(shards, "fits_on_device", lambda X, name: name == "cuda:0")
-    with pytest.raises(MemoryError, match="cuda:1: no memory for a part of X"):
-        KMeans(3, device="cuda:all").fit(blobs(rng, 50, 3))

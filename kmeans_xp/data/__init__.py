@@ -14,7 +14,7 @@ from sklearn.utils import check_random_state
 from kmeans_xp import arrays, devices
 from kmeans_xp._sklearn_private import rows_at
 from kmeans_xp.data.memory import InMemory
-from kmeans_xp.data.shards import Shards
+from kmeans_xp.data.shards import Shards, dealt
 from kmeans_xp.data.source import PerRow as PerRow
 from kmeans_xp.data.stream import Reader, Stream
 from kmeans_xp.metric import EUCLIDEAN
@@ -34,7 +34,7 @@ from kmeans_xp.validation import (
 # Multiplications of one pass from which on device="auto" sends NumPy arrays to a GPU: an H100, copying X included, is
 # as fast as 16 cores at 3e7 and twice as fast at 3e8. Before that, importing CuPy and loading kernels take seconds.
 AUTO_GPU_WORK = 10**8
-NO_SHARDS = f"device={devices.ALL!r} needs rows in the memory of the host, as a NumPy array or a data frame."
+NO_SHARDS = f"device={devices.ALL!r} needs rows of the host: a NumPy array, a data frame, or what is read in blocks."
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,10 @@ def open_data(X, sample_weight=None, purpose=LOOK):
         if type(home) is not np.ndarray:
             raise ValueError(NO_SHARDS)
         weights = None if sample_weight is None else check_sample_weight(sample_weight, home)
-        data = Shards(home, weights, purpose)
+        if all(devices.fits_on_device(home[rows], name) for name, rows in dealt(home)):
+            data = Shards(home, weights, purpose)
+        else:
+            data = Stream(home, weights, purpose, working_memory(), devices.every_cuda_device())
         with computing(data.like, purpose.n_clusters):
             yield data
         return
@@ -96,14 +99,10 @@ def _elsewhere(X, sample_weight, purpose, checked):
 
         check_device_of_dask(purpose.device)
         return Partitions(check_source(X, **checked), sample_weight, purpose)
-    if purpose.device == devices.ALL:
-        if _lies_in_a_file(X):
-            raise ValueError(NO_SHARDS)
-        return None
     if _is_read_in_blocks(X, purpose):
         X, target = check_source(X, **checked), _target(X, purpose)
-        sample_weight, device = check_weight_of_source(sample_weight, X), None if target == "cpu" else target
-        return Stream(X, sample_weight, purpose, working_memory(), device)
+        places = devices.every_cuda_device() if target == devices.ALL else [None if target == "cpu" else target]
+        return Stream(X, check_weight_of_source(sample_weight, X), purpose, working_memory(), places)
     return None
 
 
@@ -133,7 +132,7 @@ def _target(X, purpose):
 
 def _is_read_in_blocks(X, purpose):
     """Whether X is to be read block by block."""
-    if type(X) is np.ndarray and X.ndim == 2:
+    if type(X) is np.ndarray and X.ndim == 2 and purpose.device != devices.ALL:
         target = _target(X, purpose)
         if target is not None and devices.parse_device(target)[0] == "cuda":
             return not devices.fits_on_device(X, target)

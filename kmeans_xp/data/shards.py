@@ -7,8 +7,15 @@ import numpy as np
 
 from kmeans_xp.arrays import asarray_like, float_dtype, to_numpy, write_rows
 from kmeans_xp.data.source import Block, HostBlocks, PerRow, map_arrays, prepared, started
-from kmeans_xp.devices import every_cuda_device, finish, fits_on_device, to_device
+from kmeans_xp.devices import every_cuda_device, finish, to_device
 from kmeans_xp.steps import computing, in_unit
+
+
+def dealt(X):
+    """The CUDA devices, by name, and the rows of each: parts of about one size, in order."""
+    names = every_cuda_device()[: len(X)]
+    ends = [len(X) * i // len(names) for i in range(len(names) + 1)]
+    return [(name, slice(*pair)) for name, pair in zip(names, itertools.pairwise(ends), strict=True)]
 
 
 class Shards(HostBlocks):
@@ -25,13 +32,9 @@ class Shards(HostBlocks):
         weights = np.ones(len(X)) if sample_weight is None else sample_weight
         if purpose.fitting and sample_weight is not None:
             weights, self.weight_unit = in_unit(weights)
-        names = every_cuda_device()[: len(X)]
-        ends = [len(X) * i // len(names) for i in range(len(names) + 1)]
-        self._rows = [slice(*pair) for pair in itertools.pairwise(ends)]
+        parts = dealt(X)
+        names, self._rows = zip(*parts, strict=True)
         self._first = names[0]
-        full = [name for name, rows in zip(names, self._rows, strict=True) if not fits_on_device(X[rows], name)]
-        if full:
-            raise MemoryError(f"{', '.join(full)}: no memory for a part of X. device='cuda' reads X block by block.")
         self._blocks = [self._placed(i, name, weights, purpose) for i, name in enumerate(names)]
         self.like = self.shown = self._blocks[0].X[:0]
 

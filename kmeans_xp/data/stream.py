@@ -1,11 +1,12 @@
 """Rows that are read block by block: from a file larger than memory, or into a GPU with less memory than the host.
 
-A block is read by a thread while the one before it is computed with. Of a block whose rows are settled (see `bounds`)
-nothing is read, and of one with few rows left only those, where the data can be indexed row by row.
+A block is read by a thread while the one before it is computed with, and several GPUs take turns. Of a block whose rows
+are settled (see `bounds`) nothing is read, and of one with few rows left only those, where X takes numbers of rows.
 """
 
 import contextlib
 import math
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -20,8 +21,8 @@ from kmeans_xp.arrays import (
     to_numpy,
     write_rows,
 )
-from kmeans_xp.data.source import Block, HostBlocks, PerRow, prepared, started
-from kmeans_xp.devices import slots, to_device
+from kmeans_xp.data.source import Block, HostBlocks, PerRow, map_arrays, prepared, started
+from kmeans_xp.devices import finish, slots, to_device
 from kmeans_xp.steps import computing, in_unit
 
 BLOCK_BYTES = 2**26  # of a block, where working memory allows
@@ -39,6 +40,7 @@ class Reader:
 
     def __init__(self, X):
         self._X, self.shape, self.dtype = X, tuple(X.shape), float_dtype(X)
+        self._one_at_a_time = threading.Lock()  # X need not be made for threads
         self._row_bytes = self.shape[1] * self.dtype.itemsize
 
     def read(self, rows, out=None):
@@ -67,7 +69,8 @@ class Reader:
             raise ValueError(f"X changed its shape from {self.shape} to {tuple(self._X.shape)} while it was read.")
         try:
             check_file(self._X)
-            found = self._X[rows] if isinstance(rows, slice) else getattr(self._X, "oindex", self._X)[rows, :]
+            with self._one_at_a_time:
+                found = self._X[rows] if isinstance(rows, slice) else getattr(self._X, "oindex", self._X)[rows, :]
             if np.ma.isMaskedArray(found):  # what is masked is missing
                 found = np.ma.filled(found.astype(self.dtype), np.nan)
             found = np.asarray(found)
@@ -114,11 +117,13 @@ def _named(numbers):
 class Stream(HostBlocks):
     """Source (see `source`) of anything with shape, dtype and row slicing.
 
-    The blocks are NumPy arrays, or CuPy's on a CUDA device. sample_weight (n_samples,) is a NumPy array or None.
+    The blocks are NumPy arrays (place None), or CuPy's on CUDA devices (places by name), which take turns: what they
+    find is added up in the order of the blocks, as if it were one device. sample_weight (n_samples,) is a NumPy array
+    or None.
     """
 
-    def __init__(self, X, sample_weight, purpose, working_memory, device):
-        self._X, self._purpose, self._device, n_clusters = X, purpose, device, purpose.n_clusters
+    def __init__(self, X, sample_weight, purpose, working_memory, places=(None,)):
+        self._X, self._purpose, n_clusters = X, purpose, purpose.n_clusters
         self.given, self.home, self.lost, self.masses = X, np.empty(0), (0, 0.0), {}
         self._sample_weight, self.weight_unit = sample_weight, 1.0
         if purpose.fitting and sample_weight is not None:
@@ -128,19 +133,20 @@ class Stream(HostBlocks):
         row_bytes = self.shape[1] * self._dtype.itemsize
         # Each block keeps float64 sums of its clusters: larger blocks where these would weigh
         block_bytes = max(BLOCK_BYTES, 32 * 8 * n_clusters * self.shape[1])
-        self._n_rows = max(1, min(block_bytes, working_memory // 4) // row_bytes)
+        self._n_rows = max(1, min(block_bytes, working_memory // (4 * len(places))) // row_bytes)
         starts = range(0, self.shape[0], self._n_rows)
         self._blocks = [Block(None, None, index, start) for index, start in enumerate(starts)]
         shape = min(self._n_rows, self.shape[0]), self.shape[1]
-        self._slots = slots(2, shape, self._dtype, device)
-        self.like = self.shown = self._slots[0].take(0)
+        self._places = places[: len(self._blocks)]
+        self._slots = [slots(2, shape, self._dtype, place) for place in self._places]
+        self._likes = [turns[0].take(0) for turns in self._slots]  # an array of no rows in each place
+        self.like = self.shown = self._likes[0]
         state_bytes = 12 * self.shape[0] + 8 * n_clusters * self.shape[1] * len(self._blocks)
         self._keeps_bounds = state_bytes <= working_memory
 
     def reduce(self, function, combine, *args):
         result = None
-        for block in self._at_hand(function, args):
-            value = function(block, *self._beside(block, args))
+        for _, value in self._found(function, args):
             result = value if result is None else combine(result, value)
         return result
 
@@ -148,51 +154,71 @@ class Stream(HostBlocks):
         if out is None:
             dtype = to_numpy(self.like).dtype if dtype is None else dtype
             out = np.empty((self.shape[0], *more_shape), dtype)
-        for block in self._at_hand(function, args):
-            write_rows(out, self._rows(block), function(block, *self._beside(block, args)))
+        for block, value in self._found(function, args):
+            write_rows(out, self._rows(block), value)
         return out
 
     def take(self, numbers):
         X = self._reader.take(numbers)
-        return X if self._device is None else to_device(X, self._device)
+        return X if self._places[0] is None else to_device(X, self._places[0])
 
     def suited(self, algorithm, n_clusters, frame):
         return algorithm.on(self.like, n_clusters, frame) if self._keeps_bounds else Dense()
 
-    def _beside(self, block, args):
-        """Arguments of a pass as a block is given them."""
-        rows = self._rows(block)
-        return [asarray_like(arg.values[rows], self.like) if isinstance(arg, PerRow) else arg for arg in args]
+    def _found(self, function, args):
+        """Yield the blocks and `function(block, *args)`, in their order, while the next ones are read.
 
-    def _at_hand(self, function, args):
-        """Yield the blocks, each while what `function` needs of its rows is in memory."""
-        with ThreadPoolExecutor(1) as reader:
-            reading = None
-            for block in [*self._blocks, None]:
+        One block at a time, or one in each place by a thread that waits for its device.
+        """
+        jobs, several = [args] * len(self._places), len(self._places) > 1
+        if several:
+            finish(self.like)  # what made the arguments
+            jobs = [map_arrays(args, partial(asarray_like, like=like)) for like in self._likes]
+            for like in self._likes:
+                finish(like)
+        with ThreadPoolExecutor(len(jobs)) as readers, ThreadPoolExecutor(len(jobs)) as pool:
+            reading = []
+            for first in range(0, len(self._blocks) + len(jobs), len(jobs)):
                 ready = reading
-                if block is not None:
-                    job = block, self._slots[block.index % 2], self._needed(block, function, args)
-                    reading = *job, started(reader, self._read, *job)
-                if ready is not None:
-                    yield from self._loaded(*ready)
+                blocks = self._blocks[first : first + len(jobs)]
+                reading = [self._begun(readers, block, function, jobs[block.index % len(jobs)]) for block in blocks]
+                if not several:
+                    yield from ((block, self._computed(block, *job)) for block, *job in ready)
+                    continue
+                values = [started(pool, self._computed, *job) for job in ready]
+                for (block, *_), value in zip(ready, values, strict=True):
+                    yield block, map_arrays(value(), partial(asarray_like, like=self.like))
 
-    def _loaded(self, block, slot, active, read):
-        """Yield the block while its rows are in memory."""
-        X = slot.take(read())
-        if self._sample_weight is None:
-            weights = np.ones(X.shape[0])
-        else:
-            weights = self._sample_weight[self._rows(block)]
-            weights = weights if active is None else weights[to_numpy(active)]
-        with computing(X, self._purpose.n_clusters):
+    def _begun(self, readers, block, function, args):
+        """The job of `_computed`, of which the rows are being read."""
+        turn, place = divmod(block.index, len(self._places))
+        slot = self._slots[place][turn % 2]
+        with computing(self._likes[place], self._purpose.n_clusters):
+            active = self._needed(block, function, args)
+        return block, slot, active, started(readers, self._read, block, slot, active), function, args
+
+    def _computed(self, block, slot, active, read, function, args):
+        """What the function finds, while the rows of the block are in memory."""
+        like, rows = self._likes[block.index % len(self._places)], self._rows(block)
+        with computing(like, self._purpose.n_clusters):
+            X = slot.take(read())
+            if self._sample_weight is None:
+                weights = np.ones(X.shape[0])
+            else:
+                weights = self._sample_weight[rows]
+                weights = weights if active is None else weights[to_numpy(active)]
             weights = asarray_like(weights, X)
             if X.shape[0]:
                 job = self._purpose.metric, self._purpose.fitting
                 X, weights, block.lost = prepared(X, weights, block.start, *job)
             block.put(X, weights, active)
-            yield block
+            args = [asarray_like(arg.values[rows], like) if isinstance(arg, PerRow) else arg for arg in args]
+            found = function(block, *args)
             block.drop()
-        slot.release()
+            slot.release()
+            if len(self._places) > 1:
+                finish(like)
+            return found
 
     def _rows(self, block):
         return slice(block.start, min(block.start + self._n_rows, self.shape[0]))
