@@ -447,6 +447,7 @@ def test_bounds_that_do_not_pay_are_left(cupy, backend, rng, monkeypatch):
         return compare(kernels, X, centers, frame, labels, slack, path, look)
 
     monkeypatch.setattr(backend.passes, "compare", noting)
+    monkeypatch.setattr(backend._cupy_runs, "WORTH_A_GRAPH", 99)
     monkeypatch.setattr(ALGORITHMS["elkan"].__class__, "start", Bounded(0.01).start)
     model = KMeans(300, init=X[:300], algorithm="elkan", tol=0, max_iter=16)
     with warnings.catch_warnings():
@@ -534,7 +535,7 @@ def test_kernels_that_compute_something_else_are_noticed(backend, dtype, product
     kernels = backend._kernels_on(0, dtype, products)
     assert backend._cuda_check.difference(backend.PASSES, kernels, dtype) is None
     narrow = backend._cuda.NARROW["float64" if dtype == "float64" else "float32"]
-    others = ["stale_rows", "add_runs", "scale_columns", "add_moved"]
+    others = ["stale_rows", *backend._cuda.SORT, "add_runs", "scale_columns", "add_moved"]
     if dtype != "float16":
         others += [f"move_problems_{dtype.name}", "sum_up_problems"]
     others += [f"tile_centers_{width}" for width in (narrow, 80) if products == "tf32"]

@@ -58,7 +58,6 @@ def assert_same(cupy, found, expected):
     "kind", ["contiguous", "transposed", "float16", "tiles", "weights with strides", "many clusters"]
 )
 def test_fits_with_and_without(cupy, backend, graphs, rng, kind, algorithm, max_iter, monkeypatch):
-    """Sums of many clusters are made by sorting, which waits for the device: no graph."""
     X = cupy.asarray(blobs(rng, 3000, 6, spread=3, dtype="float16" if kind == "float16" else "float32"))
     weights = cupy.asarray(rng.uniform(size=6000))[::2] if kind.startswith("weights") else None
     if kind == "transposed":
@@ -69,7 +68,7 @@ def test_fits_with_and_without(cupy, backend, graphs, rng, kind, algorithm, max_
     model = KMeans(k, init=X[:k].astype("float32"), tol=0, max_iter=max_iter, algorithm=algorithm)
     found = clone(model).fit(X, sample_weight=weights)
     assert found.n_iter_ > 4
-    assert len(graphs) >= (kind != "many clusters")
+    assert graphs
     assert None not in graphs
     without_graphs(backend, monkeypatch)
     n_graphs = len(graphs)

@@ -265,7 +265,7 @@ def test_stale_rows(launch, rng, n):
 
 
 @pytest.mark.parametrize("dtype", list(TYPES))
-@pytest.mark.parametrize("first", [0, 2**31], ids=["near", "far"])
+@pytest.mark.parametrize("first", [0, 2**30], ids=["near", "far"])
 @pytest.mark.parametrize("clusters", ["even", "one large", "one"])
 @pytest.mark.parametrize(
     ("n", "d", "k", "chunk", "columns"), [(1, 1, 1, 32, 2), (500, 3, 7, 32, 4), (333, 40, 20, 5, 16)]
@@ -275,7 +275,7 @@ def test_sums(launch, rng, dtype, clusters, n, d, k, chunk, columns, first):
     X, numbers, origin, _, _ = job(rng, n, d, k, dtype)
     origin = origin.astype(float)
     labels, weights = labels_of(rng, clusters, n, k), rng.uniform(size=n)
-    order = np.argsort(labels, kind="stable")
+    order = np.argsort(labels, kind="stable").astype(np.int32)
     starts = np.searchsorted(labels[order], np.arange(k + 1))
     n_chunks = -(-n // chunk)
     at = [np.uintp(x.ctypes.data - first * size) for x, size in ((X, X.itemsize * d), (weights, 8))]
@@ -286,6 +286,26 @@ def test_sums(launch, rng, dtype, clusters, n, d, k, chunk, columns, first):
     totals = np.full((k, d + 1), np.nan)
     launch("add_runs", (k, -(-(d + 1) // 32)), (32, 8), runs, starts, d + 1, chunk, totals)
     assert_sums(totals, labels, weights, numbers - origin)
+
+
+@pytest.mark.parametrize("clusters", ["even", "one large", "one"])
+@pytest.mark.parametrize(
+    ("n", "k", "size"), [(1, 1, 256), (700, 3, 64), (1000, 1, 7), (3000, 700, 40), (2999, 255, 3000), (100, 1000, 33)]
+)
+def test_rows_sorted_by_label(launch, rng, clusters, n, k, size):
+    labels, n_parts = labels_of(rng, clusters, n, k), -(-n // size)
+    counts, starts = np.zeros((k, n_parts), dtype=np.int32), np.full(k + 1, -5, dtype=np.int64)
+    order, found = np.full(n, -5, dtype=np.int32), np.full(n, -5, dtype=np.int32)
+    launch("count_labels", n_parts, 256, labels, n, size, counts)
+    of_parts = np.split(labels, range(size, n, size))
+    np.testing.assert_array_equal(counts.T, [np.bincount(part, minlength=k) for part in of_parts])
+    launch("scan_parts", -(-(k + 1) // 8), (32, 8), k, n_parts, counts, starts)
+    np.testing.assert_array_equal(starts, np.bincount(labels, minlength=k + 1))
+    launch("scan_labels", 1, 256, k + 1, starts)
+    launch("place_rows", -(-n_parts // 8), (32, 8), labels, starts, n, size, n_parts, counts, order, found)
+    np.testing.assert_array_equal(order, np.argsort(labels, kind="stable"))
+    np.testing.assert_array_equal(found, labels[order])
+    np.testing.assert_array_equal(starts, np.searchsorted(found, np.arange(k + 1)))
 
 
 def labels_of(rng, clusters, n, k):

@@ -299,12 +299,10 @@ def compare(kernels, X, centers, frame, labels, slack=None, path=None, look=None
 def sums(kernels, tile, origin, labels, sample_weight, n_clusters):
     """Sums and weights, (n_clusters, n_features + 1), of the clusters of a tile."""
     n_samples, n_features = tile.shape
-    if not sorts(n_clusters, n_features):
-        return _sums_of_few(kernels, tile, origin, labels, sample_weight, n_clusters)
-    # As few bytes as possible: it is a radix sort, stable
-    order = cupy.argsort(labels.astype(cupy.min_scalar_type(n_clusters - 1)))
-    labels = labels[order]
-    starts = cupy.searchsorted(labels, cupy.arange(n_clusters + 1, dtype=cupy.int32))
+    shared = _cuda.sums_bytes(n_features, n_clusters)
+    if shared <= device().block_shared:
+        return _sums_of_few(kernels, tile, origin, labels, sample_weight, n_clusters, shared)
+    order, labels, starts = by_label(kernels, labels, n_clusters)
     columns = power_of_2(n_features, BLOCK)
     chunk = _cuda.chunk_of_runs(device(), n_samples, n_features)
     n_chunks = blocks(n_samples, chunk)
@@ -318,15 +316,26 @@ def sums(kernels, tile, origin, labels, sample_weight, n_clusters):
     return totals
 
 
-def sorts(n_clusters, n_features):
-    """Whether rows are sorted by their labels to be summed: where sums of clusters don't fit into shared memory."""
-    return _cuda.sums_bytes(n_features, n_clusters) > device().block_shared
+def by_label(kernels, labels, n_clusters):
+    """Rows sorted by their labels, in their order; the labels of these; where each label begins, (n_clusters + 1,).
+
+    Not by CuPy's `argsort`, which waits for the device.
+    """
+    n, grid = len(labels), (blocks(n_clusters + 1, 8), (32, 8))
+    size = _cuda.size_of_parts(device(), n, n_clusters)
+    n_parts = blocks(n, size)
+    counts, starts = cupy.zeros((n_clusters, n_parts), dtype=np.int32), cupy.empty(n_clusters + 1, dtype=np.int64)
+    order, found = cupy.empty(n, dtype=np.int32), cupy.empty(n, dtype=np.int32)
+    launch(kernels["count_labels"], n_parts, BLOCK, labels, n, size, counts)
+    launch(kernels["scan_parts"], *grid, n_clusters, n_parts, counts, starts)
+    launch(kernels["scan_labels"], 1, BLOCK, n_clusters + 1, starts)
+    launch(kernels["place_rows"], blocks(n_parts, 8), (32, 8), labels, starts, n, size, n_parts, counts, order, found)
+    return order, found, starts
 
 
-def _sums_of_few(kernels, tile, origin, labels, sample_weight, n_clusters):
+def _sums_of_few(kernels, tile, origin, labels, sample_weight, n_clusters, shared):
     """`sums` without sorting."""
     n_samples, n_features = tile.shape
-    shared = _cuda.sums_bytes(n_features, n_clusters)
     columns = power_of_2(n_features, _cuda.SUMS_BLOCK)
     chunk = _cuda.chunk_of_few(device(), n_samples, n_features, shared)
     parts = cupy.empty((blocks(n_samples, chunk), n_clusters, n_features + 1))

@@ -4,7 +4,6 @@ The device notes when the run ends, so that what has been launched beyond that d
 again, a CUDA graph of two iterations takes the place of their launches.
 """
 
-import math
 from typing import Any, NamedTuple
 
 import cupy
@@ -61,7 +60,7 @@ def iterations(kernels, memory, X, sample_weight, centers, state, frame, metric,
     given = Given(kernels, X, sample_weight, state.labels, *bounds, since, frame, metric, limits.tol)
     kept = state.kept
     goes_on = kept is not None and kept.launched.given.is_same(given)
-    launched = kept.launched if goes_on else Launched(given, centers.shape)
+    launched = kept.launched if goes_on else Launched(given)
     most = n_together(state.n_done, X.size * (len(centers) + SUMMING), frame.distance_dtype)
     n = min(most, limits.most, state.dense_left or most)
     old, new, totals, numbers = launched.run(centers, memory.centers_old, n)
@@ -80,10 +79,9 @@ def iterations(kernels, memory, X, sample_weight, centers, state, frame, metric,
 class Launched:
     """Iterations whose centers pass to and fro between two places, and what they found."""
 
-    def __init__(self, given, shape):
+    def __init__(self, given):
         self.given, self._origin = given, given.frame.origin.astype(given.frame.distance_dtype)
-        waits = given.since is None and passes.sorts(*shape)  # for the device, as what sorts labels does
-        self._iterations = Repeated(math.inf if waits else WORTH_A_GRAPH)
+        self._iterations = Repeated(WORTH_A_GRAPH)
 
     def run(self, centers, centers_old, n):
         """Make up to n iterations from centers; the path of bounds leads to `centers_old`, or is new.

@@ -14,7 +14,8 @@ import numpy as np
 
 FOLDER = Path(__file__).parent
 CERTAIN = "relabel_certain", "relabel_half", "relabel_wide"
-DENSE = "stale_rows", "relabel", *CERTAIN, "sums", "moved", "distances", "move", "seeding", "problems"
+DENSE = "stale_rows", "relabel", *CERTAIN, "sort", "sums", "moved", "distances", "move", "seeding", "problems"
+SORT = "count_labels", "scan_parts", "scan_labels", "place_rows"
 SPARSE = "sparse_rows", "sparse_products", "sparse_sums"
 
 BLOCK = 256  # threads
@@ -37,8 +38,9 @@ SUMS_BLOCK = 128  # threads of `sum_few`, each of which has sums of all clusters
 MIN_TILE = 2**12  # rows below which a tile is not halved any more
 MOST_ROWS = 2**30  # of a tile: kernels number them by 32 bits
 MIN_CHUNK = 32  # rows that are summed by one thread
-# Scratch bytes a row: the rows to look at and the uncertain ones (8); or labels as sort keys (4), their order (8), what
-# sorting needs (16), sorted labels (4), and a few partial sums
+MIN_PART = 256  # rows that a warp sorts
+# Scratch bytes a row: the rows to look at and the uncertain ones (8); or their order by labels (4), sorted labels (4),
+# what sorting counts (up to 20), and a few partial sums
 ROW_BYTES = 48
 MOST_TRIALS = 16  # of greedy k-means++, as in `choose_trial`
 
@@ -86,6 +88,7 @@ def plain_instances():
     """The other kernels of DENSE."""
     names = "stale_rows", "add_runs", "scale_columns", "add_moved", "sum_up", "shifts", "advance_paths"
     names += "weigh_trials", "choose_trial", "sum_up_problems"
+    names += SORT
     plain = {name: name for name in names}
     moves = {f"move_centers_{of}": f"move_centers<{TYPES[of]}>" for of in ("float32", "float64")}
     moves |= {f"move_problems_{of}": f"move_problems<{TYPES[of]}>" for of in ("float32", "float64")}
@@ -167,6 +170,12 @@ def scratch_bytes(device, n_samples, n_features, n_clusters, tile_bytes):
         n_runs = blocks(n_rows, chunk_of_runs(device, n_rows, n_features)) + n_clusters
     # Of the size of the centers: -2 c, totals of a tile and of all, and what the loop makes of them
     return ROW_BYTES * n_rows + 8 * (n_features + 1) * (n_runs + 8 * n_clusters)
+
+
+def size_of_parts(device, n_samples, n_clusters):
+    """Rows of each part that is sorted by a warp: for as many as run at a time, and few counts (of each cluster)."""
+    most = max(1, min(4 * n_samples // n_clusters, device.multiprocessors * device.threads // 32))
+    return max(MIN_PART, blocks(n_samples, most))
 
 
 def row_dtype(given, computed):

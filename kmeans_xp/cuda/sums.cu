@@ -9,7 +9,7 @@
 template <typename Row>
 __global__ void sum_runs(const Row* __restrict__ X,            // IN  (n_samples, n_features)
                          const double* __restrict__ origin,    // IN  (n_features,)
-                         const long long* __restrict__ order,  // IN  (n_samples,) rows sorted by label
+                         const int* __restrict__ order,        // IN  (n_samples,) rows sorted by label
                          const int* __restrict__ labels,       // IN  (n_samples,) of the sorted rows
                          const double* __restrict__ sample_weight,  // IN (n_samples,)
                          int n_samples, int n_features, int chunk,
@@ -35,7 +35,8 @@ __global__ void sum_runs(const Row* __restrict__ X,            // IN  (n_samples
         int label_of[AHEAD];
 #pragma unroll
         for (int a = 0; a < AHEAD; ++a) {
-            const long long here = i + a < end ? i + a : end - 1, row = order[here];
+            const long long here = i + a < end ? i + a : end - 1;
+            const int row = order[here];
             x[a] = X[(size_t)row * n_features + column];
             w[a] = i + a < end ? sample_weight[row] : 0.0;
             label_of[a] = labels[here];
