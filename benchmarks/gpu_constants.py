@@ -16,7 +16,8 @@ VALUES = {
     ("cuda", "PRODUCTS"): ("float16",),
     ("runs", "MOST_TOGETHER"): (1, 4, 16),  # iterations between two looks at what they found
     ("runs", "WORTH_A_GRAPH"): (2, NEVER),  # iterations from which on two are captured in a graph
-    ("passes", "WORTH_A_GRAPH"): (4, NEVER),  # choices of k-means++ from which on one is
+    ("seeding", "MOST_TOGETHER"): (1, 16),  # rounds of k-means++ between two looks
+    ("seeding", "WORTH_A_GRAPH"): (NEVER,),  # such rounds from which on one is captured
     ("runs", "MANY_NUMBERS"): (0, NEVER),  # from which on sums are of rows that changed cluster
     ("runs", "FEW_CHANGED"): (1 / 128, 1 / 16, 1 / 8),  # share of the rows up to which they are
     ("backend", "PRUNING_SIZE"): (0, NEVER),  # n_features * n_clusters from which on there are bounds
@@ -25,7 +26,7 @@ VALUES = {
 
 def measure(X, start, module, name, value):
     """Fits with a value beside those with the one in use."""
-    used, init = getattr(module, name), "k-means++" if module.__name__.endswith("passes") else start
+    used, init = getattr(module, name), "k-means++" if module.__name__.endswith("seeding") else start
 
     def fit(value):
         setattr(module, name, value)
@@ -44,7 +45,7 @@ def main(options):
     gpu.append(options.json, kind="machine", **gpu.machine(options.quick))
     from kmeans_xp.backends import cupy as backend
 
-    modules = {"cuda": cuda, "backend": backend, "runs": backend._cupy_runs, "passes": backend.passes}
+    modules = {"cuda": cuda, "backend": backend, "runs": backend._cupy_runs, "seeding": backend._cupy_seeding}
     for shape in gpu.QUICK if options.quick else CASES:
         X, start = gpu.on_device(shape)
         for (module, name), values in VALUES.items():

@@ -714,7 +714,12 @@ def test_the_benchmark_of_problems_runs(capsys, tmp_path):
 
 def test_constants_that_are_measured_exist(backend):
     for module, name in gpu_constants.VALUES:
-        modules = {"cuda": backend._cuda, "backend": backend, "runs": backend._cupy_runs, "passes": backend.passes}
+        modules = {
+            "cuda": backend._cuda,
+            "backend": backend,
+            "runs": backend._cupy_runs,
+            "seeding": backend._cupy_seeding,
+        }
         assert hasattr(modules[module], name)
 
 

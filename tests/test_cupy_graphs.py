@@ -6,10 +6,11 @@ import warnings
 
 import numpy as np
 import pytest
-from conftest import blobs, load
+from conftest import blobs, load, moments
 from sklearn.base import clone
 
 from kmeans_xp import KMeans, kmeans_plusplus
+from kmeans_xp.seeding import greedy
 
 pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")]
 
@@ -40,7 +41,7 @@ def _cupy_graph():
 
 
 def without_graphs(backend, patch):
-    for module in (backend.passes, backend._cupy_runs):
+    for module in (backend._cupy_seeding, backend._cupy_runs):
         patch.setattr(module, "WORTH_A_GRAPH", NEVER)
 
 
@@ -115,13 +116,42 @@ def test_results_of_a_fit_stay_when_the_next_one_runs(cupy, graphs, rng):
     assert_same(cupy, models[0], again)
 
 
-def test_choices_of_k_means_plus_plus(cupy, backend, graphs, rng, monkeypatch):
-    X = cupy.asarray(blobs(rng, 3000, 6, n_clusters=300))
-    found = kmeans_plusplus(X, 300, random_state=0)[1]
-    assert graphs
-    assert None not in graphs
+@pytest.mark.parametrize("together", [1, 3, 8])
+@pytest.mark.parametrize("kind", ["blobs", "few different rows", "weights, some 0", "order as it stands"])
+def test_rounds_of_k_means_plus_plus(cupy, backend, graphs, rng, kind, together, monkeypatch):
+    """The same rows, and as many random numbers, however many rounds come between two looks."""
+    X, weights = blobs(rng, 3000, 6, n_clusters=300), rng.uniform(size=3000)
+    order = None if kind.startswith("order") else cupy.asarray(rng.permutation(3000))
+    if kind.startswith("few"):
+        X = np.repeat(X[:400], 8, axis=0)[:3000]
+    if kind.startswith("weights"):
+        weights[::3] = 0
+    X, weights = cupy.asarray(X), cupy.asarray(weights)
+    frame, how = moments(X, weights, 2**28), greedy.method(310, cupy.zeros(6))._replace(most_distances=3000 * 7 * 9)
+    drawn = [np.random.RandomState(0), np.random.RandomState(0)]
+    monkeypatch.setattr(backend._cupy_seeding, "MOST_TOGETHER", together)
+    found = greedy.greedy_rows(X, weights, frame, how, drawn[0].random_sample, order)
+    assert len(graphs) == 1
+    expected = greedy.greedy_rows.portable(X, weights, frame, how, drawn[1].random_sample, order)
+    cupy.testing.assert_array_equal(found, expected)
+    assert drawn[0].uniform() == drawn[1].uniform()
     without_graphs(backend, monkeypatch)
-    cupy.testing.assert_array_equal(found, kmeans_plusplus(X, 300, random_state=0)[1])
+    again = greedy.greedy_rows(X, weights, frame, how, np.random.RandomState(0).random_sample, order)
+    cupy.testing.assert_array_equal(found, again)
+    assert len(graphs) == 1
+
+
+def test_waits_of_k_means_plus_plus(cupy, rng):
+    """Once for several rounds, as soon as all of these draw as many candidates."""
+    gpusim = pytest.importorskip("gpusim")
+    X, waits = cupy.asarray(rng.uniform(size=(20_000, 6))), []
+    for k in (100, 500, 900):
+        kmeans_plusplus(X, k, random_state=0)
+        with gpusim.sync_counts() as counts:
+            kmeans_plusplus(X, k, random_state=0)
+        waits.append(counts.waits)
+    assert waits[0] <= 25
+    assert waits[2] - waits[1] <= 6, "some 40 rounds"
 
 
 def test_fits_in_threads(cupy, graphs, rng):

@@ -28,6 +28,7 @@ ORDER = [
     "backends/_cupy_graph",
     "backends/_cupy_passes",
     "backends/_cupy_runs",
+    "backends/_cupy_seeding",
     "backends/_cupy_problems",
     "backends/cupy",
     "rows/__init__",
@@ -93,7 +94,7 @@ ORDER = [
     "__init__",
     "__main__",
 ]
-CUPY = {"backends/cupy", *(f"backends/_cupy_{name}" for name in ("graph", "passes", "runs", "problems"))}
+CUPY = {"backends/cupy", *(f"backends/_cupy_{name}" for name in ("graph", "passes", "runs", "seeding", "problems"))}
 # Libraries other than NumPy, by who may import them
 LIBRARIES = {
     "array_api_compat": {"arrays", "devices"},

@@ -1,31 +1,33 @@
 """CUDA graphs: launches that the host repeats, made by the device as one."""
 
+import math
+
 import cupy
 
 
 class Repeated:
-    """Launches that are made again and again: by `launch_one(0)` and `launch_one(1)` in turns, always the same ones.
+    """Launches that are made again and again: by `launch_one(0)` to `launch_one(period - 1)` in turns.
 
-    A graph of the two takes their place where so many launches are `worth` it. Kernels that are launched for the first
-    time may wait for the device, so that they cannot be captured: unless all are known, the first are launched one by
-    one.
+    A graph of a period takes their place where so many launches are `worth` it. Kernels that are launched for the first
+    time may wait for the device, so that they cannot be captured: the first launches are made one by one.
     """
 
-    def __init__(self, worth, is_known=False):
-        self.graph, self._worth, self._is_known = None, worth, is_known
+    def __init__(self, worth, period):
+        self.graph, self._worth, self._period, self._is_known = None, worth, period, False
 
-    def launch(self, launch_one, n):
+    def launch(self, launch_one, n, expected=0):
         """Call n times, from `launch_one(0)` on, for what it launches: what the last call returned.
 
-        Where there is a graph, the next launches write to it again.
+        Where there is a graph, the next launches write to it again. `expected` are those that come after these.
         """
-        if self.graph is None and self._is_known and n >= self._worth:
-            self.graph = captured(lambda: (launch_one(0), launch_one(1))[1])
-        n_pairs = n // 2 if self.graph else 0
-        for _ in range(n_pairs):
+        if self.graph is None and self._is_known and n + expected >= self._worth:
+            self.graph = captured(lambda: [launch_one(i) for i in range(self._period)][-1])
+            self._worth = math.inf  # one attempt is enough
+        n_done = n - n % self._period if self.graph else 0
+        for _ in range(n_done // self._period):
             result = self.graph.launch()
-        for i in range(2 * n_pairs, n):
-            result = launch_one(i % 2)
+        for i in range(n_done, n):
+            result = launch_one(i % self._period)
         self._is_known = True
         return result
 

@@ -10,16 +10,14 @@ doubt. The rest, which is little, is compared in the dtype of distances.
 """
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import cupy
 import numpy as np
 
 from kmeans_xp import cuda as _cuda
-from kmeans_xp.backends._cupy_graph import Repeated
 from kmeans_xp.cuda import BLOCK, blocks, launch, power_of_2
-
-WORTH_A_GRAPH = 16  # choices of k-means++: capturing two takes as long as launching those
 
 
 def totals(kernels, X, sample_weight, labels, n_clusters, frame):
@@ -138,12 +136,23 @@ def move_to(kernels, sums, weights, centers_old, counts, frame, spherical, found
 
 def choose(kernels, closest, squares, sample_weight, candidates, uniforms, n_trials, n_most):
     """One choice after the other, without waiting for the device to know how many were possible."""
-    n_samples, n_blocks = len(closest), min(blocks(len(closest), BLOCK), 2 * device().multiprocessors)
     n_most = min(n_most, len(candidates) // n_trials)
+    choice, chosen = cupy.zeros(_cuda.CHOICE, dtype=np.int32), cupy.empty(n_most, dtype=np.int64)
     thresholds = cupy.asarray(uniforms) * closest[candidates]
-    choice = cupy.asarray(np.array([-1] + [0] * (3 + _cuda.MOST_TRIALS), dtype=np.int32))
-    chosen, parts = cupy.empty(n_most, dtype=np.int64), cupy.empty((n_blocks, n_trials))
     closest, squares, sample_weight = closest.copy(), *map(cupy.ascontiguousarray, (squares, sample_weight))
+    make_choices(kernels, closest, squares, sample_weight, candidates, thresholds, n_trials, choice, chosen, n_most)
+    return closest, chosen[: int(choice[1])]
+
+
+def make_choices(
+    kernels, closest, squares, sample_weight, candidates, thresholds, n_trials, choice, chosen, n_most=math.inf
+):
+    """Choose rows among candidates, as long as there are, and lower `closest` to them.
+
+    The rows are those of `chosen` from number choice[1] on, which becomes that of all.
+    """
+    n_samples, n_blocks = len(closest), min(blocks(len(closest), BLOCK), 2 * device().multiprocessors)
+    parts = cupy.empty((n_blocks, n_trials))
 
     def list_trials(parts):
         given = squares, closest, parts, candidates, thresholds, n_samples, len(candidates), n_trials, n_blocks
@@ -153,14 +162,11 @@ def choose(kernels, closest, squares, sample_weight, candidates, uniforms, n_tri
         given = squares, sample_weight, n_samples, n_trials, choice
         launch(kernels["weigh_trials"], n_blocks, BLOCK, *given, closest, parts)
 
-    def choose_one(_):
+    list_trials(None)
+    for _ in range(min(n_most, len(candidates) // n_trials)):
         weigh()
         list_trials(parts)
-
-    list_trials(None)
-    Repeated(WORTH_A_GRAPH, is_known=True).launch(choose_one, n_most)
     weigh()  # lowers `closest` to the last choice
-    return closest, chosen[: int(choice[1])]
 
 
 def sq_distances_to_own(kernels, X, labels, centers, frame):

@@ -246,7 +246,7 @@ class _Launched:
         )
         self._numbers, self._places = cupy.empty((MOST_TOGETHER, n_problems, 5)), cupy.empty((2, *shape))
         self._totals, self._sizes = cupy.empty((n_problems, k, d + 1)), cupy.empty((n_problems, k), dtype=cupy.int32)
-        self._iterations = Repeated(WORTH_A_GRAPH)
+        self._iterations = Repeated(WORTH_A_GRAPH, period=2)
 
     def launch(self, centers, n):
         """Make so many iterations of those that have not come to their end: numbers of each that was made; waits."""

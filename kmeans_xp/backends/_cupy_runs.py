@@ -81,7 +81,7 @@ class Launched:
 
     def __init__(self, given):
         self.given, self._origin = given, given.frame.origin.astype(given.frame.distance_dtype)
-        self._iterations = Repeated(WORTH_A_GRAPH)
+        self._iterations = Repeated(WORTH_A_GRAPH, period=2)
 
     def run(self, centers, centers_old, n):
         """Make up to n iterations from centers; the path of bounds leads to `centers_old`, or is new.

@@ -5,7 +5,7 @@ import functools
 import cupy
 
 from kmeans_xp import cuda as _cuda
-from kmeans_xp.backends import _cuda_check, _cupy_problems, _cupy_runs
+from kmeans_xp.backends import _cuda_check, _cupy_problems, _cupy_runs, _cupy_seeding
 from kmeans_xp.backends import _cupy_passes as passes
 
 # Bounds pay where comparing a row with all centers takes longer than reading it, and for at most this share of the rows
@@ -117,6 +117,14 @@ def move(sums, weights, centers_old, n_changed, n_active, frame, metric):
     if kernels is None:
         return NotImplemented
     return passes.move(kernels, sums, weights, centers_old, n_changed, n_active, frame, metric.spherical)
+
+
+def greedy_rows(X, sample_weight, frame, how, uniforms, order):
+    """`greedy.greedy_rows`: of few trials, as for all numbers of clusters that fit into memory."""
+    kernels = _kernels(X, X.dtype) if how.n_trials <= _cuda.MOST_TRIALS else None
+    if kernels is None:
+        return NotImplemented
+    return _cupy_seeding.greedy_rows(kernels, X, sample_weight, frame, how, uniforms, order)
 
 
 def choose(closest, squares, sample_weight, candidates, uniforms, n_trials, n_most):

@@ -43,6 +43,7 @@ MIN_PART = 256  # rows that a warp sorts
 # what sorting counts (up to 20), and a few partial sums
 ROW_BYTES = 48
 MOST_TRIALS = 16  # of greedy k-means++, as in `choose_trial`
+CHOICE = 4 + MOST_TRIALS  # numbers, as in `Choice`
 
 
 @dataclasses.dataclass(frozen=True)

@@ -60,11 +60,11 @@ extern "C" __global__ void choose_trial(const double* __restrict__ squares,     
                                         const long long* __restrict__ draws,    // IN  (n_draws,) rows
                                         const double* __restrict__ thresholds,  // IN  (n_draws,)
                                         int n_samples, int n_draws, int n_trials, int n_parts,
-                                        Choice* __restrict__ choice,            // IN, OUT
+                                        Choice* __restrict__ choice,            // IN, OUT; at first n_chosen only
                                         long long* __restrict__ chosen)         // OUT rows, choice->n_chosen of them
 {
     const int lane = threadIdx.x;
-    int best = choice->best, next = choice->next;
+    int best = parts ? choice->best : -1, next = parts ? choice->next : 0;
     if (parts) {
         if (choice->n_trials < n_trials) return;
         double lowest = 0.0, mine = 0.0;  // of all trials, of that with the number of the lane
