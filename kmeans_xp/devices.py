@@ -8,7 +8,7 @@ import numpy as np
 
 from kmeans_xp.arrays import beside, between_devices, cuda_problem, is_host, to_numpy
 
-ALL = "cuda:all"  # every CUDA device, for NumPy arrays
+ALL = "cuda:all"  # every CUDA device, for rows of the host
 
 
 class HostSlot:

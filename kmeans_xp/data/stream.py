@@ -133,7 +133,7 @@ class Stream(HostBlocks):
         row_bytes = self.shape[1] * self._dtype.itemsize
         # Each block keeps float64 sums of its clusters: larger blocks where these would weigh
         block_bytes = max(BLOCK_BYTES, 32 * 8 * n_clusters * self.shape[1])
-        self._n_rows = max(1, min(block_bytes, working_memory // (4 * len(places))) // row_bytes)
+        self._n_rows = max(1, min(block_bytes, working_memory // 4) // row_bytes)
         starts = range(0, self.shape[0], self._n_rows)
         self._blocks = [Block(None, None, index, start) for index, start in enumerate(starts)]
         shape = min(self._n_rows, self.shape[0]), self.shape[1]

@@ -119,7 +119,8 @@ class KMeans(NearestCenters):
         NumPy, arrays of torch and JAX within their library), and the results back. 'auto' sends NumPy arrays to
         CuPy if there is a GPU and n_samples * n_features * n_clusters is at least 1e8. Where CuPy is installed, arrays
         of torch and JAX on CUDA are computed with by its kernels, on their memory. 'cuda:all' deals the rows of NumPy
-        arrays out to all GPUs, which must have room for them; their sums are added up in a fixed order.
+        arrays out to all GPUs, and has them read in turns what is in files or too large; sums are added up in a fixed
+        order.
 
     on_iteration : callable, default=None
         Called after each iteration with an object that has `number` (from 1), `centers`, `inertia` (of the centers that
