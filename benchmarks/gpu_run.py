@@ -22,7 +22,7 @@ from benchmarks.gpu_peers import PEERS
 
 ROOT = Path(__file__).parent.parent
 # Of what has changed since a GPU last ran it
-NEWEST = "tests/test_cupy.py", "tests/test_problems.py", "tests/test_lent_memory.py"
+NEWEST = tuple(f"tests/test_{name}.py" for name in ("cupy_graphs", "cupy", "problems", "lent_memory"))
 SANITIZED = """
 import cupy
 import numpy as np

@@ -26,6 +26,7 @@ class Passes:
     sq_distances_to: Callable  # (kernels, X, rows, frame)
     move: Callable  # (kernels, sums, weights, centers_old, n_changed, n_active, frame)
     choose: Callable  # (kernels, closest, squares, sample_weight, candidates, uniforms, n_trials, n_most)
+    by_label: Callable  # (kernels, labels, n_clusters)
     coefficients: Callable  # (kernels, centers, dtype)
     path_to: Callable  # (kernels, centers, centers_old, path), writing into path
     fits: Callable  # (kernels, X, sample_weight, begins, how, uniforms), of float32 and float64
@@ -143,6 +144,7 @@ def plain_difference(passes, kernels):
         "centers": _moves(passes, kernels, sums, weights, old),
         "choices": _chooses(passes, kernels, squares, draws, mass),
         "bounds": _advances(passes, kernels, sums, old),
+        "orders": _sorts(passes, kernels, rng.integers(40, size=3000).astype(np.int32)),
         "coefficients": all(_multiplies(passes, kernels, old, dtype) for dtype in ("float32", "float64")),
     }
     wrong = sorted(name for name, is_right in agrees.items() if not is_right)
@@ -181,6 +183,14 @@ def _chooses(passes, kernels, squares, draws, mass):
         lowest = lowered[best]
         rows.append(draws[trial + best])
     return np.array_equal(passes.to_host(closest), lowest) and np.array_equal(passes.to_host(chosen), rows)
+
+
+def _sorts(passes, kernels, labels):
+    """Whether rows are sorted by their labels."""
+    order, found, starts = map(passes.to_host, passes.by_label(kernels, passes.to_device(labels), 40))
+    expected = np.argsort(labels, kind="stable")
+    begins = np.searchsorted(labels[expected], np.arange(41))
+    return all(map(np.array_equal, (order, found, starts), (expected, labels[expected], begins)))
 
 
 def _multiplies(passes, kernels, centers, dtype):

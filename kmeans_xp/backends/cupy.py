@@ -194,6 +194,7 @@ PASSES = _cuda_check.Passes(
     sq_distances_to=passes.sq_distances_to,
     move=passes.move,
     choose=passes.choose,
+    by_label=passes.by_label,
     coefficients=passes.coefficients,
     path_to=_path_to,
     fits=_cupy_problems.fits,
