@@ -18,7 +18,8 @@ class Repeated:
     def launch(self, launch_one, n, expected=0):
         """Call n times, from `launch_one(0)` on, for what it launches: what the last call returned.
 
-        Where there is a graph, the next launches write to it again. `expected` are those that come after these.
+        Where there is a graph, the next launches write to it again. `expected` are those that come after these. The
+        function is the same each time; it is not kept, as it may be a method of who keeps this.
         """
         if self.graph is None and self._is_known and n + expected >= self._worth:
             self.graph = captured(lambda: [launch_one(i) for i in range(self._period)][-1])
@@ -60,7 +61,10 @@ def captured(function):
 
     def from_current(n_bytes):
         with current:
-            return allocator(n_bytes)
+            found = allocator(n_bytes)
+        # A pool knows memory, and not that what it was given may begin amid it
+        own = cupy.cuda.UnownedMemory(found.ptr, n_bytes, found, cupy.cuda.Device().id)
+        return cupy.cuda.MemoryPointer(own, 0)
 
     found, stream = Graph(from_current), cupy.cuda.Stream(non_blocking=True)
     try:
@@ -70,6 +74,6 @@ def captured(function):
                 found.result = function()
             finally:
                 found.graph = stream.end_capture()
-    except (cupy.cuda.runtime.CUDARuntimeError, MemoryError):
+    except (cupy.cuda.runtime.CUDARuntimeError, cupy.cuda.driver.CUDADriverError, MemoryError):
         return None
     return found

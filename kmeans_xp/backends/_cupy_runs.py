@@ -45,7 +45,7 @@ class Given(NamedTuple):
 class Kept(NamedTuple):
     """What a run keeps from one look to the next."""
 
-    launched: Any  # `Launched`
+    launched: Any  # `Launched` by which the run may go on; None at its end
     totals: Any  # (n_clusters, n_features + 1) of the last iteration
     n_changed: float  # labels in it
     since: Any  # None where all rows were summed
@@ -54,19 +54,20 @@ class Kept(NamedTuple):
 def iterations(kernels, memory, X, sample_weight, centers, state, frame, metric, limits):
     """`algorithms.iterations`, with the memory of the state."""
     bounded = memory.slack is not None and state.dense_left == 0
-    path = memory.path if memory.centers_old is not None else cupy.zeros(len(centers))
     since = _since_to_start(kernels, X, sample_weight, state, frame)
+    path = memory.path if memory.centers_old is not None or not bounded else cupy.zeros(len(centers))
     bounds = (memory.slack, path) if bounded else (None, None)
     given = Given(kernels, X, sample_weight, state.labels, *bounds, since, frame, metric, limits.tol)
     kept = state.kept
-    goes_on = kept is not None and kept.launched.given.is_same(given)
+    goes_on = kept is not None and kept.launched is not None and kept.launched.given.is_same(given)
     launched = kept.launched if goes_on else Launched(given)
     most = n_together(state.n_done, X.size * (len(centers) + SUMMING), frame.distance_dtype)
     n = min(most, limits.most, state.dense_left or most)
     old, new, totals, numbers = launched.run(centers, memory.centers_old, n)
     sums, weights = totals[:, :-1], totals[:, -1].copy()  # which a fitted model keeps
     state.n_done += len(numbers)
-    state.kept = Kept(launched, totals, numbers[-1][0], since)
+    is_over = len(numbers) < n or n == limits.most
+    state.kept = Kept(None if is_over else launched, totals, numbers[-1][0], since)
     if bounded:
         state.went_on(memory._replace(path=path, sums=sums, weights=weights, centers_old=old))
         if len(numbers) > 1 or memory.centers_old is not None:
@@ -92,6 +93,7 @@ class Launched:
         totals = self._iterations.launch(self._iterate, n)
         numbers = [row for row in self._numbers.get().tolist() if row[0] >= 0]  # waits
         found = self._places[(len(numbers) - 1) % 2], self._places[len(numbers) % 2], totals
+        # A graph will write to them again; without one, `_begin` makes new ones
         return *(array.copy() if self._iterations.graph else array for array in found), numbers
 
     def _begin(self, centers, centers_old):

@@ -2,6 +2,7 @@
 
 import itertools
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 
@@ -48,8 +49,7 @@ class Shards(HostBlocks):
 
     def reduce(self, function, combine, *args):
         result = None
-        for value in self._found(function, args):
-            value = map_arrays(value, lambda array: asarray_like(array, self.like))
+        for value in self._found(function, args, partial(asarray_like, like=self.like)):
             result = value if result is None else combine(result, value)
         return result
 
@@ -66,16 +66,20 @@ class Shards(HostBlocks):
     def suited(self, algorithm, n_clusters, frame):
         return algorithm.on(self.like, n_clusters, frame)
 
-    def _found(self, function, args):
+    def _found(self, function, args, move=None):
         """`function(block, *args)` of all blocks, in their order, each by a thread that waits for its device."""
         finish(self.like)  # what made the arguments
         with ThreadPoolExecutor(len(self._blocks)) as pool:
-            return [result() for result in [started(pool, self._run, block, function, args) for block in self._blocks]]
+            jobs = [started(pool, self._run, block, function, args, move) for block in self._blocks]
+            return [result() for result in jobs]
 
-    def _run(self, block, function, args):
+    def _run(self, block, function, args, move):
         rows = self._rows[block.index]
         args = [arg.values[rows] if isinstance(arg, PerRow) else arg for arg in args]
         with computing(block.X, self._n_clusters):
             result = function(block, *map_arrays(args, lambda array: asarray_like(array, block.X)))
             finish(block.X)
+            if move is not None:
+                result = map_arrays(result, move)
+                finish(self.like)
             return result

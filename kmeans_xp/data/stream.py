@@ -146,7 +146,7 @@ class Stream(HostBlocks):
 
     def reduce(self, function, combine, *args):
         result = None
-        for _, value in self._found(function, args):
+        for _, value in self._found(function, args, partial(asarray_like, like=self.like)):
             result = value if result is None else combine(result, value)
         return result
 
@@ -165,10 +165,10 @@ class Stream(HostBlocks):
     def suited(self, algorithm, n_clusters, frame):
         return algorithm.on(self.like, n_clusters, frame) if self._keeps_bounds else Dense()
 
-    def _found(self, function, args):
+    def _found(self, function, args, move=None):
         """Yield the blocks and `function(block, *args)`, in their order, while the next ones are read.
 
-        One block at a time, or one in each place by a thread that waits for its device.
+        One block at a time, or one in each place by a thread that waits for its device, and for what is to be moved.
         """
         jobs, several = [args] * len(self._places), len(self._places) > 1
         if several:
@@ -185,9 +185,10 @@ class Stream(HostBlocks):
                 if not several:
                     yield from ((block, self._computed(block, *job)) for block, *job in ready)
                     continue
-                values = [started(pool, self._computed, *job) for job in ready]
+                finish(self.like)  # what is made of the last values, whose memory the next ones may take
+                values = [started(pool, self._moved, move, *job) for job in ready]
                 for (block, *_), value in zip(ready, values, strict=True):
-                    yield block, map_arrays(value(), partial(asarray_like, like=self.like))
+                    yield block, value()
 
     def _begun(self, readers, block, function, args):
         """The job of `_computed`, of which the rows are being read."""
@@ -195,6 +196,8 @@ class Stream(HostBlocks):
         slot = self._slots[place][turn % 2]
         with computing(self._likes[place], self._purpose.n_clusters):
             active = self._needed(block, function, args)
+            if len(self._places) > 1:
+                finish(self._likes[place])  # other threads will read them
         return block, slot, active, started(readers, self._read, block, slot, active), function, args
 
     def _computed(self, block, slot, active, read, function, args):
@@ -216,9 +219,16 @@ class Stream(HostBlocks):
             found = function(block, *args)
             block.drop()
             slot.release()
-            if len(self._places) > 1:
-                finish(like)
             return found
+
+    def _moved(self, move, block, *job):
+        """The same, once the device has found it, and moved."""
+        found = self._computed(block, *job)
+        finish(self._likes[block.index % len(self._places)])
+        if move is not None:
+            found = map_arrays(found, move)
+            finish(self.like)
+        return found
 
     def _rows(self, block):
         return slice(block.start, min(block.start + self._n_rows, self.shape[0]))
