@@ -701,7 +701,10 @@ def test_the_benchmark_of_constants_runs(backend, capsys, tmp_path, monkeypatch)
     used = backend._cuda.PRODUCTS, backend._cupy_runs.MANY_NUMBERS
     monkeypatch.setattr(gpu_constants, "VALUES", values)
     lines = measured(gpu_constants, tmp_path, capsys)
-    assert [(line["constant"], line["value"]) for line in lines] == [("PRODUCTS", "float16"), ("MANY_NUMBERS", 0)]
+    assert [(line["constant"], line["value"]) for line in lines] == [
+        ("cuda.PRODUCTS", "float16"),
+        ("runs.MANY_NUMBERS", 0),
+    ]
     assert all(line["inertia"] == pytest.approx(1) for line in lines)
     assert used == (backend._cuda.PRODUCTS, backend._cupy_runs.MANY_NUMBERS)
 
