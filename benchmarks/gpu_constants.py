@@ -50,11 +50,8 @@ def main(options):
         X, start = gpu.on_device(shape)
         for (module, name), values in VALUES.items():
             for value in values:
-                found = {
-                    "constant": f"{module}.{name}",
-                    "value": value,
-                    **measure(X, start, modules[module], name, value),
-                }
+                measured = measure(X, start, modules[module], name, value)
+                found = {"constant": f"{module}.{name}", "value": value, **measured}
                 gpu.append(options.json, kind="constant", **gpu.named(shape), **found)
                 print(shape, found, flush=True)
 

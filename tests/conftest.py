@@ -116,6 +116,12 @@ def cupy():
     xp.cuda.runtime.deviceSynchronize()
 
 
+@pytest.fixture
+def backend(cupy):
+    """The module of steps for CuPy."""
+    return pytest.importorskip("kmeans_xp.backends.cupy")
+
+
 @pytest.fixture(params=["plain", "native", "candidates"])
 def numpy_passes(request, monkeypatch):
     """In NumPy, or native for any size, comparing rows with all centers or with those that may be near, on threads."""

@@ -19,11 +19,6 @@ from kmeans_xp.metric import EUCLIDEAN, Cosine
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("cupy")]
 
 
-@pytest.fixture
-def backend(cupy):
-    return pytest.importorskip("kmeans_xp.backends.cupy")
-
-
 @pytest.fixture(params=["tf32", "float16"])
 def products(backend, request, monkeypatch):
     """What tensor cores multiply."""
@@ -246,8 +241,7 @@ def test_waits_and_launches_of_iterations(
     A graph has two iterations: it is captured at the third look, and takes the place of all launches from there on.
     """
     gpusim = pytest.importorskip("gpusim")
-    if sums == "moved":
-        request.getfixturevalue("moved")
+    moved = request.getfixturevalue("moved") if sums == "moved" else []
     if by == "launches":
         monkeypatch.setattr(backend._cupy_runs, "WORTH_A_GRAPH", 99)
     X = cupy.asarray(rng.uniform(size=(3000, 6)))
@@ -262,24 +256,30 @@ def test_waits_and_launches_of_iterations(
         return np.array([counts.to_host, counts.waits, counts.launches, counts.to_device, counts.graphs])
 
     asked(24)  # compiles, and checks what was compiled
+    moved.clear()
     one, two, eight, many = map(asked, (1, 2, 8, 24))
     np.testing.assert_array_equal((two - one)[[0, 1, 3, 4]], 0)
     np.testing.assert_array_equal((eight - two)[[0, 1, 3]], [2, 2, 0])
     launched, graphs = (16 * n_launches + 2 * of_a_look, 0) if by == "launches" else (2 * (of_a_look + 3), 8)
     np.testing.assert_array_equal(many - eight, [2, 2, launched, 0, graphs])
     assert eight[4] == (2 if by == "graphs" else 0)
+    n_moved = 28 if by == "launches" else 8  # of each fit two are launched and two are captured
+    assert len(moved) == (n_moved if sums == "moved" else 0), "from the third iteration on"
 
 
 def test_no_more_is_launched_than_takes_a_moment(backend):
     """Whatever the size of the data; and looks are at the same iterations, whatever makes a run stop in between."""
+    frame = argparse.Namespace(distance_dtype="float32")
 
-    def launched(done, work=1, dtype="float32"):
-        return backend._cupy_runs.n_together(done, work, dtype)
+    def launched(done, n_clusters=9, most=10**6, dense_left=0, size=10**6):
+        state = argparse.Namespace(n_done=done, dense_left=dense_left)
+        return backend._cupy_runs._n_to_launch(state, argparse.Namespace(size=size), n_clusters, frame, most)
 
     assert [launched(done) for done in range(10)] == [2, 1, 2, 1, 4, 3, 2, 1, 8, 7]
     assert [launched(done) for done in (15, 16, 17, 31, 32, 40)] == [1, 8, 7, 1, 8, 8]
-    assert launched(16, work=2**41) == 1
-    assert launched(16, work=2**35) == launched(16, 2**32, "float64") == 4
+    assert launched(16, most=3) == launched(16, dense_left=3) == 3
+    assert launched(16, size=2**31, n_clusters=1000) == 1
+    assert launched(16, size=2**27, n_clusters=192) == 4
 
 
 def by_parts(backend, monkeypatch):
@@ -301,12 +301,13 @@ def test_several_iterations_at_a_time_are_one_at_a_time(cupy, backend, rng, algo
     weights = None if weights is None else cupy.asarray(weights)
     if kind == "float16":
         X, init = X.astype("float16"), init.astype("float32")
-    X, rounds, launched = cupy.asarray(X), [], backend._cupy_runs.n_together
+    X, rounds, launched = cupy.asarray(X), [], backend._cupy_runs._n_to_launch
     metric = "cosine" if kind == "cosine" else "euclidean"
     model = KMeans(9, init=init, algorithm=algorithm, metric=metric, zero_rows="raise", **stopping)
-    monkeypatch.setattr(backend._cupy_runs, "n_together", lambda *given: rounds.append(launched(*given)) or rounds[-1])
+    noting = lambda *given: rounds.append(launched(*given)) or rounds[-1]  # noqa: E731
+    monkeypatch.setattr(backend._cupy_runs, "_n_to_launch", noting)
     found = clone(model).fit(X, sample_weight=weights)
-    assert max(rounds) == 8 or found.n_iter_ <= 8
+    assert max(rounds) == min(8, stopping.get("max_iter", 8)) or found.n_iter_ <= 8
     watched = clone(model).set_params(on_iteration=lambda _: None).fit(X, sample_weight=weights)
     by_parts(backend, monkeypatch)
     expected = clone(model).fit(X, sample_weight=weights)

@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
-from conftest import blobs, load, moments
+from conftest import blobs, moments
 from sklearn.base import clone
 
 from kmeans_xp import KMeans, kmeans_plusplus
@@ -17,16 +17,6 @@ pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore::sklearn.excep
 
 RESULTS = "labels_", "cluster_centers_", "inertia_", "cluster_sizes_", "n_iter_", "converged_"
 NEVER = 10**9
-
-
-@pytest.fixture
-def cupy():
-    return load("cupy").xp
-
-
-@pytest.fixture
-def backend(cupy):
-    return pytest.importorskip("kmeans_xp.backends.cupy")
 
 
 @pytest.fixture

@@ -265,7 +265,7 @@ def test_stale_rows(launch, rng, n):
 
 
 @pytest.mark.parametrize("dtype", list(TYPES))
-@pytest.mark.parametrize("first", [0, 2**30], ids=["near", "far"])
+@pytest.mark.parametrize("first", [0, 2**31 - 2**10], ids=["near", "far"])
 @pytest.mark.parametrize("clusters", ["even", "one large", "one"])
 @pytest.mark.parametrize(
     ("n", "d", "k", "chunk", "columns"), [(1, 1, 1, 32, 2), (500, 3, 7, 32, 4), (333, 40, 20, 5, 16)]

@@ -43,27 +43,25 @@ def rows(request, rng):
 
 
 @pytest.fixture
-def backend():
-    return pytest.importorskip("kmeans_xp.backends.cupy")
-
-
-@pytest.fixture
 def launches(backend, monkeypatch):
     """Addresses of the arrays that kernels were given, and the streams in which they were launched."""
     seen, launch = [], backend._cuda.launch
     cupy = load("cupy").xp
 
     def noting(kernel, grid, block, *arguments, **options):
-        addresses, stream = (
-            {x.data.ptr for x in arguments if isinstance(x, cupy.ndarray)},
-            cupy.cuda.get_current_stream(),
-        )
-        if not stream.is_capturing():  # a graph is launched in the current stream
+        addresses = {x.data.ptr for x in arguments if isinstance(x, cupy.ndarray)}
+        stream = cupy.cuda.get_current_stream()
+        if not stream.is_capturing():  # but in a graph, which is launched itself
             seen.append((addresses, stream.ptr))
         launch(kernel, grid, block, *arguments, **options)
 
     for module in (backend.passes, backend._cupy_problems):
         monkeypatch.setattr(module, "launch", noting)
+    graph = importlib.import_module("kmeans_xp.backends._cupy_graph").Graph
+    launch_graph = graph.launch
+    monkeypatch.setattr(
+        graph, "launch", lambda own: seen.append((set(), cupy.cuda.get_current_stream().ptr)) or launch_graph(own)
+    )
     return seen
 
 

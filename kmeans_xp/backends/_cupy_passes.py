@@ -10,7 +10,6 @@ doubt. The rest, which is little, is compared in the dtype of distances.
 """
 
 import functools
-import math
 from typing import Any, NamedTuple
 
 import cupy
@@ -144,10 +143,8 @@ def choose(kernels, closest, squares, sample_weight, candidates, uniforms, n_tri
     return closest, chosen[: int(choice[1])]
 
 
-def make_choices(
-    kernels, closest, squares, sample_weight, candidates, thresholds, n_trials, choice, chosen, n_most=math.inf
-):
-    """Choose rows among candidates, as long as there are, and lower `closest` to them.
+def make_choices(kernels, closest, squares, sample_weight, candidates, thresholds, n_trials, choice, chosen, n_most):
+    """Choose at most so many rows among candidates, as long as there are, and lower `closest` to them.
 
     The rows are those of `chosen` from number choice[1] on, which becomes that of all.
     """
@@ -163,7 +160,7 @@ def make_choices(
         launch(kernels["weigh_trials"], n_blocks, BLOCK, *given, closest, parts)
 
     list_trials(None)
-    for _ in range(min(n_most, len(candidates) // n_trials)):
+    for _ in range(n_most):
         weigh()
         list_trials(parts)
     weigh()  # lowers `closest` to the last choice

@@ -240,10 +240,8 @@ class _Launched:
         n_problems, k, d = shape
         self._kernels, self._problems, self._labels, self._tol = kernels, problems, labels, tol
         self._most_rows_of_one, self._parts = int(sizes.max()), cupy.empty((n_problems, k, 2))
-        self._running, self._n_done = (
-            cupy.ones(n_problems, dtype=cupy.uint64),
-            cupy.empty(n_problems, dtype=cupy.uint64),
-        )
+        self._running = cupy.ones(n_problems, dtype=cupy.uint64)
+        self._n_done = cupy.empty(n_problems, dtype=cupy.uint64)
         self._numbers, self._places = cupy.empty((MOST_TOGETHER, n_problems, 5)), cupy.empty((2, *shape))
         self._totals, self._sizes = cupy.empty((n_problems, k, d + 1)), cupy.empty((n_problems, k), dtype=cupy.int32)
         self._iterations = Repeated(WORTH_A_GRAPH, period=2)

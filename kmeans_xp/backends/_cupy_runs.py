@@ -53,16 +53,15 @@ class Kept(NamedTuple):
 
 def iterations(kernels, memory, X, sample_weight, centers, state, frame, metric, limits):
     """`algorithms.iterations`, with the memory of the state."""
-    bounded = memory.slack is not None and state.dense_left == 0
+    bounded, slack, path = memory.slack is not None and state.dense_left == 0, None, None
+    if bounded:
+        slack, path = memory.slack, cupy.zeros(len(centers)) if memory.centers_old is None else memory.path
     since = _since_to_start(kernels, X, sample_weight, state, frame)
-    path = memory.path if memory.centers_old is not None or not bounded else cupy.zeros(len(centers))
-    bounds = (memory.slack, path) if bounded else (None, None)
-    given = Given(kernels, X, sample_weight, state.labels, *bounds, since, frame, metric, limits.tol)
-    kept = state.kept
-    goes_on = kept is not None and kept.launched is not None and kept.launched.given.is_same(given)
-    launched = kept.launched if goes_on else Launched(given)
-    most = n_together(state.n_done, X.size * (len(centers) + SUMMING), frame.distance_dtype)
-    n = min(most, limits.most, state.dense_left or most)
+    given = Given(kernels, X, sample_weight, state.labels, slack, path, since, frame, metric, limits.tol)
+    launched = None if state.kept is None else state.kept.launched
+    if launched is None or not launched.given.is_same(given):
+        launched = Launched(given)
+    n = _n_to_launch(state, X, len(centers), frame, limits.most)
     old, new, totals, numbers = launched.run(centers, memory.centers_old, n)
     sums, weights = totals[:, :-1], totals[:, -1].copy()  # which a fitted model keeps
     state.n_done += len(numbers)
@@ -130,8 +129,14 @@ class Launched:
         return totals
 
 
+def _n_to_launch(state, X, n_clusters, frame, most):
+    """How many iterations of a run to launch before the next look."""
+    together = n_together(state.n_done, X.size * (n_clusters + SUMMING), frame.distance_dtype)
+    return min(together, most, state.dense_left or most)
+
+
 def n_together(done, work, dtype):
-    """How many iterations to launch before the next look: few at first, so that bounds that don't pay are left soon."""
+    """The same after so many iterations, by their work: few at first, so that bounds that don't pay are left soon."""
     return max(1, min(_next_look(done) - done, WORK_TOGETHER[np.dtype(dtype).itemsize] // work))
 
 

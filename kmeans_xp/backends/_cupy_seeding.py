@@ -34,10 +34,8 @@ class Seeding:
         n = X.shape[0]
         self._kernels, self._X, self._frame, self._how, self._order = kernels, X, frame, how, order
         self._sample_weight = cupy.ascontiguousarray(sample_weight)
-        self.rows, self.choice = (
-            cupy.empty(how.n_clusters, dtype=cupy.int64),
-            cupy.zeros(_cuda.CHOICE, dtype=cupy.int32),
-        )
+        self.rows = cupy.empty(how.n_clusters, dtype=cupy.int64)
+        self.choice = cupy.zeros(_cuda.CHOICE, dtype=cupy.int32)
         self.rows[:1] = _places(self._sample_weight, order, cupy.asarray(uniform))
         self.choice[1] = 1
         middle = cupy.zeros(n, dtype=cupy.int32), cupy.zeros((1, X.shape[1]))
@@ -62,8 +60,9 @@ class Seeding:
         mass = cupy.where(mass.sum() > 0, mass, weight)
         candidates = _places(mass, self._order, self._draws[0])
         squares = passes.sq_distances_to(self._kernels, self._X, candidates, self._frame)
-        given = closest, squares, weight, candidates, self._draws[1] * closest[candidates], self._how.n_trials
-        passes.make_choices(self._kernels, *given, self.choice, self.rows)
+        n_trials, thresholds = self._how.n_trials, self._draws[1] * closest[candidates]
+        given = closest, squares, weight, candidates, thresholds, n_trials
+        passes.make_choices(self._kernels, *given, self.choice, self.rows, len(candidates) // n_trials)
 
 
 def _places(mass, order, uniforms):

@@ -71,8 +71,9 @@ def open_data(X, sample_weight=None, purpose=LOOK):
         if type(home) is not np.ndarray:
             raise ValueError(NO_SHARDS)
         weights = None if sample_weight is None else check_sample_weight(sample_weight, home)
-        if all(devices.fits_on_device(home[rows], name) for name, rows in dealt(home)):
-            data = Shards(home, weights, purpose)
+        parts = dealt(home)
+        if all(devices.fits_on_device(home[rows], name) for name, rows in parts):
+            data = Shards(home, weights, purpose, parts)
         else:
             data = Stream(home, weights, purpose, working_memory(), devices.every_cuda_device())
         with computing(data.like, purpose.n_clusters):

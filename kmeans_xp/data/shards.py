@@ -2,12 +2,11 @@
 
 import itertools
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 import numpy as np
 
 from kmeans_xp.arrays import asarray_like, float_dtype, to_numpy, write_rows
-from kmeans_xp.data.source import Block, HostBlocks, PerRow, map_arrays, prepared, started
+from kmeans_xp.data.source import Block, HostBlocks, beside, moved_to, prepared, started
 from kmeans_xp.devices import every_cuda_device, finish, to_device
 from kmeans_xp.steps import computing, in_unit
 
@@ -23,17 +22,16 @@ class Shards(HostBlocks):
     """Source (see `source`) of a NumPy array, whose rows are dealt out to all devices in parts of about one size.
 
     Results of the devices are added up in their order, on the first one. sample_weight (n_samples,) is a NumPy array
-    or None.
+    or None; `parts` as they are `dealt`.
     """
 
-    def __init__(self, X, sample_weight, purpose):
+    def __init__(self, X, sample_weight, purpose, parts):
         self.given, self.home, self.lost, self.masses = X, np.empty(0), (0, 0.0), {}
         self.shape, self._dtype, self._n_clusters = X.shape, float_dtype(X), purpose.n_clusters
         self._sample_weight, self.weight_unit = sample_weight, 1.0
         weights = np.ones(len(X)) if sample_weight is None else sample_weight
         if purpose.fitting and sample_weight is not None:
             weights, self.weight_unit = in_unit(weights)
-        parts = dealt(X)
         names, self._rows = zip(*parts, strict=True)
         self._first = names[0]
         self._blocks = [self._placed(i, name, weights, purpose) for i, name in enumerate(names)]
@@ -49,7 +47,7 @@ class Shards(HostBlocks):
 
     def reduce(self, function, combine, *args):
         result = None
-        for value in self._found(function, args, partial(asarray_like, like=self.like)):
+        for value in self._found(function, args, gathers=True):
             result = value if result is None else combine(result, value)
         return result
 
@@ -66,20 +64,14 @@ class Shards(HostBlocks):
     def suited(self, algorithm, n_clusters, frame):
         return algorithm.on(self.like, n_clusters, frame)
 
-    def _found(self, function, args, move=None):
+    def _found(self, function, args, gathers=False):
         """`function(block, *args)` of all blocks, in their order, each by a thread that waits for its device."""
         finish(self.like)  # what made the arguments
         with ThreadPoolExecutor(len(self._blocks)) as pool:
-            jobs = [started(pool, self._run, block, function, args, move) for block in self._blocks]
+            jobs = [started(pool, self._run, block, function, args, gathers) for block in self._blocks]
             return [result() for result in jobs]
 
-    def _run(self, block, function, args, move):
-        rows = self._rows[block.index]
-        args = [arg.values[rows] if isinstance(arg, PerRow) else arg for arg in args]
+    def _run(self, block, function, args, gathers):
         with computing(block.X, self._n_clusters):
-            result = function(block, *map_arrays(args, lambda array: asarray_like(array, block.X)))
-            finish(block.X)
-            if move is not None:
-                result = map_arrays(result, move)
-                finish(self.like)
-            return result
+            args = moved_to(block.X, beside(args, self._rows[block.index], block.X))
+            return self.settled(function(block, *args), block.X, gathers)

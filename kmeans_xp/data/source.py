@@ -9,7 +9,8 @@ import numpy as np
 
 from kmeans_xp import passes
 from kmeans_xp.algorithms import Algorithm, Iterated, Limits, moved
-from kmeans_xp.arrays import is_foreign
+from kmeans_xp.arrays import asarray_like, is_foreign
+from kmeans_xp.devices import finish
 
 
 class Source(Protocol):
@@ -82,6 +83,16 @@ class PerRow:
 
     def __init__(self, values):
         self.values = values
+
+
+def beside(args, rows, like):
+    """Arguments of a pass as the block of these rows is given them, whose arrays are as `like`."""
+    return [asarray_like(arg.values[rows], like) if isinstance(arg, PerRow) else arg for arg in args]
+
+
+def moved_to(like, value):
+    """`value` with its arrays in the library and on the device of `like`."""
+    return map_arrays(value, partial(asarray_like, like=like))
 
 
 class Block:
@@ -207,3 +218,14 @@ class HostBlocks:
 
     def host_weights(self):
         return self._sample_weight
+
+    def settled(self, value, here, gathers):
+        """What a thread found, once the device of `here` has done it; if that `gathers`, where results are added up.
+
+        Threads launch in streams of their own, for which others do not wait.
+        """
+        finish(here)
+        if gathers:
+            value = moved_to(self.like, value)
+            finish(self.like)
+        return value

@@ -17,11 +17,12 @@ from kmeans_xp.arrays import (
     asarray_like,
     check_file,
     float_dtype,
+    on_device,
     takes_numbers,
     to_numpy,
     write_rows,
 )
-from kmeans_xp.data.source import Block, HostBlocks, PerRow, map_arrays, prepared, started
+from kmeans_xp.data.source import Block, HostBlocks, beside, moved_to, prepared, started
 from kmeans_xp.devices import finish, slots, to_device
 from kmeans_xp.steps import computing, in_unit
 
@@ -122,7 +123,7 @@ class Stream(HostBlocks):
     or None.
     """
 
-    def __init__(self, X, sample_weight, purpose, working_memory, places=(None,)):
+    def __init__(self, X, sample_weight, purpose, working_memory, places):
         self._X, self._purpose, n_clusters = X, purpose, purpose.n_clusters
         self.given, self.home, self.lost, self.masses = X, np.empty(0), (0, 0.0), {}
         self._sample_weight, self.weight_unit = sample_weight, 1.0
@@ -146,7 +147,7 @@ class Stream(HostBlocks):
 
     def reduce(self, function, combine, *args):
         result = None
-        for _, value in self._found(function, args, partial(asarray_like, like=self.like)):
+        for _, value in self._found(function, args, gathers=True):
             result = value if result is None else combine(result, value)
         return result
 
@@ -165,28 +166,32 @@ class Stream(HostBlocks):
     def suited(self, algorithm, n_clusters, frame):
         return algorithm.on(self.like, n_clusters, frame) if self._keeps_bounds else Dense()
 
-    def _found(self, function, args, move=None):
+    @property
+    def _takes_turns(self):
+        return len(self._places) > 1
+
+    def _found(self, function, args, gathers=False):
         """Yield the blocks and `function(block, *args)`, in their order, while the next ones are read.
 
-        One block at a time, or one in each place by a thread that waits for its device, and for what is to be moved.
+        One block at a time, or one in each place by a thread.
         """
-        jobs, several = [args] * len(self._places), len(self._places) > 1
-        if several:
+        n, args_of_places = len(self._places), [args]
+        if self._takes_turns:
             finish(self.like)  # what made the arguments
-            jobs = [map_arrays(args, partial(asarray_like, like=like)) for like in self._likes]
+            args_of_places = [moved_to(like, args) for like in self._likes]
             for like in self._likes:
                 finish(like)
-        with ThreadPoolExecutor(len(jobs)) as readers, ThreadPoolExecutor(len(jobs)) as pool:
+        with ThreadPoolExecutor(n) as readers, ThreadPoolExecutor(n) as pool:
             reading = []
-            for first in range(0, len(self._blocks) + len(jobs), len(jobs)):
+            for first in range(0, len(self._blocks) + n, n):
                 ready = reading
-                blocks = self._blocks[first : first + len(jobs)]
-                reading = [self._begun(readers, block, function, jobs[block.index % len(jobs)]) for block in blocks]
-                if not several:
+                blocks = self._blocks[first : first + n]
+                reading = [self._begun(readers, block, function, args_of_places[block.index % n]) for block in blocks]
+                if not self._takes_turns:
                     yield from ((block, self._computed(block, *job)) for block, *job in ready)
                     continue
                 finish(self.like)  # what is made of the last values, whose memory the next ones may take
-                values = [started(pool, self._moved, move, *job) for job in ready]
+                values = [started(pool, self._settled, gathers, *job) for job in ready]
                 for (block, *_), value in zip(ready, values, strict=True):
                     yield block, value()
 
@@ -194,10 +199,10 @@ class Stream(HostBlocks):
         """The job of `_computed`, of which the rows are being read."""
         turn, place = divmod(block.index, len(self._places))
         slot = self._slots[place][turn % 2]
-        with computing(self._likes[place], self._purpose.n_clusters):
+        with on_device(self._likes[place]):
             active = self._needed(block, function, args)
-            if len(self._places) > 1:
-                finish(self._likes[place])  # other threads will read them
+        if self._takes_turns:
+            finish(self._likes[place])  # other threads will read them
         return block, slot, active, started(readers, self._read, block, slot, active), function, args
 
     def _computed(self, block, slot, active, read, function, args):
@@ -215,20 +220,14 @@ class Stream(HostBlocks):
                 job = self._purpose.metric, self._purpose.fitting
                 X, weights, block.lost = prepared(X, weights, block.start, *job)
             block.put(X, weights, active)
-            args = [asarray_like(arg.values[rows], like) if isinstance(arg, PerRow) else arg for arg in args]
-            found = function(block, *args)
+            found = function(block, *beside(args, rows, like))
             block.drop()
             slot.release()
             return found
 
-    def _moved(self, move, block, *job):
-        """The same, once the device has found it, and moved."""
-        found = self._computed(block, *job)
-        finish(self._likes[block.index % len(self._places)])
-        if move is not None:
-            found = map_arrays(found, move)
-            finish(self.like)
-        return found
+    def _settled(self, gathers, block, *job):
+        """The same by a thread, where others may have it."""
+        return self.settled(self._computed(block, *job), self._likes[block.index % len(self._places)], gathers)
 
     def _rows(self, block):
         return slice(block.start, min(block.start + self._n_rows, self.shape[0]))
